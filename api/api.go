@@ -1,0 +1,163 @@
+// Package api describes every kind that Proa serves: its names, scope,
+// defaults, validation, table columns, selectable fields and subresources.
+//
+// A kind is data, not code with I/O: nothing here reads a clock, the network
+// or the store. The packages below (api/core, api/apps, …) hold one folder a
+// group and one file a kind; api/builtin lists them all.
+package api
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+)
+
+// Object is any API object with metadata. It is the same set of methods as
+// controller-runtime's client.Object.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// Kind is one row of the table of kinds: one resource in one version.
+// Function fields that are nil mean "nothing to do".
+//
+// Functions may mutate their first argument only where said so, and never
+// their "old" argument, which is shared with every reader of the cache.
+type Kind struct {
+	// GVK and Resource name the kind: {"apps","v1","Deployment"}, "deployments".
+	GVK      schema.GroupVersionKind
+	Resource string
+	// Singular defaults to the lower-case kind.
+	Singular   string
+	ShortNames []string
+	Categories []string
+	Namespaced bool
+	// Verbs lists what is served; nil means every standard verb (create,
+	// delete, deletecollection, get, list, patch, update, watch).
+	Verbs []string
+	// Virtual kinds are answered by the API server and never stored
+	// (TokenReview, SubjectAccessReview, …).
+	Virtual bool
+
+	// New and NewList make empty values of the Go types. For custom
+	// resources they are unstructured.
+	New     func() Object
+	NewList func() runtime.Object
+
+	// StoragePath is upstream's etcd path below /registry/, without slashes at
+	// either end: "pods", "services/specs", "minions", "deployments",
+	// "apiextensions.k8s.io/customresourcedefinitions".
+	StoragePath string
+	// Storage is set where this version is not the one that is stored. Kinds
+	// that share a StoragePath share one storage and one watch cache.
+	Storage *Conversion
+
+	// Default fills in unset fields; it mutates obj.
+	Default func(obj Object)
+	// PrepareCreate clears what clients may not set (status) and sets the
+	// first generation; it mutates obj.
+	PrepareCreate func(obj Object)
+	// PrepareUpdate carries over from old what an update of the main resource
+	// may not change (status) and bumps metadata.generation when the spec
+	// changed; it mutates obj.
+	PrepareUpdate func(obj, old Object)
+	// Validate and ValidateUpdate name every cause with its field path.
+	// metadata is validated by the API server itself (ValidateName says how
+	// names look); ValidateUpdate must include what Validate checks.
+	Validate       func(obj Object) field.ErrorList
+	ValidateUpdate func(obj, old Object) field.ErrorList
+	// ValidateName returns what is wrong with a name, nil or empty when it is
+	// fine. Nil means a DNS-1123 subdomain. prefix says that the name is a
+	// generateName.
+	ValidateName func(name string, prefix bool) []string
+	// Warnings are sent to the client in Warning headers on create (old is
+	// nil) and update.
+	Warnings func(obj, old Object) []string
+
+	// Status serves the status subresource, Scale the scale subresource.
+	Status *Status
+	Scale  *Scale
+	// Subresources lists the other subresources by name ("binding", "log",
+	// "token", "ephemeralcontainers", …); the API server implements them.
+	Subresources []Subresource
+
+	// Columns are kubectl's columns after NAME; nil means AGE alone.
+	// Name itself is always the first column.
+	Columns []Column
+	// Fields returns the selectable fields beyond metadata.name and
+	// metadata.namespace, which every kind has.
+	Fields func(obj Object) fields.Set
+	// FieldNames are the keys that Fields returns: a selector that names
+	// another one is a bad request.
+	FieldNames []string
+
+	// CreateOnUpdate allows PUT (and server-side apply always does) of an
+	// object that does not exist.
+	CreateOnUpdate bool
+	// RequireVersionOnUpdate refuses an update without a resourceVersion.
+	RequireVersionOnUpdate bool
+	// GracePeriod returns the seconds that a graceful delete of obj gives
+	// when the request names none; nil means that objects are removed at
+	// once. Zero removes this object at once.
+	GracePeriod func(obj Object) int64
+	// OrphanByDefault makes "Orphan" the default propagation policy.
+	OrphanByDefault bool
+	// ResetFields are the fields that server-side apply may not own, per
+	// subresource ("" is the main resource), e.g. {"": {"status"}}.
+	ResetFields map[string][]string
+}
+
+// GVR returns the kind's group, version and resource.
+func (k *Kind) GVR() schema.GroupVersionResource {
+	return k.GVK.GroupVersion().WithResource(k.Resource)
+}
+
+// GR returns the kind's group and resource.
+func (k *Kind) GR() schema.GroupResource { return k.GVR().GroupResource() }
+
+// Conversion leads between a served version and the stored one. Both
+// functions return new objects that may share unchanged parts with the
+// argument, and never mutate the argument.
+type Conversion struct {
+	Kind schema.GroupVersionKind // the stored version
+	To   func(obj Object) (Object, error)
+	From func(stored Object) (Object, error)
+}
+
+// Status is the status subresource.
+type Status struct {
+	// PrepareUpdate carries over from old everything but the status (and
+	// what of the metadata upstream lets status writers change); mutates obj.
+	PrepareUpdate  func(obj, old Object)
+	ValidateUpdate func(obj, old Object) field.ErrorList
+}
+
+// Scale is the scale subresource.
+type Scale struct {
+	// Get makes the Scale of obj, metadata included.
+	Get func(obj Object) *autoscalingv1.Scale
+	// Set writes spec.replicas into obj.
+	Set func(obj Object, replicas int32)
+	// ReplicasPath is where server-side apply finds the count: ["spec","replicas"].
+	ReplicasPath []string
+}
+
+// Subresource is a subresource other than status and scale.
+type Subresource struct {
+	Name  string
+	GVK   schema.GroupVersionKind // the kind it takes and returns, for discovery
+	Verbs []string                // as in discovery
+}
+
+// Column is one column of kubectl's table.
+type Column struct {
+	metav1.TableColumnDefinition
+	// Value returns a string, an int64, a bool or nil (shown as <none> by
+	// clients). Ages are strings made by HumanAge.
+	Value func(obj Object) any
+}
