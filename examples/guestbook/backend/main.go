@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
@@ -14,8 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"context"
 )
 
 // limits of one guestbook: the newest maxEntries of at most maxText bytes.
