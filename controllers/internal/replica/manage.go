@@ -34,14 +34,13 @@ func (c *Controller) create(ctx context.Context, set *Set, n int) error {
 	c.expect.ExpectCreations(uid, n)
 	ref := owner.Ref(set.Object, c.adapter.Kind())
 	created, err := slowStart(n, func() error {
-		err := c.pods.Create(ctx, set.Object, pods.FromTemplate(set.Template, set.Object, ref))
-		if pods.NamespaceTerminating(err) {
-			return nil // never going to work: stay quiet until the set goes too
-		}
-		return err
+		return c.pods.Create(ctx, set.Object, pods.FromTemplate(set.Template, set.Object, ref))
 	})
 	if missing := n - created; missing > 0 {
 		c.expect.Created(uid, missing)
+	}
+	if pods.NamespaceTerminating(err) {
+		return nil // never going to work: stay quiet until the set goes too
 	}
 	return err
 }
