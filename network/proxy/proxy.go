@@ -279,7 +279,7 @@ func (p *Proxy) takeDirty() map[types.NamespacedName]bool {
 }
 
 // restart writes the table anew with everything known.
-func (p *Proxy) restart() error {
+func (p *Proxy) restart(ctx context.Context) error {
 	p.mu.Lock()
 	for key := range p.services {
 		p.dirty[key] = true
