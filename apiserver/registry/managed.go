@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,7 +29,11 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 	if paths := r.kind.ResetFields[subresource]; len(paths) > 0 {
 		set := fieldpath.NewSet()
 		for _, p := range paths {
-			set.Insert(fieldpath.MakePathOrDie(p))
+			var parts []any
+			for part := range strings.SplitSeq(p, ".") {
+				parts = append(parts, part)
+			}
+			set.Insert(fieldpath.MakePathOrDie(parts...))
 		}
 		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(set)
 	}
@@ -98,7 +103,7 @@ func (v versions) ConvertToVersion(in runtime.Object, target runtime.GroupVersio
 	gvk := in.GetObjectKind().GroupVersionKind()
 	want, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{v.kind.GVK})
 	if !ok || want.GroupVersion() != v.kind.GVK.GroupVersion() {
-		return nil, runtime.NewNotRegisteredErrForTarget("the served version", v.kind.New(), target)
+		return nil, runtime.NewNotRegisteredErrForKind("the served version", gvk)
 	}
 	u, ok := in.(*unstructured.Unstructured)
 	if !ok {

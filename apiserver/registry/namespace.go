@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -43,31 +42,4 @@ func (c *Core) nextNamespace(live api.Object, opts *metav1.DeleteOptions) (api.O
 func hasNamespaceFinalizers(obj api.Object) bool {
 	ns, ok := obj.(*corev1.Namespace)
 	return ok && len(ns.Spec.Finalizers) > 0
-}
-
-// finalizeRules let the finalize subresource change spec.finalizers, which
-// nothing else may.
-func finalizeRules() rules {
-	return rules{
-		prepare: func(obj, old api.Object) {
-			ns, ok1 := obj.(*corev1.Namespace)
-			was, ok2 := old.(*corev1.Namespace)
-			if ok1 && ok2 {
-				ns.Status = *was.Status.DeepCopy()
-			}
-		},
-		validate: func(obj, old api.Object) field.ErrorList {
-			var errs field.ErrorList
-			ns, ok := obj.(*corev1.Namespace)
-			if !ok {
-				return nil
-			}
-			for i, f := range ns.Spec.Finalizers {
-				if f == "" {
-					errs = append(errs, field.Required(field.NewPath("spec", "finalizers").Index(i), ""))
-				}
-			}
-			return errs
-		},
-	}
 }

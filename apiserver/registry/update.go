@@ -80,17 +80,10 @@ func (c *Core) rulesFor(t Target) (rules, error) {
 		if k.Status != nil {
 			return rules{prepare: k.Status.PrepareUpdate, validate: k.Status.ValidateUpdate}, nil
 		}
-	case "finalize":
-		if k.GVK.Kind == "Namespace" && k.GVK.Group == "" {
-			return finalizeRules(), nil
-		}
-	case "ephemeralcontainers":
-		if isPod(k) {
-			return ephemeralRules(k), nil
-		}
-	case "resize":
-		if isPod(k) {
-			return resizeRules(k), nil
+	}
+	for _, s := range k.Subresources {
+		if s.Name == t.Subresource && s.Update != nil {
+			return rules{prepare: s.Update.PrepareUpdate, validate: s.Update.ValidateUpdate}, nil
 		}
 	}
 	return rules{}, apierrors.NewNotFound(k.GR(), t.Name)
