@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -55,7 +56,7 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	c := &Cluster{t: t}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
 		WithGlobalResourceVersionCounter().
-		WithInterceptorFuncs(interceptor.Funcs{Create: create, Update: update, Patch: patch, Delete: remove}).Build()
+		WithInterceptorFuncs(interceptor.Funcs{Create: create, Update: update, Delete: remove, SubResourceUpdate: updateStatus}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
 		Scheme: scheme.Scheme, Mapper: mapper(), HTTPClient: http.DefaultClient, NewInformer: c.informer,
@@ -251,8 +252,17 @@ func update(ctx context.Context, c client.WithWatch, o client.Object, opts ...cl
 	return c.Update(ctx, o, opts...)
 }
 
-func patch(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
-	return c.Patch(ctx, o, p, opts...)
+// updateStatus lets annotations through, as an API server does.
+func updateStatus(ctx context.Context, c client.Client, sub string, o client.Object, opts ...client.SubResourceUpdateOption) error {
+	annotations := o.GetAnnotations()
+	if err := c.SubResource(sub).Update(ctx, o, opts...); err != nil {
+		return err
+	}
+	if maps.Equal(annotations, o.GetAnnotations()) {
+		return nil
+	}
+	o.SetAnnotations(annotations)
+	return c.Update(ctx, o)
 }
 
 // remove checks the UID, which the fake does not.
