@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,20 +45,20 @@ type fakeCluster struct {
 func newFakeCluster(ctx context.Context) *fakeCluster {
 	c := &fakeCluster{ctx: ctx, sources: map[string]*cachetesting.FakeControllerSource{},
 		pods: map[types.NamespacedName]*corev1.Pod{}, changed: make(chan struct{})}
-	for _, obj := range []ctrl.Object{&corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
+	for _, obj := range []ctrl.Object{&storagev1.StorageClass{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
 		c.sources[fmt.Sprintf("%T", obj)] = cachetesting.NewFakeControllerSource()
 	}
 	return c
 }
 
-func (c *fakeCluster) Client() ctrl.Client                  { return &fakeClient{c: c} }
+func (c *fakeCluster) Client() ctrl.WithWatch               { return &fakeClient{c: c} }
 func (c *fakeCluster) Reader() ctrl.Reader                  { return nil }
 func (c *fakeCluster) Cache() cache.Cache                   { return &fakeCache{c: c} }
 func (c *fakeCluster) Recorder(string) record.EventRecorder { return c }
 func (c *fakeCluster) Start(context.Context) error          { return nil }
 
 type fakeClient struct {
-	ctrl.Client
+	ctrl.WithWatch
 	c *fakeCluster
 }
 
@@ -67,6 +68,23 @@ func (f *fakeClient) SubResource(n string) ctrl.SubResourceClient {
 
 func (f *fakeClient) Delete(ctx context.Context, obj ctrl.Object, _ ...ctrl.DeleteOption) error {
 	return f.c.delete(obj)
+}
+
+func (f *fakeClient) Update(_ context.Context, obj ctrl.Object, _ ...ctrl.UpdateOption) error {
+	f.c.update(obj)
+	return nil
+}
+
+func (f *fakeClient) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch, _ ...ctrl.PatchOption) error {
+	body, err := patch.Data(obj)
+	if err != nil {
+		return err
+	}
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	f.c.events = append(f.c.events, fmt.Sprintf("patched %s: %s", obj.GetName(), body))
+	f.c.announce()
+	return nil
 }
 
 type fakeCache struct {

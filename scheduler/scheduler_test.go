@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -110,6 +112,40 @@ func TestPreemption(t *testing.T) {
 		return c.node("high") == "n" && c.node("lowest") == "gone" && c.node("low") == "n" &&
 			c.hasEvent("lowest Normal Preempted: Preempted by pod uid-high on node n")
 	})
+}
+
+// The node of a pod decides where its volume is made, and the pod is bound once
+// it is there.
+func TestVolumesFollowTheFirstConsumer(t *testing.T) {
+	late := storagev1.VolumeBindingWaitForFirstConsumer
+	class := "local"
+	claim := &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data", UID: "uid-data"},
+		Spec:       corev1.PersistentVolumeClaimSpec{StorageClassName: &class, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}},
+	}
+	c := newFakeCluster(t.Context())
+	c.add(newNode("n", "2"), claim)
+	start(t, c)
+	c.add(newPod("p", "1", func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+	}))
+	c.eventually(t, "claim has no class yet", func() bool {
+		return c.hasEvent("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+	})
+	c.add(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: class}, Provisioner: "example.com/p", VolumeBindingMode: &late})
+	c.eventually(t, "node chosen", func() bool {
+		return c.hasEvent(`patched data: {"metadata":{"annotations":{"volume.kubernetes.io/selected-node":"n"},"uid":"uid-data"}}`)
+	})
+	c.mu.Lock()
+	if c.node("p") != "" {
+		t.Error("bound before its volume")
+	}
+	c.mu.Unlock()
+	claim = claim.DeepCopy()
+	claim.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "n"}
+	claim.Spec.VolumeName, claim.Status.Phase = "pv", corev1.ClaimBound
+	c.update(claim)
+	c.eventually(t, "bound", func() bool { return c.node("p") == "n" })
 }
 
 // A scheduler that starts beside pods that are bound counts them in.
