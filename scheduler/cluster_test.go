@@ -40,14 +40,20 @@ type fakeCluster struct {
 	events   []string
 	changed  chan struct{} // closed and replaced at every change
 	bindFail func(pod, node string) error
+	onChange func()
 }
 
-func newFakeCluster(ctx context.Context) *fakeCluster {
-	c := &fakeCluster{ctx: ctx, sources: map[string]*cachetesting.FakeControllerSource{},
+func newFakeCluster(t testing.TB) *fakeCluster {
+	c := &fakeCluster{ctx: t.Context(), sources: map[string]*cachetesting.FakeControllerSource{},
 		pods: map[types.NamespacedName]*corev1.Pod{}, changed: make(chan struct{})}
 	for _, obj := range []ctrl.Object{&storagev1.StorageClass{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
 		c.sources[fmt.Sprintf("%T", obj)] = cachetesting.NewFakeControllerSource()
 	}
+	t.Cleanup(func() {
+		for _, s := range c.sources {
+			s.Shutdown()
+		}
+	})
 	return c
 }
 
@@ -151,6 +157,9 @@ func (c *fakeCluster) change(name types.NamespacedName, uid types.UID, f func(*c
 		return err
 	}
 	c.pods[name] = pod
+	if c.onChange != nil {
+		c.onChange()
+	}
 	c.sources["*v1.Pod"].Modify(pod)
 	c.announce()
 	return nil
@@ -217,7 +226,7 @@ func (r *subresource) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch
 // eventually waits until f is true of the cluster.
 func (c *fakeCluster) eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(10 * time.Minute) // of a bubble's time, mostly
 	for {
 		c.mu.Lock()
 		ok, changed := f(), c.changed
