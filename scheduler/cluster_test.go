@@ -135,11 +135,11 @@ func (c *fakeCluster) add(objs ...ctrl.Object) {
 			c.pods[key(pod)] = pod
 			c.mu.Unlock()
 		}
-		c.sources[fmt.Sprintf("%T", obj)].Add(obj)
+		c.sources[fmt.Sprintf("%T", obj)].Add(obj.DeepCopyObject())
 	}
 }
 
-func (c *fakeCluster) update(obj ctrl.Object) { c.sources[fmt.Sprintf("%T", obj)].Modify(obj) }
+func (c *fakeCluster) update(obj ctrl.Object) { c.sources[fmt.Sprintf("%T", obj)].Modify(obj.DeepCopyObject()) }
 
 // change applies f to a copy of the stored pod.
 func (c *fakeCluster) change(name types.NamespacedName, uid types.UID, f func(*corev1.Pod) error) error {
@@ -160,7 +160,7 @@ func (c *fakeCluster) change(name types.NamespacedName, uid types.UID, f func(*c
 	if c.onChange != nil {
 		c.onChange()
 	}
-	c.sources["*v1.Pod"].Modify(pod)
+	c.sources["*v1.Pod"].Modify(pod.DeepCopy()) // the source writes into what it gets
 	c.announce()
 	return nil
 }
@@ -173,7 +173,7 @@ func (c *fakeCluster) delete(obj ctrl.Object) error {
 		return apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, obj.GetName())
 	}
 	delete(c.pods, key(obj))
-	c.sources["*v1.Pod"].Delete(pod)
+	c.sources["*v1.Pod"].Delete(pod.DeepCopy())
 	c.announce()
 	return nil
 }

@@ -189,9 +189,9 @@ func TestChaos(t *testing.T) { synctest.Test(t, testChaos) }
 
 func testChaos(t *testing.T) {
 	c := newFakeCluster(t)
-	dice := rand.New(rand.NewPCG(1, 2))
+	dice, faults := rand.New(rand.NewPCG(1, 2)), rand.New(rand.NewPCG(3, 4))
 	c.bindFail = func(string, string) error {
-		if dice.IntN(4) == 0 {
+		if faults.IntN(4) == 0 {
 			return errors.New("storage is away")
 		}
 		return nil
