@@ -159,6 +159,9 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 	if err := n.store.load(n.cfg.Logger); err != nil {
 		return fmt.Errorf("podnet: %w", err)
 	}
+	if err := n.recall(); err != nil {
+		return fmt.Errorf("podnet: %w", err)
+	}
 	srv, err := listen(n.cfg.socket(), n.handle, n.cfg.Logger)
 	if err != nil {
 		return fmt.Errorf("podnet: %w", err)
@@ -172,6 +175,21 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 	n.listening = false
 	n.mu.Unlock()
 	return errors.Join(err, removeIfExists(n.cfg.confFile()))
+}
+
+// recall takes the pod CIDRs of the last time until the cluster tells: they
+// hardly ever change, and pods can come and go meanwhile.
+func (n *Network) recall() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.cidrs) > 0 {
+		return nil
+	}
+	last, err := readRanges(n.cfg.rangesFile())
+	if err == nil && validatePodCIDRs(last) == nil {
+		n.cidrs = last
+	}
+	return err
 }
 
 // start brings the node's end up if the pod CIDRs are known, after it has freed
