@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/utils/clock"
@@ -20,6 +21,7 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/namespace"
+	"github.com/proa-dev/proa/controllers/nodeipam"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
@@ -34,6 +36,8 @@ type Config struct {
 	Kinds func() []*api.Kind
 	// RootCA is the certificate authority of the API server, in PEM.
 	RootCA []byte
+	// PodCIDR holds the pods of all nodes.
+	PodCIDR netip.Prefix
 }
 
 // Validate says what is missing.
@@ -45,6 +49,8 @@ func (c *Config) Validate() error {
 		return errors.New("controllers: no kinds")
 	case len(c.RootCA) == 0:
 		return errors.New("controllers: no root CA")
+	case !c.PodCIDR.IsValid():
+		return errors.New("controllers: no pod network")
 	}
 	return nil
 }
@@ -75,6 +81,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 	} {
