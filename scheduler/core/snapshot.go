@@ -267,7 +267,7 @@ func (s *Snapshot) setAllocatable(slot int32, list corev1.ResourceList) bool {
 func (s *Snapshot) PutPod(pod *Pod, node string) {
 	if at, ok := s.pods[pod.UID()]; ok {
 		if s.nodes[at.slot].name == node && at.pod.SameFootprint(pod) {
-			at.pod.Object = pod.Object
+			at.pod = pod // Pods are immutable: writers read them without a lock
 			return
 		}
 		s.RemovePod(pod.UID())

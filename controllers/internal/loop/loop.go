@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -61,8 +62,21 @@ func Key(namespace, name string) Request {
 // zero is never.
 type Func func(ctx context.Context, key types.NamespacedName) (after time.Duration, err error)
 
-// conflictDelay lets the cache catch up with what made a write conflict.
-const conflictDelay = 20 * time.Millisecond
+// Join makes one loop of several that serve one purpose. It ends when the
+// first of them does.
+func Join(name string, loops ...Loop) Loop {
+	return Loop{Name: name, Run: func(ctx context.Context) error {
+		g, ctx := errgroup.WithContext(ctx)
+		for _, l := range loops {
+			g.Go(func() error { return l.Run(ctx) })
+		}
+		return g.Wait()
+	}}
+}
+
+// StaleDelay is how long to wait when the cache is known to lag behind our own
+// writes; what it lacks is on its way.
+const StaleDelay = 20 * time.Millisecond
 
 // New makes a loop that calls fn for the keys that sources queue, at most
 // workers at a time and never twice at a time for one key.
@@ -95,7 +109,7 @@ func reconciler(logger *slog.Logger, fn Func) reconcile.Func {
 			return reconcile.Result{RequeueAfter: after}, nil
 		case apierrors.IsConflict(err):
 			logger.Debug("read was outdated, trying again", "object", req.NamespacedName, "err", err)
-			return reconcile.Result{RequeueAfter: conflictDelay}, nil
+			return reconcile.Result{RequeueAfter: StaleDelay}, nil
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			return reconcile.Result{}, nil // stopping
 		}
