@@ -283,7 +283,7 @@ func claimStatus(node string, a *Attributes) error {
 		return c
 	}
 	if before, after := strip(old), strip(claim); !equality.Semantic.DeepEqual(before, after) {
-		return Forbidden(a, fmt.Errorf("node %q is not allowed to update fields other than status.quantity and status.conditions: %v", node, cmp.Diff(before, after)))
+		return Forbidden(a, fmt.Errorf("node %q is not allowed to update fields other than status.capacity and status.conditions: %v", node, cmp.Diff(before, after)))
 	}
 	return nil
 }

@@ -139,6 +139,24 @@ func WithAuthorized(ctx context.Context) context.Context {
 	return context.WithValue(ctx, authorizedKey{}, true)
 }
 
+type receiptKey struct{}
+
+// Receipt takes the entry that a write made, for callers that want its bytes.
+type Receipt struct{ Entry *store.Entry }
+
+// WithReceipt asks for the entry that a write makes.
+func WithReceipt(ctx context.Context, r *Receipt) context.Context {
+	return context.WithValue(ctx, receiptKey{}, r)
+}
+
+// written returns what the client gets of an entry that was just written.
+func (r *resource) written(ctx context.Context, e *store.Entry) (api.Object, error) {
+	if receipt, ok := ctx.Value(receiptKey{}).(*Receipt); ok && r.kind.Storage == nil {
+		receipt.Entry = e
+	}
+	return r.served(e)
+}
+
 // authorize checks the request's main verb.
 func (c *Core) authorize(ctx context.Context, verb string, t Target) error {
 	if done, _ := ctx.Value(authorizedKey{}).(bool); done {

@@ -148,6 +148,8 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 		out, err := c.storeNew(ctx, r, t, obj, a)
 		if generated && apierrors.IsAlreadyExists(err) {
 			if attempt < generateAttempts {
+				obj = obj.DeepCopyObject().(api.Object) // the store has the other one
+				a.Object, a.Name = obj, ""
 				continue
 			}
 			return nil, apierrors.NewGenerateNameConflict(k.GR(), obj.GetName(), 1)
@@ -207,7 +209,7 @@ func (c *Core) storeNew(ctx context.Context, r *resource, t Target, obj api.Obje
 	if err != nil {
 		return nil, storeError(err, k.GR(), "create")
 	}
-	return r.served(e)
+	return r.written(ctx, e)
 }
 
 // alreadyExists says, as upstream does, that the object in the way is going.

@@ -259,7 +259,7 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 	if err != nil {
 		return nil, err
 	}
-	return r.served(next)
+	return r.written(ctx, next)
 }
 
 // checkVersion compares the resourceVersion and uid that obj names with live.

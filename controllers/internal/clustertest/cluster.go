@@ -145,7 +145,7 @@ func (c *Cluster) Events() []string {
 }
 
 // Client implements client.Cluster.
-func (c *Cluster) Client() client.Client { return cached{c.API, c.cache} }
+func (c *Cluster) Client() client.WithWatch { return cached{c.API, c.cache} }
 
 // Reader implements client.Cluster.
 func (c *Cluster) Reader() client.Reader { return c.API }
@@ -161,7 +161,7 @@ func (c *Cluster) Recorder(string) record.EventRecorder { return recorder{c} }
 
 // cached writes to the API and reads from the cache.
 type cached struct {
-	client.Client
+	client.WithWatch
 	cache cache.Cache
 }
 
