@@ -1,8 +1,8 @@
 // Package api describes every kind that Proa serves: its names, scope,
 // defaults, validation, table columns, selectable fields and subresources.
 //
-// A kind is data, not code with I/O: nothing here reads a clock, the network
-// or the store. The packages below (api/core, api/apps, …) hold one folder a
+// A kind is data, not code with I/O: nothing here reads a clock (but HumanAge,
+// for the AGE column), the network or the store. The packages below (api/core, api/apps, …) hold one folder a
 // group and one file a kind; api/builtin lists them all.
 package api
 
@@ -86,8 +86,9 @@ type Kind struct {
 	// "token", "ephemeralcontainers", …); the API server implements them.
 	Subresources []Subresource
 
-	// Columns are kubectl's columns after NAME; nil means AGE alone.
-	// Name itself is always the first column.
+	// Columns are kubectl's columns after NAME; nil means AGE alone. Name is
+	// the first column unless one of Columns has the format "name": use
+	// TableColumns to read the whole table.
 	Columns []Column
 	// Fields returns the selectable fields beyond metadata.name and
 	// metadata.namespace, which every kind has.
@@ -108,7 +109,8 @@ type Kind struct {
 	// OrphanByDefault makes "Orphan" the default propagation policy.
 	OrphanByDefault bool
 	// ResetFields are the fields that server-side apply may not own, per
-	// subresource ("" is the main resource), e.g. {"": {"status"}}.
+	// subresource ("" is the main resource), as dotted paths, e.g.
+	// {"": {"status"}, "status": {"spec", "metadata.labels"}}.
 	ResetFields map[string][]string
 }
 
@@ -152,6 +154,13 @@ type Subresource struct {
 	Name  string
 	GVK   schema.GroupVersionKind // the kind it takes and returns, for discovery
 	Verbs []string                // as in discovery
+	// Update says how the parent is prepared and checked when it is written
+	// through this subresource (ephemeralcontainers, resize, finalize). Nil
+	// for subresources that do not take the parent's kind.
+	Update *Status
+	// Body describes what is posted where that is a kind of its own (Binding,
+	// Eviction, TokenRequest): New, Default and Validate.
+	Body *Kind
 }
 
 // Column is one column of kubectl's table.

@@ -1,0 +1,82 @@
+package apps
+
+import (
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/core/podspec"
+)
+
+// StatefulSet is the kind of stateful sets.
+func StatefulSet() *api.Kind {
+	return &api.Kind{
+		GVK:         gvk("StatefulSet"),
+		Resource:    "statefulsets",
+		ShortNames:  []string{"sts"},
+		Categories:  []string{"all"},
+		Namespaced:  true,
+		New:         api.Maker[appsv1.StatefulSet](),
+		NewList:     api.ListMaker[appsv1.StatefulSetList](),
+		StoragePath: "statefulsets",
+
+		Default: api.On(defaultStatefulSet),
+		PrepareCreate: api.On(func(s *appsv1.StatefulSet) {
+			s.Status = appsv1.StatefulSetStatus{}
+			s.Generation = 1
+		}),
+		PrepareUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) {
+			s.Status = old.Status
+			api.BumpGeneration(s, old, s.Spec, old.Spec)
+		}),
+		Status: &api.Status{
+			PrepareUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Spec = old.Spec }),
+		},
+		Scale: &api.Scale{
+			Get: func(o api.Object) *autoscalingv1.Scale {
+				s := o.(*appsv1.StatefulSet)
+				return api.NewScale(s, s.Spec.Replicas, s.Status.Replicas, api.SelectorText(s.Spec.Selector))
+			},
+			Set:          func(o api.Object, n int32) { o.(*appsv1.StatefulSet).Spec.Replicas = &n },
+			ReplicasPath: []string{"spec", "replicas"},
+		},
+		ResetFields: map[string][]string{
+			"": {"status"}, "status": {"spec"},
+		},
+	}
+}
+
+func defaultStatefulSet(s *appsv1.StatefulSet) {
+	podspec.Default(&s.Spec.Template.Spec)
+	if s.Spec.PodManagementPolicy == "" {
+		s.Spec.PodManagementPolicy = appsv1.OrderedReadyPodManagement
+	}
+	u := &s.Spec.UpdateStrategy
+	if u.Type == "" {
+		u.Type = appsv1.RollingUpdateStatefulSetStrategyType
+		setDefault(&u.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+	}
+	if u.Type == appsv1.RollingUpdateStatefulSetStrategyType && u.RollingUpdate != nil {
+		setDefault(&u.RollingUpdate.Partition, 0)
+	}
+	setDefault(&s.Spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	p := s.Spec.PersistentVolumeClaimRetentionPolicy
+	if p.WhenDeleted == "" {
+		p.WhenDeleted = appsv1.RetainPersistentVolumeClaimRetentionPolicyType
+	}
+	if p.WhenScaled == "" {
+		p.WhenScaled = appsv1.RetainPersistentVolumeClaimRetentionPolicyType
+	}
+	setDefault(&s.Spec.Replicas, 1)
+	setDefault(&s.Spec.RevisionHistoryLimit, 10)
+	for i := range s.Spec.VolumeClaimTemplates {
+		c := &s.Spec.VolumeClaimTemplates[i]
+		podspec.DefaultClaim(&c.Spec)
+		if c.Status.Phase == "" {
+			c.Status.Phase = corev1.ClaimPending
+		}
+		// The claims that are made of the template are of this kind.
+		c.APIVersion, c.Kind = "v1", "PersistentVolumeClaim"
+	}
+}

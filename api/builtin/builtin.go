@@ -1,0 +1,38 @@
+// Package builtin lists every kind that Proa serves by itself, and the scheme
+// of their Go types.
+package builtin
+
+import (
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/apps"
+	"github.com/proa-dev/proa/api/auth"
+	"github.com/proa-dev/proa/api/coordination"
+	"github.com/proa-dev/proa/api/core"
+	"github.com/proa-dev/proa/api/discovery"
+	"github.com/proa-dev/proa/api/events"
+	"github.com/proa-dev/proa/api/networking"
+	"github.com/proa-dev/proa/api/policy"
+	"github.com/proa-dev/proa/api/rbac"
+	"github.com/proa-dev/proa/api/scheduling"
+)
+
+// Kinds returns the rows of the table of kinds, made anew at each call: a
+// caller may change its own.
+func Kinds() []*api.Kind {
+	var kinds []*api.Kind
+	for _, group := range [][]*api.Kind{
+		core.Kinds(),
+		apps.Kinds(),
+		auth.Kinds(),
+		coordination.Kinds(),
+		discovery.Kinds(),
+		events.Kinds(),
+		networking.Kinds(),
+		policy.Kinds(),
+		rbac.Kinds(),
+		scheduling.Kinds(),
+	} {
+		kinds = append(kinds, group...)
+	}
+	return kinds
+}

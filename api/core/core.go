@@ -1,0 +1,35 @@
+// Package core holds the kinds of the core group, v1: one file a kind.
+package core
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// Kinds lists the kinds of the group.
+func Kinds() []*api.Kind {
+	return []*api.Kind{
+		Binding(),
+		ConfigMap(),
+		Endpoints(),
+		Event(),
+		LimitRange(),
+		Namespace(),
+		Node(),
+		PersistentVolume(),
+		PersistentVolumeClaim(),
+		Pod(),
+		PodTemplate(),
+		ReplicationController(),
+		ResourceQuota(),
+		Secret(),
+		Service(),
+		ServiceAccount(),
+	}
+}
+
+func gvk(kind string) schema.GroupVersionKind {
+	return corev1.SchemeGroupVersion.WithKind(kind)
+}

@@ -1,0 +1,233 @@
+// Package podspec gives pod specs their defaults and validates them, for pods
+// and for the pod templates of every workload.
+package podspec
+
+import (
+	"github.com/distribution/reference"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/utils/ptr"
+)
+
+// Default fills in a pod spec as it stands in a template. DefaultPod does more
+// for pods.
+func Default(spec *corev1.PodSpec) {
+	if spec.DNSPolicy == "" {
+		spec.DNSPolicy = corev1.DNSClusterFirst
+	}
+	if spec.RestartPolicy == "" {
+		spec.RestartPolicy = corev1.RestartPolicyAlways
+	}
+	if spec.SecurityContext == nil {
+		spec.SecurityContext = &corev1.PodSecurityContext{}
+	}
+	setDefault(&spec.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
+	if spec.SchedulerName == "" {
+		spec.SchedulerName = corev1.DefaultSchedulerName
+	}
+	// The deprecated alias is always written back, in either direction.
+	if spec.ServiceAccountName == "" {
+		spec.ServiceAccountName = spec.DeprecatedServiceAccount
+	}
+	spec.DeprecatedServiceAccount = spec.ServiceAccountName
+	for i := range spec.Volumes {
+		defaultVolume(&spec.Volumes[i])
+	}
+	for i := range spec.InitContainers {
+		defaultContainer(&spec.InitContainers[i])
+	}
+	for i := range spec.Containers {
+		defaultContainer(&spec.Containers[i])
+	}
+	for i := range spec.EphemeralContainers {
+		c := corev1.Container(spec.EphemeralContainers[i].EphemeralContainerCommon)
+		defaultContainer(&c)
+		spec.EphemeralContainers[i].EphemeralContainerCommon = corev1.EphemeralContainerCommon(c)
+	}
+	for i := range spec.TopologySpreadConstraints {
+		c := &spec.TopologySpreadConstraints[i]
+		setDefault(&c.NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor)
+		setDefault(&c.NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore)
+	}
+	roundMilli(spec.Overhead)
+	if spec.Resources != nil {
+		roundMilli(spec.Resources.Limits)
+		roundMilli(spec.Resources.Requests)
+	}
+}
+
+// DefaultPod fills in a pod.
+func DefaultPod(pod *corev1.Pod) {
+	spec := &pod.Spec
+	for i := range spec.Containers {
+		requestsFromLimits(&spec.Containers[i].Resources)
+	}
+	for i := range spec.InitContainers {
+		requestsFromLimits(&spec.InitContainers[i].Resources)
+	}
+	defaultPodRequests(pod)
+	setDefault(&spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
+	if spec.HostNetwork {
+		hostPorts(spec.Containers)
+		hostPorts(spec.InitContainers)
+	}
+	Default(spec)
+}
+
+func setDefault[T any](p **T, v T) {
+	if *p == nil {
+		*p = ptr.To(v)
+	}
+}
+
+func hostPorts(containers []corev1.Container) {
+	for i := range containers {
+		for j := range containers[i].Ports {
+			if p := &containers[i].Ports[j]; p.HostPort == 0 {
+				p.HostPort = p.ContainerPort
+			}
+		}
+	}
+}
+
+func requestsFromLimits(r *corev1.ResourceRequirements) {
+	if r.Limits == nil {
+		return
+	}
+	if r.Requests == nil {
+		r.Requests = corev1.ResourceList{}
+	}
+	for name, limit := range r.Limits {
+		if _, ok := r.Requests[name]; !ok {
+			r.Requests[name] = limit.DeepCopy()
+		}
+	}
+}
+
+// defaultPodRequests gives a pod with pod-level limits the requests that its
+// containers add up to, or else those limits.
+func defaultPodRequests(pod *corev1.Pod) {
+	r := pod.Spec.Resources
+	if r == nil || len(r.Limits) == 0 {
+		return
+	}
+	requests := r.Requests
+	if requests == nil {
+		requests = corev1.ResourceList{}
+	}
+	for _, from := range []corev1.ResourceList{
+		resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{}), r.Limits,
+	} {
+		for name, q := range from {
+			if _, ok := requests[name]; !ok && resourcehelper.IsSupportedPodLevelResource(name) {
+				requests[name] = q.DeepCopy()
+			}
+		}
+	}
+	if len(requests) > 0 {
+		r.Requests = requests
+	}
+}
+
+// roundMilli rounds quantities up to whole milli-units, the smallest that the
+// API stores.
+func roundMilli(l corev1.ResourceList) {
+	for name, q := range l {
+		if !q.RoundUp(resource.Milli) {
+			l[name] = q
+		}
+	}
+}
+
+func defaultContainer(c *corev1.Container) {
+	if c.ImagePullPolicy == "" {
+		c.ImagePullPolicy = pullPolicy(c.Image)
+	}
+	if c.TerminationMessagePath == "" {
+		c.TerminationMessagePath = corev1.TerminationMessagePathDefault
+	}
+	if c.TerminationMessagePolicy == "" {
+		c.TerminationMessagePolicy = corev1.TerminationMessageReadFile
+	}
+	for i := range c.Ports {
+		if c.Ports[i].Protocol == "" {
+			c.Ports[i].Protocol = corev1.ProtocolTCP
+		}
+	}
+	for i := range c.Env {
+		from := c.Env[i].ValueFrom
+		if from == nil {
+			continue
+		}
+		defaultFieldRef(from.FieldRef)
+		if from.FileKeyRef != nil {
+			setDefault(&from.FileKeyRef.Optional, false)
+		}
+	}
+	roundMilli(c.Resources.Limits)
+	roundMilli(c.Resources.Requests)
+	for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		defaultProbe(p)
+	}
+	if c.Lifecycle != nil {
+		for _, h := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
+			if h != nil {
+				defaultHTTPGet(h.HTTPGet)
+			}
+		}
+	}
+}
+
+// pullPolicy is Always for the moving tag "latest", named or implied.
+func pullPolicy(image string) corev1.PullPolicy {
+	ref, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return corev1.PullIfNotPresent
+	}
+	tagged, ok := reference.TagNameOnly(ref).(reference.Tagged)
+	if ok && tagged.Tag() == "latest" {
+		return corev1.PullAlways
+	}
+	return corev1.PullIfNotPresent
+}
+
+func defaultFieldRef(f *corev1.ObjectFieldSelector) {
+	if f != nil && f.APIVersion == "" {
+		f.APIVersion = "v1"
+	}
+}
+
+func defaultProbe(p *corev1.Probe) {
+	if p == nil {
+		return
+	}
+	if p.TimeoutSeconds == 0 {
+		p.TimeoutSeconds = 1
+	}
+	if p.PeriodSeconds == 0 {
+		p.PeriodSeconds = 10
+	}
+	if p.SuccessThreshold == 0 {
+		p.SuccessThreshold = 1
+	}
+	if p.FailureThreshold == 0 {
+		p.FailureThreshold = 3
+	}
+	defaultHTTPGet(p.HTTPGet)
+	if p.GRPC != nil {
+		setDefault(&p.GRPC.Service, "")
+	}
+}
+
+func defaultHTTPGet(h *corev1.HTTPGetAction) {
+	if h == nil {
+		return
+	}
+	if h.Path == "" {
+		h.Path = "/"
+	}
+	if h.Scheme == "" {
+		h.Scheme = corev1.URISchemeHTTP
+	}
+}

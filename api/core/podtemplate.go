@@ -1,0 +1,26 @@
+package core
+
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/core/podspec"
+)
+
+// PodTemplate is the kind of pod templates that stand alone.
+func PodTemplate() *api.Kind {
+	return &api.Kind{
+		GVK:         gvk("PodTemplate"),
+		Resource:    "podtemplates",
+		Namespaced:  true,
+		New:         api.Maker[corev1.PodTemplate](),
+		NewList:     api.ListMaker[corev1.PodTemplateList](),
+		StoragePath: "podtemplates",
+
+		Default:       api.On(func(t *corev1.PodTemplate) { podspec.Default(&t.Template.Spec) }),
+		PrepareCreate: api.On(func(t *corev1.PodTemplate) { t.Generation = 1 }),
+		PrepareUpdate: api.OnUpdate(func(t, old *corev1.PodTemplate) {
+			api.BumpGeneration(t, old, t.Template, old.Template)
+		}),
+	}
+}

@@ -1,0 +1,222 @@
+package core
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// Service is the kind of services. Addresses, node ports and IP families are
+// given out by the API server's allocators, not here.
+func Service() *api.Kind {
+	return &api.Kind{
+		GVK:         gvk("Service"),
+		Resource:    "services",
+		ShortNames:  []string{"svc"},
+		Categories:  []string{"all"},
+		Namespaced:  true,
+		New:         api.Maker[corev1.Service](),
+		NewList:     api.ListMaker[corev1.ServiceList](),
+		StoragePath: "services/specs",
+
+		ValidateName:   validation.NameIsDNS1035Label,
+		CreateOnUpdate: true,
+		Default:        api.On(defaultService),
+		PrepareCreate:  api.On(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} }),
+		PrepareUpdate: api.OnUpdate(func(s, old *corev1.Service) {
+			s.Status = old.Status
+			keepAllocated(s, old)
+			dropForType(s, old)
+		}),
+		Status: &api.Status{
+			PrepareUpdate: api.OnUpdate(func(s, old *corev1.Service) { s.Spec = old.Spec }),
+		},
+		Subresources: []api.Subresource{{
+			Name: "proxy", GVK: gvk("ServiceProxyOptions"), Verbs: []string{"create", "delete", "get", "patch", "update"},
+		}},
+		Fields: api.FieldsOf(func(s *corev1.Service) fields.Set {
+			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
+		}),
+		FieldNames: []string{"spec.clusterIP", "spec.type"},
+		ResetFields: map[string][]string{
+			"": {"status"}, "status": {"spec"},
+		},
+	}
+}
+
+func hasClusterIP(s *corev1.ServiceSpec) bool {
+	switch s.Type {
+	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+		return true
+	}
+	return false
+}
+
+// externallyAccessible says that traffic from outside reaches the service, so
+// that externalTrafficPolicy means something.
+func externallyAccessible(s *corev1.ServiceSpec) bool {
+	return s.Type == corev1.ServiceTypeLoadBalancer || s.Type == corev1.ServiceTypeNodePort ||
+		(s.Type == corev1.ServiceTypeClusterIP && len(s.ExternalIPs) > 0)
+}
+
+func needsHealthCheckPort(s *corev1.ServiceSpec) bool {
+	return s.Type == corev1.ServiceTypeLoadBalancer && s.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+func usesNodePorts(s *corev1.ServiceSpec) bool {
+	return s.Type == corev1.ServiceTypeNodePort || (s.Type == corev1.ServiceTypeLoadBalancer &&
+		(s.AllocateLoadBalancerNodePorts == nil || *s.AllocateLoadBalancerNodePorts))
+}
+
+func defaultService(svc *corev1.Service) {
+	s := &svc.Spec
+	if s.SessionAffinity == "" {
+		s.SessionAffinity = corev1.ServiceAffinityNone
+	}
+	switch s.SessionAffinity {
+	case corev1.ServiceAffinityNone:
+		s.SessionAffinityConfig = nil
+	case corev1.ServiceAffinityClientIP:
+		if s.SessionAffinityConfig == nil || s.SessionAffinityConfig.ClientIP == nil ||
+			s.SessionAffinityConfig.ClientIP.TimeoutSeconds == nil {
+			s.SessionAffinityConfig = &corev1.SessionAffinityConfig{
+				ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To(corev1.DefaultClientIPServiceAffinitySeconds)},
+			}
+		}
+	}
+	if s.Type == "" {
+		s.Type = corev1.ServiceTypeClusterIP
+	}
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		if p.Protocol == "" {
+			p.Protocol = corev1.ProtocolTCP
+		}
+		if p.TargetPort == intstr.FromInt32(0) || p.TargetPort == intstr.FromString("") {
+			p.TargetPort = intstr.FromInt32(p.Port)
+		}
+	}
+	if externallyAccessible(s) && s.ExternalTrafficPolicy == "" {
+		s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+	}
+	if s.InternalTrafficPolicy == nil && hasClusterIP(s) {
+		s.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyCluster)
+	}
+	if s.Type == corev1.ServiceTypeLoadBalancer {
+		if s.AllocateLoadBalancerNodePorts == nil {
+			s.AllocateLoadBalancerNodePorts = ptr.To(true)
+		}
+		for i := range svc.Status.LoadBalancer.Ingress {
+			if in := &svc.Status.LoadBalancer.Ingress[i]; in.IP != "" && in.IPMode == nil {
+				in.IPMode = ptr.To(corev1.LoadBalancerIPModeVIP)
+			}
+		}
+	}
+}
+
+// keepAllocated lets an update leave out what was allocated: addresses and
+// node ports stay as they were where the new object names none.
+func keepAllocated(svc, oldSvc *corev1.Service) {
+	s, old := &svc.Spec, &oldSvc.Spec
+	if hasClusterIP(old) && hasClusterIP(s) {
+		if s.ClusterIP == "" {
+			s.ClusterIP = old.ClusterIP
+		}
+		if len(s.ClusterIPs) == 0 && s.ClusterIP == old.ClusterIP {
+			s.ClusterIPs = slices.Clone(old.ClusterIPs)
+		}
+	}
+	if usesNodePorts(old) && usesNodePorts(s) {
+		keepNodePorts(s, old)
+	}
+	if needsHealthCheckPort(old) && needsHealthCheckPort(s) && s.HealthCheckNodePort == 0 {
+		s.HealthCheckNodePort = old.HealthCheckNodePort
+	}
+}
+
+// keepNodePorts matches ports by protocol and port number.
+func keepNodePorts(s, old *corev1.ServiceSpec) {
+	type key struct {
+		protocol corev1.Protocol
+		port     int32
+	}
+	allocated := map[key]int32{}
+	for _, p := range old.Ports {
+		allocated[key{p.Protocol, p.Port}] = p.NodePort
+	}
+	taken := map[int32]bool{}
+	for _, p := range s.Ports {
+		if p.NodePort != 0 {
+			taken[p.NodePort] = true
+		}
+	}
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		if was := allocated[key{p.Protocol, p.Port}]; p.NodePort == 0 && was != 0 && !taken[was] {
+			p.NodePort = was
+		}
+	}
+}
+
+// dropForType clears what the new type does not have, where the update left it
+// as it was: so a change of type alone is enough.
+func dropForType(svc, oldSvc *corev1.Service) {
+	s, old := &svc.Spec, &oldSvc.Spec
+	if hasClusterIP(old) && !hasClusterIP(s) &&
+		s.ClusterIP == old.ClusterIP && slices.Equal(s.ClusterIPs, old.ClusterIPs) {
+		s.ClusterIP, s.ClusterIPs = "", nil
+	}
+	if hasClusterIP(old) && !hasClusterIP(s) &&
+		equality.Semantic.DeepEqual(s.IPFamilies, old.IPFamilies) &&
+		equality.Semantic.DeepEqual(s.IPFamilyPolicy, old.IPFamilyPolicy) {
+		s.IPFamilies, s.IPFamilyPolicy = nil, nil
+	}
+	if nodePortType(old) && !nodePortType(s) && sameNodePorts(s, old) {
+		for i := range s.Ports {
+			s.Ports[i].NodePort = 0
+		}
+	}
+	if needsHealthCheckPort(old) && !needsHealthCheckPort(s) && s.HealthCheckNodePort == old.HealthCheckNodePort {
+		s.HealthCheckNodePort = 0
+	}
+	wasLB, isLB := old.Type == corev1.ServiceTypeLoadBalancer, s.Type == corev1.ServiceTypeLoadBalancer
+	if wasLB && !isLB {
+		if equality.Semantic.DeepEqual(s.AllocateLoadBalancerNodePorts, old.AllocateLoadBalancerNodePorts) {
+			s.AllocateLoadBalancerNodePorts = nil
+		}
+		if equality.Semantic.DeepEqual(s.LoadBalancerClass, old.LoadBalancerClass) {
+			s.LoadBalancerClass = nil
+		}
+	}
+	if externallyAccessible(old) && !externallyAccessible(s) && s.ExternalTrafficPolicy == old.ExternalTrafficPolicy {
+		s.ExternalTrafficPolicy = ""
+	}
+	if hasClusterIP(old) && !hasClusterIP(s) &&
+		equality.Semantic.DeepEqual(s.InternalTrafficPolicy, old.InternalTrafficPolicy) {
+		s.InternalTrafficPolicy = nil
+	}
+}
+
+func nodePortType(s *corev1.ServiceSpec) bool {
+	return s.Type == corev1.ServiceTypeNodePort || s.Type == corev1.ServiceTypeLoadBalancer
+}
+
+func sameNodePorts(s, old *corev1.ServiceSpec) bool {
+	was := map[int32]bool{}
+	for _, p := range old.Ports {
+		was[p.NodePort] = true
+	}
+	for _, p := range s.Ports {
+		if !was[p.NodePort] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,35 @@
+package core
+
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/auth"
+)
+
+// ServiceAccount is the kind of service accounts.
+func ServiceAccount() *api.Kind {
+	return &api.Kind{
+		GVK:         gvk("ServiceAccount"),
+		Resource:    "serviceaccounts",
+		ShortNames:  []string{"sa"},
+		Namespaced:  true,
+		New:         api.Maker[corev1.ServiceAccount](),
+		NewList:     api.ListMaker[corev1.ServiceAccountList](),
+		StoragePath: "serviceaccounts",
+
+		PrepareCreate: api.On(cleanSecretReferences),
+		PrepareUpdate: api.OnUpdate(func(s, _ *corev1.ServiceAccount) { cleanSecretReferences(s) }),
+		Subresources: []api.Subresource{{
+			Name: "token", GVK: auth.TokenRequestKind(), Verbs: []string{"create"}, Body: auth.TokenRequest(),
+		}},
+	}
+}
+
+// cleanSecretReferences keeps the names alone: a service account's secrets
+// are in its own namespace.
+func cleanSecretReferences(s *corev1.ServiceAccount) {
+	for i, ref := range s.Secrets {
+		s.Secrets[i] = corev1.ObjectReference{Name: ref.Name}
+	}
+}

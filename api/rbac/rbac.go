@@ -1,0 +1,91 @@
+// Package rbac holds the kinds of the group rbac.authorization.k8s.io, v1.
+package rbac
+
+import (
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// Kinds lists the kinds of the group.
+func Kinds() []*api.Kind {
+	return []*api.Kind{ClusterRole(), ClusterRoleBinding(), Role(), RoleBinding()}
+}
+
+func gvk(kind string) schema.GroupVersionKind {
+	return rbacv1.SchemeGroupVersion.WithKind(kind)
+}
+
+// Role is the kind of roles.
+func Role() *api.Kind {
+	return &api.Kind{
+		GVK:            gvk("Role"),
+		Resource:       "roles",
+		Namespaced:     true,
+		New:            api.Maker[rbacv1.Role](),
+		NewList:        api.ListMaker[rbacv1.RoleList](),
+		StoragePath:    "roles",
+		CreateOnUpdate: true,
+		ValidateName:   path.ValidatePathSegmentName,
+	}
+}
+
+// ClusterRole is the kind of cluster roles.
+func ClusterRole() *api.Kind {
+	return &api.Kind{
+		GVK:            gvk("ClusterRole"),
+		Resource:       "clusterroles",
+		New:            api.Maker[rbacv1.ClusterRole](),
+		NewList:        api.ListMaker[rbacv1.ClusterRoleList](),
+		StoragePath:    "clusterroles",
+		CreateOnUpdate: true,
+		ValidateName:   path.ValidatePathSegmentName,
+	}
+}
+
+// RoleBinding is the kind of role bindings.
+func RoleBinding() *api.Kind {
+	return &api.Kind{
+		GVK:            gvk("RoleBinding"),
+		Resource:       "rolebindings",
+		Namespaced:     true,
+		New:            api.Maker[rbacv1.RoleBinding](),
+		NewList:        api.ListMaker[rbacv1.RoleBindingList](),
+		StoragePath:    "rolebindings",
+		CreateOnUpdate: true,
+		ValidateName:   path.ValidatePathSegmentName,
+		Default: api.On(func(b *rbacv1.RoleBinding) {
+			defaultBinding(&b.RoleRef, b.Subjects)
+		}),
+	}
+}
+
+// ClusterRoleBinding is the kind of cluster role bindings.
+func ClusterRoleBinding() *api.Kind {
+	return &api.Kind{
+		GVK:            gvk("ClusterRoleBinding"),
+		Resource:       "clusterrolebindings",
+		New:            api.Maker[rbacv1.ClusterRoleBinding](),
+		NewList:        api.ListMaker[rbacv1.ClusterRoleBindingList](),
+		StoragePath:    "clusterrolebindings",
+		CreateOnUpdate: true,
+		ValidateName:   path.ValidatePathSegmentName,
+		Default: api.On(func(b *rbacv1.ClusterRoleBinding) {
+			defaultBinding(&b.RoleRef, b.Subjects)
+		}),
+	}
+}
+
+func defaultBinding(ref *rbacv1.RoleRef, subjects []rbacv1.Subject) {
+	if ref.APIGroup == "" {
+		ref.APIGroup = rbacv1.GroupName
+	}
+	for i := range subjects {
+		s := &subjects[i]
+		if s.APIGroup == "" && (s.Kind == rbacv1.UserKind || s.Kind == rbacv1.GroupKind) {
+			s.APIGroup = rbacv1.GroupName
+		}
+	}
+}
