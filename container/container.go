@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/proa-dev/proa/container/runtimebin"
 )
@@ -157,6 +158,11 @@ func (r *Runtime) Run(ctx context.Context, ready func()) error {
 	if err := os.MkdirAll(r.root(), 0o700); err != nil {
 		return fmt.Errorf("container: %w", err)
 	}
+	// containerd finds the shim, and the shim runc, by PATH. Ours go first: a
+	// distribution's may be of any age.
+	if err := prependPath(r.bin.Dir); err != nil {
+		return fmt.Errorf("container: %w", err)
+	}
 	// Plugins keep the context they are loaded with and still need it while
 	// they close, so it must not end before.
 	e, err := r.load(context.WithoutCancel(ctx), r.settings(detect(r.root(), r.cfg.Snapshotter, r.cfg.Logger)))
@@ -200,4 +206,12 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+func prependPath(dir string) error {
+	path := os.Getenv("PATH")
+	if first, _, _ := strings.Cut(path, ":"); first == dir {
+		return nil
+	}
+	return os.Setenv("PATH", dir+":"+path)
 }

@@ -14,6 +14,9 @@ type table = map[string]any
 // settings gives the configuration of each plugin that does not run with its
 // defaults, by plugin URI. CRI's Go types are internal to containerd; TOML is
 // its public form.
+//
+// The shim is not named by its path: containerd would ask a shim it cannot tell
+// by its type for its mount capabilities, with an exec. Run puts it in PATH.
 func (r *Runtime) settings(h host) map[string]table {
 	return map[string]table{
 		"io.containerd.cri.v1.runtime": {
@@ -27,7 +30,6 @@ func (r *Runtime) settings(h host) map[string]table {
 				"default_runtime_name": "runc",
 				"runtimes": table{"runc": table{
 					"runtime_type": "io.containerd.runc.v2",
-					"runtime_path": r.bin.Shim,
 					"sandboxer":    "podsandbox",
 					"options": table{
 						"BinaryName":    r.bin.Runc,

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/utils/clock"
@@ -21,6 +22,7 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/namespace"
+	"github.com/proa-dev/proa/controllers/nodeipam"
 	"github.com/proa-dev/proa/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/controllers/podgc"
 	"github.com/proa-dev/proa/controllers/replicaset"
@@ -41,6 +43,8 @@ type Config struct {
 	PodGC         podgc.Config
 	// RootCA is the certificate authority of the API server, in PEM.
 	RootCA []byte
+	// PodCIDR holds the pods of all nodes.
+	PodCIDR netip.Prefix
 }
 
 // Validate says what is missing.
@@ -52,6 +56,8 @@ func (c *Config) Validate() error {
 		return errors.New("controllers: no kinds")
 	case len(c.RootCA) == 0:
 		return errors.New("controllers: no root CA")
+	case !c.PodCIDR.IsValid():
+		return errors.New("controllers: no pod network")
 	}
 	return nil
 }
@@ -86,6 +92,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return tainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 	} {

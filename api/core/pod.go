@@ -31,17 +31,24 @@ func Pod() *api.Kind {
 		NewList:     api.ListMaker[corev1.PodList](),
 		StoragePath: "pods",
 
-		Default:       api.On(podspec.DefaultPod),
-		PrepareCreate: api.On(preparePod),
-		PrepareUpdate: api.OnUpdate(preparePodUpdate),
+		Default:        api.On(podspec.DefaultPod),
+		PrepareCreate:  api.On(preparePod),
+		PrepareUpdate:  api.OnUpdate(preparePodUpdate),
+		Validate:       api.Check(podspec.ValidatePod),
+		ValidateUpdate: api.CheckUpdate(validatePodUpdate),
+		Warnings: api.Warn(func(p, _ *corev1.Pod) []string {
+			return podspec.Warnings(p)
+		}),
 		Status: &api.Status{
-			PrepareUpdate: api.OnUpdate(preparePodStatus),
+			PrepareUpdate:  api.OnUpdate(preparePodStatus),
+			ValidateUpdate: api.CheckUpdate(validatePodStatusUpdate),
 		},
 		Subresources: []api.Subresource{
 			named("attach", options("PodAttachOptions", "create", "get")),
 			{Name: "binding", GVK: gvk("Binding"), Verbs: []string{"create"}, Body: Binding()},
 			{Name: "ephemeralcontainers", GVK: gvk("Pod"), Verbs: []string{"get", "patch", "update"}, Update: &api.Status{
-				PrepareUpdate: api.OnUpdate(prepareEphemeralContainers),
+				PrepareUpdate:  api.OnUpdate(prepareEphemeralContainers),
+				ValidateUpdate: api.CheckUpdate(validateEphemeralContainersUpdate),
 			}},
 			{Name: "eviction", GVK: policy.EvictionKind(), Verbs: []string{"create"}, Body: policy.Eviction()},
 			named("exec", options("PodExecOptions", "create", "get")),
@@ -49,7 +56,8 @@ func Pod() *api.Kind {
 			named("portforward", options("PodPortForwardOptions", "create", "get")),
 			named("proxy", options("PodProxyOptions", "create", "delete", "get", "patch", "update")),
 			{Name: "resize", GVK: gvk("Pod"), Verbs: []string{"get", "patch", "update"}, Update: &api.Status{
-				PrepareUpdate: api.OnUpdate(preparePodResize),
+				PrepareUpdate:  api.OnUpdate(preparePodResize),
+				ValidateUpdate: api.CheckUpdate(validatePodResize),
 			}},
 		},
 		Fields:      api.FieldsOf(podFields),
@@ -92,6 +100,7 @@ func podFields(p *corev1.Pod) fields.Set {
 
 func preparePod(p *corev1.Pod) {
 	p.Generation = 1
+	podspec.MergeLabelKeys(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qos.ComputePodQOS(p)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{
@@ -177,5 +186,6 @@ func Binding() *api.Kind {
 		Verbs:      []string{"create"},
 		Virtual:    true,
 		New:        api.Maker[corev1.Binding](),
+		Validate:   api.Check(validateBinding),
 	}
 }

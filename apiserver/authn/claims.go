@@ -18,6 +18,7 @@ const legacyIssuer = "kubernetes/serviceaccount"
 // claims is the body of a service account token, of either sort.
 type claims struct {
 	jwt.Claims
+	Audience   audience     `json:"aud,omitempty"` // in place of the embedded one
 	Kubernetes *boundClaims `json:"kubernetes.io,omitempty"`
 
 	LegacyNamespace string `json:"kubernetes.io/serviceaccount/namespace,omitempty"`
@@ -27,6 +28,15 @@ type claims struct {
 
 	// user is made once, when the signature has been verified.
 	user user.Info
+}
+
+// audience is always written as a list, as verifiers of Kubernetes tokens
+// expect, and read in either form that the standard allows.
+type audience []string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (a *audience) UnmarshalJSON(data []byte) error {
+	return (*jwt.Audience)(a).UnmarshalJSON(data)
 }
 
 type boundClaims struct {

@@ -57,12 +57,12 @@ func (a *Authenticator) IssueToken(ctx context.Context, sa *corev1.ServiceAccoun
 		Claims: jwt.Claims{
 			Issuer:    a.cfg.Issuer,
 			Subject:   serviceaccount.MakeUsername(sa.Namespace, sa.Name),
-			Audience:  out.Spec.Audiences,
 			IssuedAt:  jwt.NewNumericDate(now),
 			NotBefore: jwt.NewNumericDate(now),
 			Expiry:    jwt.NewNumericDate(now.Add(time.Duration(life) * time.Second)),
 			ID:        uuid.NewString(),
 		},
+		Audience:   out.Spec.Audiences,
 		Kubernetes: k,
 	})
 	if err != nil {

@@ -38,6 +38,10 @@ type Config struct {
 	Admission  admission.Chain
 	Virtual    map[schema.GroupVersionKind]VirtualFunc
 	Token      TokenFunc
+	// Hooks take part in writes, by resource.
+	Hooks map[schema.GroupResource]Hook
+	// Report is told of failures that no request can answer for; may be nil.
+	Report func(error)
 	// Types tells server-side apply how fields merge.
 	Types managedfields.TypeConverter
 	// Now is the clock; nil means time.Now.
@@ -137,6 +141,24 @@ type authorizedKey struct{}
 // (create by server-side apply) are still checked.
 func WithAuthorized(ctx context.Context) context.Context {
 	return context.WithValue(ctx, authorizedKey{}, true)
+}
+
+type receiptKey struct{}
+
+// Receipt takes the entry that a write made, for callers that want its bytes.
+type Receipt struct{ Entry *store.Entry }
+
+// WithReceipt asks for the entry that a write makes.
+func WithReceipt(ctx context.Context, r *Receipt) context.Context {
+	return context.WithValue(ctx, receiptKey{}, r)
+}
+
+// written returns what the client gets of an entry that was just written.
+func (r *resource) written(ctx context.Context, e *store.Entry) (api.Object, error) {
+	if receipt, ok := ctx.Value(receiptKey{}).(*Receipt); ok && r.kind.Storage == nil {
+		receipt.Entry = e
+	}
+	return r.served(e)
 }
 
 // authorize checks the request's main verb.

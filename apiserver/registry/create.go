@@ -148,6 +148,8 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 		out, err := c.storeNew(ctx, r, t, obj, a)
 		if generated && apierrors.IsAlreadyExists(err) {
 			if attempt < generateAttempts {
+				obj = obj.DeepCopyObject().(api.Object) // the store has the other one
+				a.Object, a.Name = obj, ""
 				continue
 			}
 			return nil, apierrors.NewGenerateNameConflict(k.GR(), obj.GetName(), 1)
@@ -156,8 +158,19 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	}
 }
 
-// storeNew validates and writes an object that is ready.
+// storeNew claims what an object that is ready holds, and writes it.
 func (c *Core) storeNew(ctx context.Context, r *resource, t Target, obj api.Object, a *admission.Attributes) (api.Object, error) {
+	claim, err := c.claim(ctx, t, obj, nil, a.DryRun)
+	if err != nil {
+		return nil, storeError(err, t.Kind.GR(), "create")
+	}
+	out, err := c.storeClaimed(ctx, r, t, obj, a)
+	c.settle(ctx, claim, err)
+	return out, err
+}
+
+// storeClaimed validates and writes a new object.
+func (c *Core) storeClaimed(ctx context.Context, r *resource, t Target, obj api.Object, a *admission.Attributes) (api.Object, error) {
 	k := t.Kind
 	errs := validateMeta(k, obj)
 	if k.Validate != nil {
@@ -207,7 +220,7 @@ func (c *Core) storeNew(ctx context.Context, r *resource, t Target, obj api.Obje
 	if err != nil {
 		return nil, storeError(err, k.GR(), "create")
 	}
-	return r.served(e)
+	return r.written(ctx, e)
 }
 
 // alreadyExists says, as upstream does, that the object in the way is going.

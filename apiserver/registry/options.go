@@ -170,7 +170,9 @@ func encodeContinue(key string, rev int64) string {
 }
 
 func decodeContinue(token string) (from string, rev int64, err error) {
-	bad := func(err error) error { return apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err)) }
+	bad := func(err error) error {
+		return apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err))
+	}
 	data, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil {
 		return "", 0, bad(err)

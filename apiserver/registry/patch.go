@@ -46,7 +46,7 @@ func (c *Core) Patch(ctx context.Context, t Target, pt types.PatchType, data []b
 	ch := change{
 		rules: ru, manager: opts.FieldManager, dryRun: dryRun(opts.DryRun),
 		createOptions: createOptions(opts.DryRun, opts.FieldManager, opts.FieldValidation),
-		options: &metav1.UpdateOptions{DryRun: opts.DryRun, FieldManager: opts.FieldManager, FieldValidation: opts.FieldValidation},
+		options:       &metav1.UpdateOptions{DryRun: opts.DryRun, FieldManager: opts.FieldManager, FieldValidation: opts.FieldValidation},
 	}
 	reporter := &faults{ctx: ctx, mode: opts.FieldValidation}
 	if pt == types.ApplyPatchType {

@@ -165,7 +165,7 @@ func (a *Authority) renewDue() time.Duration {
 	}
 	for _, f := range files {
 		if err := f.write(); err != nil {
-			a.logger.Error("kubeconfig not renewed", "file", f.path, "error", err)
+			a.logger.Error("kubeconfig not renewed", "file", f.Path, "error", err)
 			wait = min(wait, time.Minute)
 		}
 	}

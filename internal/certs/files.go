@@ -66,10 +66,14 @@ func createFile(path string, data []byte) error {
 }
 
 // replaceFile exchanges path's content atomically.
-func replaceFile(path string, data []byte) error {
+func replaceFile(path string, data []byte, mode fs.FileMode) error {
 	temp, err := writeTemp(path, data)
 	if err != nil {
 		return err
+	}
+	if err := os.Chmod(temp, mode); err != nil {
+		os.Remove(temp)
+		return fmt.Errorf("set the mode of %s: %w", path, err)
 	}
 	if err := os.Rename(temp, path); err != nil {
 		os.Remove(temp)

@@ -3,6 +3,7 @@ package certs
 import (
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -78,11 +79,16 @@ func selfSign(key crypto.Signer, commonName string, now time.Time) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(public)
 	tmpl := &x509.Certificate{
 		SerialNumber: serial,
-		// The time keeps the authorities of two clusters apart, for clients
-		// that hold both: they look issuers up by name.
-		Subject:               pkix.Name{CommonName: fmt.Sprintf("%s@%d", commonName, now.Unix())},
+		// Issuers are looked up by name: it follows from the key, so that it
+		// differs between clusters and stays when the certificate is made anew.
+		Subject:               pkix.Name{CommonName: fmt.Sprintf("%s@%x", commonName, sum[:8])},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(authorityLife),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature | x509.KeyUsageCRLSign,

@@ -3,6 +3,7 @@ package certs
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -17,11 +18,12 @@ type Kubeconfig struct {
 	Server string // https://127.0.0.1:6443
 	// Name is given to the cluster, the user and the context.
 	Name string
+	// Mode is 0600 unless set: the file is a credential.
+	Mode fs.FileMode
 }
 
 type kubeconfigFile struct {
 	Kubeconfig
-	path string
 	ca   []byte
 	leaf *Leaf
 
@@ -32,7 +34,10 @@ type kubeconfigFile struct {
 // WriteKubeconfig writes a kubeconfig (0600, atomically) for the holder of a
 // client certificate, and writes it again whenever Run renews that.
 func (a *Authority) WriteKubeconfig(k Kubeconfig, leaf *Leaf) error {
-	f := &kubeconfigFile{Kubeconfig: k, path: k.Path, ca: a.CAPEM(), leaf: leaf}
+	if k.Mode == 0 {
+		k.Mode = 0o600
+	}
+	f := &kubeconfigFile{Kubeconfig: k, ca: a.CAPEM(), leaf: leaf}
 	if err := f.write(); err != nil {
 		return err
 	}
@@ -46,10 +51,11 @@ func (a *Authority) WriteKubeconfig(k Kubeconfig, leaf *Leaf) error {
 func (f *kubeconfigFile) write() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if bytes.Equal(f.written, f.leaf.Certificate().Leaf.Raw) {
+	current := f.leaf.Certificate()
+	if bytes.Equal(f.written, current.Leaf.Raw) {
 		return nil
 	}
-	cert, key, err := f.leaf.PEM()
+	cert, key, err := certPEM(current)
 	if err != nil {
 		return err
 	}
@@ -60,18 +66,14 @@ func (f *kubeconfigFile) write() error {
 	config.CurrentContext = f.Name
 	data, err := clientcmd.Write(*config)
 	if err != nil {
-		return fmt.Errorf("encode kubeconfig %s: %w", f.path, err)
+		return fmt.Errorf("encode kubeconfig %s: %w", f.Path, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
 		return fmt.Errorf("create directory of kubeconfig: %w", err)
 	}
-	if err := replaceFile(f.path, data); err != nil {
+	if err := replaceFile(f.Path, data, f.Mode); err != nil {
 		return err
 	}
-	block, err := decodeCert(cert)
-	if err != nil {
-		return err
-	}
-	f.written = block.Raw
+	f.written = current.Leaf.Raw
 	return nil
 }

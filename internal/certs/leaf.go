@@ -71,11 +71,12 @@ func (l *Leaf) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certifica
 }
 
 // PEM returns the current certificate and its key.
-func (l *Leaf) PEM() (cert, key []byte, err error) {
-	c := l.current.Load()
+func (l *Leaf) PEM() (cert, key []byte, err error) { return certPEM(l.current.Load()) }
+
+func certPEM(c *tls.Certificate) (cert, key []byte, err error) {
 	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
-		return nil, nil, fmt.Errorf("encode key of %q: %w", l.names.CommonName, err)
+		return nil, nil, fmt.Errorf("encode key of %q: %w", c.Leaf.Subject.CommonName, err)
 	}
 	return encodeCert(c.Leaf.Raw), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }

@@ -33,7 +33,7 @@ func (*emptyDir) SetUp(_ context.Context, req Request) (Volume, error) {
 		if err := mountTmpfs(req.Dir, options); err != nil {
 			return Volume{}, err
 		}
-	case medium == corev1.StorageMediumHugePages || strings.HasPrefix(string(medium), corev1.StorageMediumHugePagesPrefix):
+	case medium == corev1.StorageMediumHugePages || strings.HasPrefix(string(medium), string(corev1.StorageMediumHugePagesPrefix)):
 		if err := mountHugepages(req.Dir, string(medium), req.Pod); err != nil {
 			return Volume{}, err
 		}
@@ -89,7 +89,7 @@ func memorySize(req Request) int64 {
 }
 
 func mountHugepages(dir, medium string, pod *corev1.Pod) error {
-	size := strings.TrimPrefix(medium, corev1.StorageMediumHugePagesPrefix)
+	size := strings.TrimPrefix(medium, string(corev1.StorageMediumHugePagesPrefix))
 	if medium == string(corev1.StorageMediumHugePages) {
 		size = ""
 		for i := range pod.Spec.Containers {

@@ -1,0 +1,158 @@
+package core
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/net"
+	"k8s.io/utils/ptr"
+
+	"github.com/proa-dev/proa/api/validate"
+)
+
+func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
+	path := field.NewPath("status")
+	errs := validatePodAnnotationsUpdate(p, old)
+	for i, c := range p.Status.Conditions {
+		switch c.Type {
+		case corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized:
+		default:
+			errs = append(errs, validate.QualifiedName(field.NewPath("metadata", "conditions").Index(i).Child("Type"), string(c.Type))...)
+		}
+	}
+	if n := p.Status.NominatedNodeName; n != "" && n != old.Status.NominatedNodeName {
+		errs = append(errs, validate.Subdomain(path.Child("nominatedNodeName"), n)...)
+	}
+	errs = append(errs, validate.Unchanged(path.Child("qosClass"), p.Status.QOSClass, old.Status.QOSClass)...)
+	errs = append(errs, validateRestarts(path.Child("containerStatuses"),
+		p.Status.ContainerStatuses, old.Status.ContainerStatuses, old.Spec.Containers, old.Spec.RestartPolicy)...)
+	errs = append(errs, validateRestarts(path.Child("initContainerStatuses"),
+		p.Status.InitContainerStatuses, old.Status.InitContainerStatuses, old.Spec.InitContainers, old.Spec.RestartPolicy)...)
+	errs = append(errs, validateRestarts(path.Child("ephemeralContainerStatuses"),
+		p.Status.EphemeralContainerStatuses, old.Status.EphemeralContainerStatuses, nil, corev1.RestartPolicyNever)...)
+	errs = append(errs, validateClaimStatuses(path.Child("resourceClaimStatuses"), p)...)
+	errs = append(errs, validatePodAddresses(path, p)...)
+	for _, l := range []struct {
+		name     string
+		statuses []corev1.ContainerStatus
+	}{
+		{"containerStatuses", p.Status.ContainerStatuses}, {"initContainerStatuses", p.Status.InitContainerStatuses},
+		{"ephemeralContainerStatuses", p.Status.EphemeralContainerStatuses},
+	} {
+		for i, s := range l.statuses {
+			errs = append(errs, validateContainerUser(path.Child(l.name).Index(i).Child("linux"), s.User, p.Spec.OS)...)
+		}
+	}
+	return errs
+}
+
+// validateRestarts refuses a container that ended for good to run again.
+func validateRestarts(path *field.Path, statuses, old []corev1.ContainerStatus, containers []corev1.Container, policy corev1.RestartPolicy) field.ErrorList {
+	if policy == corev1.RestartPolicyAlways {
+		return nil
+	}
+	restarts := sets.New[string]() // by a policy or rules of their own
+	for _, c := range containers {
+		if ptr.Deref(c.RestartPolicy, corev1.ContainerRestartPolicyNever) != corev1.ContainerRestartPolicyNever || len(c.RestartPolicyRules) > 0 {
+			restarts.Insert(c.Name)
+		}
+		for _, r := range c.RestartPolicyRules {
+			if r.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
+				return nil
+			}
+		}
+	}
+	var errs field.ErrorList
+	for i, o := range old {
+		t := o.State.Terminated
+		if t == nil || (t.ExitCode != 0 && policy == corev1.RestartPolicyOnFailure) || restarts.Has(o.Name) {
+			continue
+		}
+		for _, s := range statuses {
+			if s.Name == o.Name && s.State.Terminated == nil {
+				errs = append(errs, field.Forbidden(path.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
+			}
+		}
+	}
+	return errs
+}
+
+func validateClaimStatuses(path *field.Path, p *corev1.Pod) field.ErrorList {
+	var errs field.ErrorList
+	claims, seen := sets.New[string](), sets.New[string]()
+	for _, c := range p.Spec.ResourceClaims {
+		claims.Insert(c.Name)
+	}
+	for i, s := range p.Status.ResourceClaimStatuses {
+		at := path.Index(i).Child("name")
+		if !claims.Has(s.Name) {
+			errs = append(errs, field.Invalid(at, s.Name, "must match the name of an entry in `spec.resourceClaims`"))
+		}
+		if seen.Has(s.Name) {
+			errs = append(errs, field.Duplicate(at, s.Name))
+		}
+		seen.Insert(s.Name)
+		if s.ResourceClaimName != nil {
+			errs = append(errs, validate.Subdomain(at, *s.ResourceClaimName)...)
+		}
+	}
+	return errs
+}
+
+func validatePodAddresses(path *field.Path, p *corev1.Pod) field.ErrorList {
+	var pod, host []string
+	for _, ip := range p.Status.PodIPs {
+		pod = append(pod, ip.IP)
+	}
+	for _, ip := range p.Status.HostIPs {
+		host = append(host, ip.IP)
+	}
+	var errs field.ErrorList
+	if len(host) > 0 && p.Status.HostIP != host[0] {
+		errs = append(errs, field.Invalid(path.Child("hostIPs").Index(0).Child("ip"), host[0], "must be equal to `hostIP`"))
+	}
+	errs = append(errs, validateDualStack(path.Child("podIPs"), pod)...)
+	return append(errs, validateDualStack(path.Child("hostIPs"), host)...)
+}
+
+// validateDualStack wants valid addresses, at most one of each family.
+func validateDualStack(path *field.Path, ips []string) field.ErrorList {
+	var errs field.ErrorList
+	seen := sets.New[string]()
+	for i, ip := range ips {
+		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, false, nil)...)
+		if seen.Has(ip) {
+			errs = append(errs, field.Duplicate(path.Index(i), ip))
+		}
+		seen.Insert(ip)
+	}
+	if len(ips) <= 1 {
+		return errs
+	}
+	dual, err := net.IsDualStackIPStrings(ips)
+	if err != nil {
+		errs = append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%w", err)))
+	}
+	if !dual || len(ips) > 2 {
+		errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
+	}
+	return errs
+}
+
+func validateContainerUser(path *field.Path, u *corev1.ContainerUser, os *corev1.PodOS) field.ErrorList {
+	if u == nil || u.Linux == nil {
+		return nil
+	}
+	if os != nil && os.Name == corev1.Windows {
+		return field.ErrorList{field.Forbidden(path, "cannot be set for a windows pod")}
+	}
+	errs := validate.Messages(path.Child("uid"), u.Linux.UID, validation.IsValidUserID(u.Linux.UID))
+	errs = append(errs, validate.Messages(path.Child("gid"), u.Linux.GID, validation.IsValidGroupID(u.Linux.GID))...)
+	for i, g := range u.Linux.SupplementalGroups {
+		errs = append(errs, validate.Messages(path.Child("supplementalGroups").Index(i), g, validation.IsValidGroupID(g))...)
+	}
+	return errs
+}
