@@ -69,7 +69,7 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 	cfg.complete()
 	c := &controller{
 		env: env, cfg: cfg, events: env.Cluster.Recorder("node-controller"),
-		health: newHealth(env.Clock), zones: newZones(env.Clock, cfg.EvictionInterval),
+		health: newHealth(env.Clock), zones: newZones(env.Clock, cfg.EvictionInterval, cfg.Period),
 	}
 	return loop.New(env, Name, workers, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
@@ -135,10 +135,9 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	if err := c.env.Cluster.Client().Get(ctx, key, n); err != nil {
 		return 0, client.IgnoreNotFound(err)
 	}
-	said := ready(n)
-	grace := c.cfg.GracePeriod
-	if said == nil {
-		grace = c.cfg.StartupGracePeriod
+	grace, wasReady := c.cfg.StartupGracePeriod, false
+	if r := ready(n); r != nil {
+		grace, wasReady = c.cfg.GracePeriod, r.Status == corev1.ConditionTrue
 	}
 	now := c.env.Clock.Now()
 	left := c.health.seen(n).Add(grace).Sub(now)
@@ -147,7 +146,7 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 			if err := c.env.Cluster.Client().Status().Update(ctx, n); err != nil {
 				return 0, client.IgnoreNotFound(err)
 			}
-			if said != nil && said.Status == corev1.ConditionTrue {
+			if wasReady {
 				c.event(n, "NodeNotReady", fmt.Sprintf("Node %s status is now: NodeNotReady", n.Name))
 			}
 		}

@@ -21,6 +21,9 @@ const (
 type zones struct {
 	clock    clock.PassiveClock
 	interval time.Duration
+	// settle is how long a node must be down first: what fails together is
+	// noticed one by one.
+	settle time.Duration
 
 	mu    sync.Mutex
 	nodes map[string]place
@@ -31,6 +34,7 @@ type zones struct {
 type place struct {
 	zone  string
 	ready bool
+	since time.Time // when we learnt that it is so
 }
 
 type zone struct {
@@ -38,8 +42,8 @@ type zone struct {
 	next        time.Time // when the next node may be tainted
 }
 
-func newZones(c clock.PassiveClock, interval time.Duration) *zones {
-	return &zones{clock: c, interval: interval, nodes: map[string]place{}, zones: map[string]*zone{}}
+func newZones(c clock.PassiveClock, interval, settle time.Duration) *zones {
+	return &zones{clock: c, interval: interval, settle: settle, nodes: map[string]place{}, zones: map[string]*zone{}}
 }
 
 func zoneOf(n *corev1.Node) string {
@@ -51,9 +55,13 @@ func zoneOf(n *corev1.Node) string {
 func (z *zones) observe(n *corev1.Node) bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	before, known := z.nodes[n.Name]
 	z.drop(n.Name)
 	r := ready(n)
-	p := place{zone: zoneOf(n), ready: r != nil && r.Status == corev1.ConditionTrue}
+	p := place{zone: zoneOf(n), ready: r != nil && r.Status == corev1.ConditionTrue, since: z.clock.Now()}
+	if known && before.ready == p.ready {
+		p.since = before.since
+	}
 	z.nodes[n.Name] = p
 	in := z.zones[p.zone]
 	if in == nil {
@@ -128,8 +136,16 @@ func (z *zones) admit(n *corev1.Node) (ok bool, wait time.Duration) {
 		interval *= 10
 	}
 	now := z.clock.Now()
-	if now.Before(in.next) {
-		return false, in.next.Sub(now)
+	p := z.nodes[n.Name]
+	if p.ready {
+		return false, z.settle // what we just wrote has not come back to us
+	}
+	next := p.since.Add(z.settle)
+	if in.next.After(next) {
+		next = in.next
+	}
+	if now.Before(next) {
+		return false, next.Sub(now)
 	}
 	in.next = now.Add(interval)
 	return true, 0
