@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/utils/clock"
@@ -24,6 +26,8 @@ import (
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
+	"github.com/proa-dev/proa/apiserver/registry"
+	"github.com/proa-dev/proa/apiserver/services"
 	"github.com/proa-dev/proa/apiserver/virtual"
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/client/local"
@@ -38,6 +42,7 @@ type controlPlane struct {
 	cfg       *serverConfig
 	authority *certs.Authority
 	store     *store.Store
+	services  *services.Allocator
 	server    *apiserver.Server
 	listener  net.Listener
 
@@ -100,6 +105,9 @@ func (p *controlPlane) newServer() error {
 		return err
 	}
 	authorizer := authz.New(p.store)
+	p.services = services.New(services.Config{
+		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
+	})
 	metrics := prometheus.NewRegistry()
 	p.server, err = apiserver.New(apiserver.Config{
 		Store: p.store, Kinds: builtin.Kinds(), Scheme: builtin.Scheme(),
@@ -113,6 +121,7 @@ func (p *controlPlane) newServer() error {
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
 		Paths: paths,
+		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},
 		TLS: &tls.Config{
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
 			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12,
@@ -224,6 +233,29 @@ func (p *controlPlane) runCaches(ctx context.Context, ready func()) error {
 	return errors.Join(errs...)
 }
 
+// repairPeriod is how often the claims of addresses and ports are compared
+// with the Services.
+const repairPeriod = 3 * time.Minute
+
+// runRepair keeps them equal.
+func (p *controlPlane) runRepair(ctx context.Context, ready func()) error {
+	kinds := p.server.Kinds().Set()
+	list := p.store.Resource(kinds.ByResource(corev1.SchemeGroupVersion.WithResource("services")))
+	tick := time.NewTicker(repairPeriod)
+	defer tick.Stop()
+	ready()
+	for {
+		if err := p.services.Repair(ctx, list); err != nil && ctx.Err() == nil {
+			p.cfg.logger.Error("repair the claims of Services", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
 func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
 	ready()
 	return p.controllers.Run(ctx)
@@ -246,19 +278,4 @@ func (p *controlPlane) close() {
 			p.cfg.logger.Error("close the store", "error", err)
 		}
 	}
-}
-
-// hostIPs are this machine's addresses that others may use.
-func hostIPs() []net.IP {
-	var list []net.IP
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
-			list = append(list, n.IP)
-		}
-	}
-	return list
 }

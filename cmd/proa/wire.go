@@ -47,6 +47,7 @@ func runServer(ctx context.Context, cfg *serverConfig) error {
 		{Name: "apiserver", Run: p.runAPIServer},
 		{Name: "bootstrap", Run: p.runBootstrap},
 		{Name: "caches", Run: p.runCaches},
+		{Name: "service claims", Run: p.runRepair},
 		{Name: "controllers", Run: p.runControllers},
 		{Name: "scheduler", Run: p.runScheduler},
 	}
