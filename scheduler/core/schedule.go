@@ -80,10 +80,17 @@ func (s *Snapshot) best(c *class, p *Pod) int32 {
 	return found
 }
 
+// maxScored bounds the nodes that are compared for a pod to which others
+// matter. The heap gives the better ones first.
+const maxScored = 250
+
 // bestNear is best for a pod to which other pods matter.
 func (s *Snapshot) bestNear(c *class, v *view, p *Pod) int32 {
-	feasible := make([]int32, 0, len(c.heap))
+	feasible := make([]int32, 0, min(len(c.heap), maxScored))
 	for _, slot := range c.heap {
+		if len(feasible) == maxScored {
+			break
+		}
 		if f, _, _ := v.check(slot); f == Fits && s.hasRoom(c, p, slot) {
 			feasible = append(feasible, slot)
 		}
@@ -180,7 +187,7 @@ func (s *Snapshot) besideNominated(p *Pod, slot int32, f func()) {
 
 // diagnose counts the reasons.
 func (s *Snapshot) diagnose(c *class, v *view, p *Pod) *Diagnosis {
-	shared := v == nil && c.built && len(s.nominated) == 0
+	shared := (v == nil || v.onlyScores()) && c.built && len(s.nominated) == 0
 	if shared && c.diagnosis != nil {
 		return c.diagnosis
 	}
