@@ -24,7 +24,14 @@ func (s *Scheduler) decide(it *queue.Item, now time.Time) task {
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
 	s.joined()
-	return func(ctx context.Context) { s.bind(ctx, pod.Object, node, nominated) }
+	plan := s.snapshot.PlanVolumes(pod, node)
+	if plan == nil {
+		return func(ctx context.Context) { s.bind(ctx, pod.Object, node, nominated) }
+	}
+	s.snapshot.Promise(plan)
+	p := &parked{object: pod.Object, plan: plan, nominated: nominated, deadline: now.Add(maxVolumeWait), selected: map[types.UID]bool{}}
+	s.parked[pod.UID()] = p
+	return func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 }
 
 // reject sets a pod aside that fits no node, after making room for it if its
@@ -98,6 +105,10 @@ func (s *Scheduler) bind(ctx context.Context, obj *corev1.Pod, node, nominated s
 func (s *Scheduler) forget(uid types.UID, node, nominated string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.forgetLocked(uid, node, nominated)
+}
+
+func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
 	it, pending := s.binding[uid]
 	if !pending {
 		return false // deleted meanwhile

@@ -114,9 +114,18 @@ func (s *Scheduler) onPodGone(obj *corev1.Pod) {
 func (s *Scheduler) podGone(uid types.UID) {
 	s.drop(uid)
 	delete(s.binding, uid)
+	s.leave(uid)
 	if _, node, ok := s.snapshot.Pod(uid); ok {
 		s.snapshot.RemovePod(uid)
 		s.freed(node)
+	}
+}
+
+// leave ends a pod's wait for volumes.
+func (s *Scheduler) leave(uid types.UID) {
+	if p, ok := s.parked[uid]; ok {
+		delete(s.parked, uid)
+		s.snapshot.Withdraw(p.plan)
 	}
 }
 
@@ -143,17 +152,23 @@ func (s *Scheduler) podBound(obj *corev1.Pod) {
 }
 
 func (s *Scheduler) podPending(obj *corev1.Pod) {
+	it, underWay := s.binding[obj.UID]
+	if underWay {
+		it.Pod = core.NewPod(obj) // for the case that the bind fails
+	}
 	switch {
 	case obj.Spec.SchedulerName != s.name, obj.DeletionTimestamp != nil:
 		s.drop(obj.UID)
+		if p, ok := s.parked[obj.UID]; ok { // deleted before it started
+			s.giveUp(obj.UID, p, "pod is being deleted")
+		}
 		return
 	case len(obj.Spec.SchedulingGates) > 0:
 		s.drop(obj.UID)
 		s.reportGated(obj)
 		return
 	}
-	if it, ok := s.binding[obj.UID]; ok {
-		it.Pod = core.NewPod(obj) // for the case that the bind fails
+	if underWay {
 		return
 	}
 	if _, _, ok := s.snapshot.Pod(obj.UID); ok {
@@ -209,7 +224,7 @@ func (s *Scheduler) wake(f func(*queue.Item) bool) {
 // freed wakes the pods that room on a node may help.
 func (s *Scheduler) freed(node string) {
 	s.wake(func(it *queue.Item) bool {
-		return dependsOnPods(it) || s.snapshot.FitsNow(it.Pod, node)
+		return dependsOnPods(it) || dependsOnVolumes(it) || s.snapshot.FitsNow(it.Pod, node)
 	})
 }
 

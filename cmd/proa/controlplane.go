@@ -279,18 +279,3 @@ func (p *controlPlane) close() {
 		}
 	}
 }
-
-// hostIPs are this machine's addresses that others may use.
-func hostIPs() []net.IP {
-	var list []net.IP
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
-			list = append(list, n.IP)
-		}
-	}
-	return list
-}

@@ -108,8 +108,13 @@ func (s *Snapshot) victims(p *Pod, slot int32, budgets []policyv1.PodDisruptionB
 	}()
 
 	c := newClass(p, newPlacement(p.Object))
-	if !s.passes(c, s.viewOf(p, c.place), p, slot) {
-		_, reasons, _ := s.explain(c, s.viewOf(p, c.place), p, slot)
+	fits := func() bool {
+		v, refusal := s.viewOf(p, c.place)
+		return refusal == "" && s.passes(c, v, p, slot)
+	}
+	if !fits() {
+		v, _ := s.viewOf(p, c.place)
+		_, reasons, _ := s.explain(c, v, p, slot)
 		return nil, reasons
 	}
 	protected, others := splitByBudget(lower, budgets)
@@ -118,7 +123,7 @@ func (s *Snapshot) victims(p *Pod, slot int32, budgets []policyv1.PodDisruptionB
 	spare := func(pods []*Pod) (evicted int) {
 		for _, pod := range pods {
 			s.PutPod(pod, name)
-			if s.passes(c, s.viewOf(p, c.place), p, slot) {
+			if fits() {
 				continue
 			}
 			s.RemovePod(pod.UID())
