@@ -303,6 +303,30 @@ func TestSiblingsAreSpread(t *testing.T) {
 	}
 }
 
+// Many replicas on alike nodes end up evenly spread.
+func TestReplicasAreEven(t *testing.T) {
+	s := core.NewSnapshot(1)
+	for i := range 300 {
+		s.SetNode(node(fmt.Sprint(i), "32", "64Gi"))
+	}
+	s.SetService("ns", "web", map[string]string{"app": "w"})
+	count := map[string]int{}
+	for i := range 900 {
+		p := pod(fmt.Sprint(i), hasLabels("app", "w"), requests("cpu", "10m"))
+		name, why := s.Schedule(p)
+		if why != nil {
+			t.Fatal(why.Message())
+		}
+		s.PutPod(p, name)
+		count[name]++
+	}
+	for name, n := range count {
+		if n != 3 {
+			t.Errorf("%d on node %s, want 3", n, name)
+		}
+	}
+}
+
 func TestNamespaceSelector(t *testing.T) {
 	s := snapshot([]*corev1.Node{node("a", "4", "8Gi"), node("b", "4", "8Gi")}, map[string][]*core.Pod{"b": {pod("x", inNS("data"), hasLabels("app", "db"))}})
 	p := pod("p", near("db", "kubernetes.io/hostname"), func(p *corev1.Pod) {

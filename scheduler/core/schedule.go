@@ -81,16 +81,22 @@ func (s *Snapshot) best(c *class, p *Pod) int32 {
 }
 
 // maxScored bounds the nodes that are compared for a pod to which others
-// matter. The heap gives the better ones first.
-const maxScored = 250
+// matter. In larger clusters each such pod sees others of them: always the
+// best of the heap would let the rest lie idle.
+const maxScored = 1000
 
 // bestNear is best for a pod to which other pods matter.
 func (s *Snapshot) bestNear(c *class, v *view, p *Pod) int32 {
 	feasible := make([]int32, 0, min(len(c.heap), maxScored))
-	for _, slot := range c.heap {
+	start := 0
+	if len(c.heap) > maxScored {
+		start = s.rand.IntN(len(c.heap))
+	}
+	for i := range c.heap {
 		if len(feasible) == maxScored {
 			break
 		}
+		slot := c.heap[(start+i)%len(c.heap)]
 		if f, _, _ := v.check(slot); f == Fits && s.hasRoom(c, p, slot) {
 			feasible = append(feasible, slot)
 		}
