@@ -196,8 +196,11 @@ func (s *Scheduler) podPending(obj *corev1.Pod) {
 	if underWay {
 		return
 	}
-	if _, _, ok := s.snapshot.Pod(obj.UID); ok {
-		return // bound; this is older news
+	if known, _, ok := s.snapshot.Pod(obj.UID); ok {
+		if known.Object.Spec.NodeName == "" {
+			return // bound by us; this is older news
+		}
+		s.snapshot.RemovePod(obj.UID) // the datastore was taken back to before the bind
 	}
 	now := time.Now()
 	pod := core.NewPod(obj)
