@@ -78,11 +78,11 @@ func TestPodReferences(t *testing.T) {
 func TestVolumeSecrets(t *testing.T) {
 	for spec, want := range map[string]map[string]string{
 		`csi: {nodePublishSecretRef: {namespace: a, name: publish}, nodeStageSecretRef: {namespace: b, name: stage}, nodeExpandSecretRef: {namespace: c, name: expand}, controllerExpandSecretRef: {namespace: x, name: hidden}}`: {"a": "publish", "b": "stage", "c": "expand"},
-		`azureFile: {secretName: s, secretNamespace: n}`: {"n": "s"},
-		`azureFile: {secretName: s}`:                     {"claims": "s"},
-		`rbd: {secretRef: {name: s}}`:                    {"claims": "s"},
-		`iscsi: {secretRef: {namespace: n, name: s}}`:    {"n": "s"},
-		`hostPath: {path: /x}`:                           {},
+		`azureFile: {secretName: s, secretNamespace: own}`: {"own": "s"},
+		`azureFile: {secretName: s}`:                       {"claims": "s"},
+		`rbd: {secretRef: {name: s}}`:                      {"claims": "s"},
+		`iscsi: {secretRef: {namespace: own, name: s}}`:    {"own": "s"},
+		`hostPath: {path: /x}`:                             {},
 	} {
 		var pv corev1.PersistentVolume
 		if err := yaml.UnmarshalStrict([]byte("spec:\n  claimRef: {namespace: claims, name: c}\n  "+spec), &pv); err != nil {
