@@ -19,6 +19,8 @@ type etcd struct {
 	client *clientv3.Client
 	member *embed.Etcd
 	log    *slog.Logger
+	// stopping quiets etcd's log.
+	stopping *atomic.Bool
 
 	reads coalesced
 	// askProgress makes an outside etcd report how far the watch is.
@@ -41,6 +43,7 @@ func openEtcd(ctx context.Context, cfg Config) (*etcd, error) {
 }
 
 func (e *etcd) close() error {
+	e.stopping.Store(true)
 	err := e.client.Close()
 	if errors.Is(err, context.Canceled) {
 		err = nil // what an in-process client says
