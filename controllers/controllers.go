@@ -18,13 +18,18 @@ import (
 	"github.com/proa-dev/proa/controllers/deployment"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
+	"github.com/proa-dev/proa/controllers/garbage"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/namespace"
 	"github.com/proa-dev/proa/controllers/nodeipam"
+	"github.com/proa-dev/proa/controllers/nodelifecycle"
+	"github.com/proa-dev/proa/controllers/podgc"
 	"github.com/proa-dev/proa/controllers/replicaset"
+	"github.com/proa-dev/proa/controllers/replication"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
+	"github.com/proa-dev/proa/controllers/tainteviction"
 )
 
 // Config is what the controllers cannot read from the cluster.
@@ -34,6 +39,9 @@ type Config struct {
 	Clock clock.WithTicker
 	// Kinds returns every kind that is served, custom ones included.
 	Kinds func() []*api.Kind
+	// NodeLifecycle and PodGC are times and limits; zero means the defaults.
+	NodeLifecycle nodelifecycle.Config
+	PodGC         podgc.Config
 	// RootCA is the certificate authority of the API server, in PEM.
 	RootCA []byte
 	// PodCIDR holds the pods of all nodes.
@@ -78,8 +86,13 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 	for _, make := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
+		func() (loop.Loop, error) { return replication.New(env) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },
+		func() (loop.Loop, error) { return garbage.New(env, cfg.Kinds()) },
+		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
+		func() (loop.Loop, error) { return tainteviction.New(env) },
+		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },

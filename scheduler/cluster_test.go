@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,25 +40,31 @@ type fakeCluster struct {
 	events   []string
 	changed  chan struct{} // closed and replaced at every change
 	bindFail func(pod, node string) error
+	onChange func()
 }
 
-func newFakeCluster(ctx context.Context) *fakeCluster {
-	c := &fakeCluster{ctx: ctx, sources: map[string]*cachetesting.FakeControllerSource{},
+func newFakeCluster(t testing.TB) *fakeCluster {
+	c := &fakeCluster{ctx: t.Context(), sources: map[string]*cachetesting.FakeControllerSource{},
 		pods: map[types.NamespacedName]*corev1.Pod{}, changed: make(chan struct{})}
-	for _, obj := range []ctrl.Object{&corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
+	for _, obj := range []ctrl.Object{&storagev1.StorageClass{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
 		c.sources[fmt.Sprintf("%T", obj)] = cachetesting.NewFakeControllerSource()
 	}
+	t.Cleanup(func() {
+		for _, s := range c.sources {
+			s.Shutdown()
+		}
+	})
 	return c
 }
 
-func (c *fakeCluster) Client() ctrl.Client                  { return &fakeClient{c: c} }
+func (c *fakeCluster) Client() ctrl.WithWatch               { return &fakeClient{c: c} }
 func (c *fakeCluster) Reader() ctrl.Reader                  { return nil }
 func (c *fakeCluster) Cache() cache.Cache                   { return &fakeCache{c: c} }
 func (c *fakeCluster) Recorder(string) record.EventRecorder { return c }
 func (c *fakeCluster) Start(context.Context) error          { return nil }
 
 type fakeClient struct {
-	ctrl.Client
+	ctrl.WithWatch
 	c *fakeCluster
 }
 
@@ -67,6 +74,23 @@ func (f *fakeClient) SubResource(n string) ctrl.SubResourceClient {
 
 func (f *fakeClient) Delete(ctx context.Context, obj ctrl.Object, _ ...ctrl.DeleteOption) error {
 	return f.c.delete(obj)
+}
+
+func (f *fakeClient) Update(_ context.Context, obj ctrl.Object, _ ...ctrl.UpdateOption) error {
+	f.c.update(obj)
+	return nil
+}
+
+func (f *fakeClient) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch, _ ...ctrl.PatchOption) error {
+	body, err := patch.Data(obj)
+	if err != nil {
+		return err
+	}
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	f.c.events = append(f.c.events, fmt.Sprintf("patched %s: %s", obj.GetName(), body))
+	f.c.announce()
+	return nil
 }
 
 type fakeCache struct {
@@ -111,11 +135,13 @@ func (c *fakeCluster) add(objs ...ctrl.Object) {
 			c.pods[key(pod)] = pod
 			c.mu.Unlock()
 		}
-		c.sources[fmt.Sprintf("%T", obj)].Add(obj)
+		c.sources[fmt.Sprintf("%T", obj)].Add(obj.DeepCopyObject())
 	}
 }
 
-func (c *fakeCluster) update(obj ctrl.Object) { c.sources[fmt.Sprintf("%T", obj)].Modify(obj) }
+func (c *fakeCluster) update(obj ctrl.Object) {
+	c.sources[fmt.Sprintf("%T", obj)].Modify(obj.DeepCopyObject())
+}
 
 // change applies f to a copy of the stored pod.
 func (c *fakeCluster) change(name types.NamespacedName, uid types.UID, f func(*corev1.Pod) error) error {
@@ -133,7 +159,10 @@ func (c *fakeCluster) change(name types.NamespacedName, uid types.UID, f func(*c
 		return err
 	}
 	c.pods[name] = pod
-	c.sources["*v1.Pod"].Modify(pod)
+	if c.onChange != nil {
+		c.onChange()
+	}
+	c.sources["*v1.Pod"].Modify(pod.DeepCopy()) // the source writes into what it gets
 	c.announce()
 	return nil
 }
@@ -146,7 +175,7 @@ func (c *fakeCluster) delete(obj ctrl.Object) error {
 		return apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, obj.GetName())
 	}
 	delete(c.pods, key(obj))
-	c.sources["*v1.Pod"].Delete(pod)
+	c.sources["*v1.Pod"].Delete(pod.DeepCopy())
 	c.announce()
 	return nil
 }
@@ -199,7 +228,7 @@ func (r *subresource) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch
 // eventually waits until f is true of the cluster.
 func (c *fakeCluster) eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(10 * time.Minute) // of a bubble's time, mostly
 	for {
 		c.mu.Lock()
 		ok, changed := f(), c.changed

@@ -2,6 +2,8 @@ package scheduler
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,7 +26,14 @@ func (s *Scheduler) decide(it *queue.Item, now time.Time) task {
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
 	s.joined()
-	return func(ctx context.Context) { s.bind(ctx, pod.Object, node, nominated) }
+	plan := s.snapshot.PlanVolumes(pod, node)
+	if plan == nil {
+		return func(ctx context.Context) { s.bind(ctx, pod.Object, node, nominated) }
+	}
+	s.snapshot.Promise(plan)
+	p := &parked{object: pod.Object, plan: plan, nominated: nominated, deadline: now.Add(maxVolumeWait), selected: map[types.UID]bool{}}
+	s.parked[pod.UID()] = p
+	return func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 }
 
 // reject sets a pod aside that fits no node, after making room for it if its
@@ -59,12 +68,8 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) t
 	}
 }
 
-func (s *Scheduler) budgetList() []policyv1.PodDisruptionBudget {
-	out := make([]policyv1.PodDisruptionBudget, 0, len(s.budgets))
-	for _, b := range s.budgets {
-		out = append(out, *b)
-	}
-	return out
+func (s *Scheduler) budgetList() []*policyv1.PodDisruptionBudget {
+	return slices.Collect(maps.Values(s.budgets))
 }
 
 // again wakes one pod, whose victims could not be evicted.
@@ -98,6 +103,10 @@ func (s *Scheduler) bind(ctx context.Context, obj *corev1.Pod, node, nominated s
 func (s *Scheduler) forget(uid types.UID, node, nominated string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.forgetLocked(uid, node, nominated)
+}
+
+func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
 	it, pending := s.binding[uid]
 	if !pending {
 		return false // deleted meanwhile

@@ -79,9 +79,8 @@ func (s *Scheduler) onNode(obj *corev1.Node) {
 		return
 	}
 	moved := change&^core.NodeAllocatable != 0 // topology may look different
-	s.wake(func(it *queue.Item) bool {
-		return moved && dependsOnPods(it) || s.snapshot.MightFit(it.Pod, obj.Name)
-	})
+	might := onceAClass(func(p *core.Pod) bool { return s.snapshot.MightFit(p, obj.Name) })
+	s.wake(func(it *queue.Item) bool { return moved && dependsOnPods(it) || might(it.Pod) })
 }
 
 func (s *Scheduler) onNodeGone(obj *corev1.Node) {
@@ -114,9 +113,18 @@ func (s *Scheduler) onPodGone(obj *corev1.Pod) {
 func (s *Scheduler) podGone(uid types.UID) {
 	s.drop(uid)
 	delete(s.binding, uid)
+	s.leave(uid)
 	if _, node, ok := s.snapshot.Pod(uid); ok {
 		s.snapshot.RemovePod(uid)
 		s.freed(node)
+	}
+}
+
+// leave ends a pod's wait for volumes.
+func (s *Scheduler) leave(uid types.UID) {
+	if p, ok := s.parked[uid]; ok {
+		delete(s.parked, uid)
+		s.snapshot.Withdraw(p.plan)
 	}
 }
 
@@ -143,17 +151,23 @@ func (s *Scheduler) podBound(obj *corev1.Pod) {
 }
 
 func (s *Scheduler) podPending(obj *corev1.Pod) {
+	it, underWay := s.binding[obj.UID]
+	if underWay {
+		it.Pod = core.NewPod(obj) // for the case that the bind fails
+	}
 	switch {
 	case obj.Spec.SchedulerName != s.name, obj.DeletionTimestamp != nil:
 		s.drop(obj.UID)
+		if p, ok := s.parked[obj.UID]; ok { // deleted before it started
+			s.giveUp(obj.UID, p, "pod is being deleted")
+		}
 		return
 	case len(obj.Spec.SchedulingGates) > 0:
 		s.drop(obj.UID)
 		s.reportGated(obj)
 		return
 	}
-	if it, ok := s.binding[obj.UID]; ok {
-		it.Pod = core.NewPod(obj) // for the case that the bind fails
+	if underWay {
 		return
 	}
 	if _, _, ok := s.snapshot.Pod(obj.UID); ok {
@@ -208,9 +222,23 @@ func (s *Scheduler) wake(f func(*queue.Item) bool) {
 
 // freed wakes the pods that room on a node may help.
 func (s *Scheduler) freed(node string) {
-	s.wake(func(it *queue.Item) bool {
-		return dependsOnPods(it) || s.snapshot.FitsNow(it.Pod, node)
-	})
+	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
+	s.wake(func(it *queue.Item) bool { return dependsOnPods(it) || dependsOnVolumes(it) || fits(it.Pod) })
+}
+
+// onceAClass asks f once for all pods that get the same answer: thousands may
+// be waiting, and they are mostly alike.
+func onceAClass(f func(*core.Pod) bool) func(*core.Pod) bool {
+	answers := map[string]bool{}
+	return func(p *core.Pod) bool {
+		class := p.Class()
+		answer, known := answers[class]
+		if !known {
+			answer = f(p)
+			answers[class] = answer
+		}
+		return answer
+	}
 }
 
 // joined wakes the pods that wait for other pods' company.

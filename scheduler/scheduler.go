@@ -21,6 +21,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
@@ -59,6 +62,8 @@ type Scheduler struct {
 	// binding are the pods whose bind is being written. They are in the
 	// snapshot already.
 	binding map[types.UID]*queue.Item
+	// parked are those among them that wait for volumes.
+	parked  map[types.UID]*parked
 	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
 	// chores are API calls that informer handlers want made, one a pod.
 	chores map[types.UID]task
@@ -89,6 +94,7 @@ func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 		snapshot: core.NewSnapshot(cfg.Seed),
 		queue:    queue.New(),
 		binding:  map[types.UID]*queue.Item{},
+		parked:   map[types.UID]*parked{},
 		budgets:  map[types.NamespacedName]*policyv1.PodDisruptionBudget{},
 		chores:   map[types.UID]task{},
 	}, nil
@@ -123,12 +129,19 @@ func (s *Scheduler) observe(ctx context.Context) (stop func(), err error) {
 		object  ctrl.Object
 		handler toolscache.ResourceEventHandler
 	}{
+		{&storagev1.StorageClass{}, handler(s.onClass, s.onClassGone)},
+		{&corev1.PersistentVolume{}, handler(s.onVolume, s.onVolumeGone)},
+		{&corev1.PersistentVolumeClaim{}, handler(s.onClaim, s.onClaimGone)},
 		{&corev1.Namespace{}, handler(s.onNamespace, s.onNamespaceGone)},
 		{&corev1.Node{}, handler(s.onNode, s.onNodeGone)},
 		{&policyv1.PodDisruptionBudget{}, handler(s.onBudget, s.onBudgetGone)},
 		{&corev1.Pod{}, handler(s.onPod, s.onPodGone)},
 	} {
 		informer, err := s.cluster.Cache().GetInformer(ctx, source.object, cache.BlockUntilSynced(false))
+		if meta.IsNoMatchError(err) || runtime.IsNotRegisteredError(err) {
+			s.logger.Info("kind is not served, scheduling without", "kind", fmt.Sprintf("%T", source.object))
+			continue
+		}
 		if err != nil {
 			return stop, fmt.Errorf("watch %T: %w", source.object, err)
 		}
@@ -200,6 +213,7 @@ func (s *Scheduler) rest(ctx context.Context, next time.Time) bool {
 func (s *Scheduler) next(now time.Time) (task, time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	expiry := s.expire(now)
 	for uid, do := range s.chores {
 		delete(s.chores, uid)
 		return do, time.Time{}
@@ -207,7 +221,11 @@ func (s *Scheduler) next(now time.Time) (task, time.Time) {
 	for {
 		item := s.queue.Pop(now)
 		if item == nil {
-			return nil, s.queue.Next()
+			next := s.queue.Next()
+			if next.IsZero() || !expiry.IsZero() && expiry.Before(next) {
+				next = expiry
+			}
+			return nil, next
 		}
 		if do := s.decide(item, now); do != nil {
 			return do, time.Time{}

@@ -13,6 +13,9 @@ import (
 	"github.com/proa-dev/proa/api"
 )
 
+// Kinds lists the kinds of the group.
+func Kinds() []*api.Kind { return []*api.Kind{IPAddress()} }
+
 // IPAddress is one address that a Service holds. Its name is the address, so
 // that two API servers cannot hand out the same one (KEP-1880).
 func IPAddress() *api.Kind {

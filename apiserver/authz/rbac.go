@@ -123,14 +123,14 @@ func roleRules(source admission.Source, ref rbacv1.RoleRef, namespace string) ([
 				return role.Rules, nil
 			}
 		}
-		return nil, apierrors.NewNotFound(roleResource, ref.Name)
+		return nil, apierrors.NewNotFound(rbacv1.Resource("role"), ref.Name)
 	case "ClusterRole":
 		if obj, ok := source.Get(clusterRoleResource, "", ref.Name); ok {
 			if role, ok := obj.(*rbacv1.ClusterRole); ok {
 				return role.Rules, nil
 			}
 		}
-		return nil, apierrors.NewNotFound(clusterRoleResource, ref.Name)
+		return nil, apierrors.NewNotFound(rbacv1.Resource("clusterrole"), ref.Name)
 	default:
 		return nil, fmt.Errorf("unsupported role reference kind: %q", ref.Kind)
 	}

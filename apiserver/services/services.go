@@ -16,7 +16,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/networking"
+	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -29,7 +31,7 @@ type Config struct {
 	Now       func() metav1.Time
 }
 
-// Allocator hands out addresses and ports. Safe for concurrent use, also with
+// Allocator hands out addresses and ports: the registry's hook for Services. Safe for concurrent use, also with
 // allocators of other servers on the same store.
 type Allocator struct {
 	ips   *addresses
@@ -73,14 +75,20 @@ func (c *Claim) give(ctx context.Context, ips []string, ports []int32) error {
 
 // Release returns the claim whose Commit gives back all that a deleted
 // Service held.
-func (a *Allocator) Release(svc *corev1.Service) *Claim {
+func (a *Allocator) Release(obj api.Object) registry.Claim {
+	svc := obj.(*corev1.Service)
 	return &Claim{a: a, svc: svc, freedIPs: realIPs(svc), freedPorts: nodePorts(svc)}
 }
 
-// Assign fills in svc's addresses, families and ports; it mutates svc. old is
-// nil on create. A dry run claims nothing and leaves what it cannot know
-// empty. Errors are Invalid status errors with upstream's texts.
-func (a *Allocator) Assign(ctx context.Context, svc, old *corev1.Service, dryRun bool) (*Claim, error) {
+// Claim fills in a Service's addresses, families and ports. old is nil on
+// create. A dry run claims nothing and leaves what it cannot know empty.
+// Errors are Invalid status errors with upstream's texts.
+func (a *Allocator) Claim(ctx context.Context, obj, before api.Object, dryRun bool) (registry.Claim, error) {
+	svc := obj.(*corev1.Service)
+	var old *corev1.Service
+	if before != nil {
+		old = before.(*corev1.Service)
+	}
 	c := &Claim{a: a, svc: svc}
 	if old != nil {
 		carryOver(svc, old)

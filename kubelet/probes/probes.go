@@ -30,6 +30,13 @@ const UserAgent = "kube-probe/1.37"
 // maxBody bounds what is read and kept of an answer.
 const maxBody = 10 << 10
 
+// StatusError is an HTTP answer that is no success.
+type StatusError struct{ Code int }
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("HTTP probe failed with statuscode: %d", e.Code)
+}
+
 // Exec runs a command in the container that is probed.
 type Exec func(ctx context.Context, command []string, timeout time.Duration) (output []byte, exitCode int32, err error)
 
@@ -150,7 +157,7 @@ func HTTPGet(ctx context.Context, h *corev1.HTTPGetAction, timeout time.Duration
 	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
 		return string(body), nil
 	}
-	return string(body), fmt.Errorf("HTTP probe failed with statuscode: %d", resp.StatusCode)
+	return string(body), &StatusError{Code: resp.StatusCode}
 }
 
 // dialer closes probes' sockets hard, since thousands of them in TIME_WAIT

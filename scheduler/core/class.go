@@ -1,6 +1,9 @@
 package core
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 const maxScore = 100
 
@@ -83,12 +86,18 @@ func (c *class) sync(s *Snapshot) {
 }
 
 func (c *class) grow(n int) {
-	for len(c.verdict) < n {
-		c.verdict = append(c.verdict, NodeAbsent)
-		c.total = append(c.total, 0)
-		c.pos = append(c.pos, -1)
-		c.tie = append(c.tie, 0)
+	more := n - len(c.verdict)
+	if more <= 0 {
+		return
 	}
+	c.verdict = append(c.verdict, make([]Filter, more)...)
+	c.total = append(c.total, make([]int64, more)...)
+	c.tie = append(c.tie, make([]uint32, more)...)
+	c.pos = append(c.pos, make([]int32, more)...)
+	for i := n - more; i < n; i++ {
+		c.verdict[i], c.pos[i] = NodeAbsent, -1
+	}
+	c.heap = slices.Grow(c.heap, n-len(c.heap))
 }
 
 func (c *class) rebuild(s *Snapshot) {

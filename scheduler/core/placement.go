@@ -22,6 +22,7 @@ const (
 	NodeAffinity
 	NodePorts
 	NodeResourcesFit
+	VolumeBinding
 	PodTopologySpread
 	InterPodAffinity
 )
@@ -67,8 +68,8 @@ func newPlacement(obj *corev1.Pod) *placement {
 
 // at returns the answer for a slot, computed anew if the node changed.
 func (p *placement) at(s *Snapshot, slot int32) *answer {
-	for len(p.answers) < len(s.nodes) {
-		p.answers = append(p.answers, answer{})
+	if more := len(s.nodes) - len(p.answers); more > 0 {
+		p.answers = append(p.answers, make([]answer, more)...)
 	}
 	row := &s.nodes[slot]
 	a := &p.answers[slot]

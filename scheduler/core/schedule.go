@@ -36,7 +36,10 @@ func (s *Snapshot) Schedule(p *Pod) (node string, why *Diagnosis) {
 		return s.schedulePinned(p, k)
 	}
 	c := s.classOf(p)
-	v := s.viewOf(p, c.place)
+	v, refusal := s.viewOf(p, c.place)
+	if refusal != "" {
+		return "", s.refuse(refusal)
+	}
 	if n, ok := s.nominated[p.UID()]; ok && s.passes(c, v, p, n.slot) {
 		return s.nodes[n.slot].name, nil
 	}
@@ -50,6 +53,14 @@ func (s *Snapshot) Schedule(p *Pod) (node string, why *Diagnosis) {
 		return s.nodes[slot].name, nil
 	}
 	return "", s.diagnose(c, v, p)
+}
+
+// refuse is the diagnosis of a pod whose volumes keep it off every node.
+func (s *Snapshot) refuse(reason string) *Diagnosis {
+	return &Diagnosis{
+		Failed:  FilterSet(0).With(VolumeBinding),
+		message: fmt.Sprintf("0/%d nodes are available: %s.", s.live, reason),
+	}
 }
 
 // best returns the feasible slot with the highest score, -1 when none is.
@@ -92,7 +103,10 @@ func (s *Snapshot) bestNear(c *class, v *view, p *Pod) int32 {
 func (s *Snapshot) schedulePinned(p *Pod, k *classKeys) (string, *Diagnosis) {
 	c := newClass(p, newPlacement(p.Object))
 	c.found, _ = s.imagesOf(c.images)
-	v := s.viewOf(p, c.place)
+	v, refusal := s.viewOf(p, c.place)
+	if refusal != "" {
+		return "", s.refuse(refusal)
+	}
 	found, top := "", int64(-1)
 	for _, name := range k.pinned {
 		slot, ok := s.slots[name]

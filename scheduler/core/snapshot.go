@@ -54,6 +54,7 @@ type Snapshot struct {
 	placements cacheOf[placement]
 	classes    cacheOf[class]
 	topology   topologyIndex
+	storage    volumeIndex
 	rand       *rand.Rand
 }
 
@@ -101,6 +102,7 @@ func NewSnapshot(seed uint64) *Snapshot {
 		placements: newCacheOf[placement](256),
 		classes:    newCacheOf[class](256),
 		topology:   newTopologyIndex(),
+		storage:    newVolumeIndex(),
 		rand:       rand.New(rand.NewPCG(seed, seed^0x9e3779b97f4a7c15)),
 	}
 }
@@ -238,6 +240,7 @@ func (s *Snapshot) RemoveNode(name string) {
 func (s *Snapshot) setAllocatable(slot int32, list corev1.ResourceList) bool {
 	differs := false
 	set := func(column []int64, v int64) {
+		v = clamp(v)
 		if column[slot] != v {
 			column[slot], differs = v, true
 		}
@@ -280,6 +283,7 @@ func (s *Snapshot) PutPod(pod *Pod, node string) {
 	s.pods[pod.UID()] = at
 	s.charge(slot, pod, 1)
 	s.topology.podChanged(s.namespaces, pod, slot, 1)
+	s.useClaims(pod, 1)
 	s.changed(slot)
 	s.Denominate(pod.UID())
 }
@@ -304,6 +308,7 @@ func (s *Snapshot) RemovePod(uid types.UID) {
 	}
 	s.charge(at.slot, at.pod, -1)
 	s.topology.podChanged(s.namespaces, at.pod, at.slot, -1)
+	s.useClaims(at.pod, -1)
 	s.changed(at.slot)
 	s.release(at.slot)
 }
@@ -317,6 +322,15 @@ func (s *Snapshot) charge(slot int32, pod *Pod, sign int64) {
 	s.nonzero[memory][slot] += sign * n.nonzeroMemory
 	for _, x := range n.scalars {
 		s.scalar(x.name).requested[slot] += sign * x.quantity
+	}
+}
+
+// useClaims counts a pod's claims as used (1) or not any more (-1).
+func (s *Snapshot) useClaims(pod *Pod, n int) {
+	for _, name := range claimNames(pod.Object) {
+		if s.storage.users[name] += n; s.storage.users[name] == 0 {
+			delete(s.storage.users, name)
+		}
 	}
 }
 

@@ -2,9 +2,11 @@ package core
 
 import "math"
 
-// view is what the other pods mean for one pending pod: built for a decision
-// and thrown away.
+// view is what other pods and volumes mean for one pending pod: built for a
+// decision and thrown away.
 type view struct {
+	snapshot   *Snapshot
+	claims     *claimsView
 	hard, soft []spreadRule
 
 	near      []sums
@@ -37,10 +39,14 @@ type spreadRule struct {
 	node    bool // every node is a domain of its own
 }
 
-// viewOf returns nil when other pods' labels do not matter to the pod.
-func (s *Snapshot) viewOf(p *Pod, place *placement) *view {
-	v := &view{}
-	any := false
+// viewOf returns nil when nothing but nodes matters to the pod. refusal says
+// why no node will do.
+func (s *Snapshot) viewOf(p *Pod, place *placement) (v *view, refusal string) {
+	v = &view{snapshot: s}
+	if v.claims, refusal = s.claimsOf(p.Object); refusal != "" {
+		return nil, refusal
+	}
+	any := v.claims != nil
 	if len(p.Object.Spec.TopologySpreadConstraints) > 0 {
 		hard, soft := spreadTermsOf(p.Object)
 		v.hard = s.spreadRules(p, place, hard)
@@ -65,9 +71,9 @@ func (s *Snapshot) viewOf(p *Pod, place *placement) *view {
 		}
 	})
 	if !any {
-		return nil
+		return nil, ""
 	}
-	return v
+	return v, ""
 }
 
 func (s *Snapshot) viewAffinity(v *view, p *Pod, a *podTerms) {
@@ -165,9 +171,14 @@ func hasAll(rules []spreadRule, slot int32) bool {
 	return true
 }
 
-// check applies spreading and affinity between pods to one node. hopeless
+// check applies volumes, spreading and affinity between pods to one node. hopeless
 // says that no pod's leaving would help.
 func (v *view) check(slot int32) (f Filter, reason string, hopeless bool) {
+	if v.claims != nil {
+		if reason, hopeless := v.claims.check(v.snapshot, v.snapshot.nodes[slot].node); reason != "" {
+			return VolumeBinding, reason, hopeless
+		}
+	}
 	for i := range v.hard {
 		r := &v.hard[i]
 		n, ok := r.at(slot)
