@@ -86,9 +86,10 @@ func (e *etcd) commit(ctx context.Context, w write) (rev int64, ok bool, err err
 }
 
 // currentRevision is at least the revision of every write acknowledged before
-// the call. The only member of a cluster knows it without asking anybody.
+// the call. Our member knows it without asking anybody: it listens for no
+// peers, so that nothing is acknowledged anywhere that it has not applied.
 func (e *etcd) currentRevision(ctx context.Context) (int64, error) {
-	if e.member != nil && len(e.member.Server.Cluster().Members()) == 1 {
+	if e.member != nil {
 		return e.member.Server.KV().Rev(), nil
 	}
 	return e.readRevision(ctx)

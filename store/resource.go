@@ -65,7 +65,7 @@ func (r *Resource) Create(ctx context.Context, key string, obj api.Object, ttl i
 		}
 	}
 	p := r.pending.add(&pendingWrite{key: key, obj: obj, value: data, leased: put.lease != 0})
-	rev, ok, err := r.store.etcd.commit(ctx, put)
+	rev, ok, err := r.commit(ctx, put)
 	if err != nil || !ok {
 		r.pending.drop(p)
 		if err != nil {
@@ -106,7 +106,7 @@ func (r *Resource) Update(ctx context.Context, old *Entry, obj api.Object) (*Ent
 		}
 	}
 	p := r.pending.add(&pendingWrite{key: old.Key, obj: obj, value: data, leased: old.leased})
-	rev, ok, err := r.store.etcd.commit(ctx, put)
+	rev, ok, err := r.commit(ctx, put)
 	if err != nil || !ok {
 		r.pending.drop(p)
 		if err != nil {
@@ -121,7 +121,7 @@ func (r *Resource) Update(ctx context.Context, old *Entry, obj api.Object) (*Ent
 // ErrChanged. The entry returned carries the deletion's revision.
 func (r *Resource) Delete(ctx context.Context, old *Entry) (*Entry, error) {
 	p := r.pending.add(&pendingWrite{key: old.Key, old: old})
-	rev, ok, err := r.store.etcd.commit(ctx, write{key: r.prefix + old.Key, expect: old.Revision, remove: true})
+	rev, ok, err := r.commit(ctx, write{key: r.prefix + old.Key, expect: old.Revision, remove: true})
 	if err != nil || !ok {
 		r.pending.drop(p)
 		if err != nil {
@@ -130,6 +130,14 @@ func (r *Resource) Delete(ctx context.Context, old *Entry) (*Entry, error) {
 		return nil, ErrChanged
 	}
 	return r.written(ctx, p, rev)
+}
+
+// commit refuses writes whose events nobody would wait for.
+func (r *Resource) commit(ctx context.Context, w write) (rev int64, ok bool, err error) {
+	if r.ctx.Err() != nil {
+		return 0, false, errClosed
+	}
+	return r.store.etcd.commit(ctx, w)
 }
 
 // written ends a successful write once the cache has it, so that who wrote
@@ -181,6 +189,9 @@ func (r *Resource) Cached(key string) *Entry {
 
 // catchUp waits until the cache has every write acknowledged before the call.
 func (r *Resource) catchUp(ctx context.Context) error {
+	if r.ctx.Err() != nil {
+		return asStatus(errClosed, "get")
+	}
 	rev, err := r.store.etcd.currentRevision(ctx)
 	if err == nil && r.store.feed.rev.Load() < rev {
 		wait, cancel := context.WithTimeout(ctx, catchUpTimeout)
