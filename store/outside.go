@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // connectEtcd connects to an etcd cluster of the user's.
@@ -25,6 +27,11 @@ func connectEtcd(ctx context.Context, cfg Config) (*etcd, error) {
 		DialKeepAliveTimeout: 10 * time.Second,
 		Logger:               zap.New(newLogCore(cfg.Logger, stopping), zap.WithFatalHook(newFatalHook())),
 	}
+	// gRPC's own waits grow to two minutes: a cluster is to go on soon after
+	// its etcd does.
+	params := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
+	params.Backoff.BaseDelay, params.Backoff.MaxDelay = 100*time.Millisecond, 3*time.Second
+	cc.DialOptions = []grpc.DialOption{grpc.WithConnectParams(params)}
 	if cfg.CAFile != "" || cfg.CertFile != "" || strings.HasPrefix(cfg.Endpoints[0], "https://") {
 		info := transport.TLSInfo{TrustedCAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile}
 		tls, err := info.ClientConfig()
