@@ -1,0 +1,103 @@
+package codec
+
+import (
+	"bytes"
+	"fmt"
+	"mime"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"sigs.k8s.io/yaml"
+)
+
+// Codec knows the Go types of protobuf bodies.
+type Codec struct {
+	proto *protobuf.Serializer
+}
+
+// New returns a codec for the scheme's types.
+func New(scheme *runtime.Scheme) *Codec {
+	return &Codec{proto: protobuf.NewSerializer(scheme, scheme)}
+}
+
+// BodyFormat reads a Content-Type; "" is JSON.
+func BodyFormat(contentType string) (Format, error) {
+	if contentType == "" || contentType == MediaJSON {
+		return JSON, nil
+	}
+	media, _, err := mime.ParseMediaType(contentType)
+	if err == nil {
+		switch media {
+		case MediaJSON:
+			return JSON, nil
+		case MediaYAML, "text/yaml", "application/x-yaml":
+			return YAML, nil
+		case MediaProtobuf:
+			return Protobuf, nil
+		}
+	}
+	return 0, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "",
+		fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s, %s, %s", MediaJSON, MediaYAML, MediaProtobuf), 0, true)
+}
+
+// Decode reads a body into obj, whose kind want is used where the body names
+// none. strict are duplicate and unknown fields, which are dropped.
+func (c *Codec) Decode(f Format, data []byte, obj runtime.Object, want schema.GroupVersionKind) (strict []error, err error) {
+	switch f {
+	case Protobuf:
+		if _, custom := obj.(runtime.Unstructured); custom {
+			return nil, unreadable(want, data, fmt.Errorf("custom resources have no protobuf form"))
+		}
+		if _, _, err := c.proto.Decode(data, &want, obj); err != nil {
+			return nil, unreadable(want, data, err)
+		}
+	case YAML:
+		var faults []error
+		if err := yaml.UnmarshalStrict(data, &map[string]any{}); err != nil {
+			faults = append(faults, fmt.Errorf("yaml: %w", err))
+		}
+		asJSON, err := yaml.YAMLToJSON(data)
+		if err != nil {
+			return nil, unreadable(want, data, err)
+		}
+		if strict, err = DecodeJSON(asJSON, obj); err != nil {
+			return nil, unreadable(want, data, err)
+		}
+		strict = append(faults, strict...)
+	default:
+		if strict, err = DecodeJSON(data, obj); err != nil {
+			return nil, unreadable(want, data, err)
+		}
+	}
+	kind := obj.GetObjectKind()
+	switch have := kind.GroupVersionKind(); {
+	case have == want:
+	case have.Empty():
+		kind.SetGroupVersionKind(want)
+	case have.Kind == "":
+		kind.SetGroupVersionKind(have.GroupVersion().WithKind(want.Kind))
+	case have.Version == "" && have.Group == "":
+		kind.SetGroupVersionKind(want.GroupVersion().WithKind(have.Kind))
+	}
+	return strict, nil
+}
+
+// unreadable is the 400 for a body that is no such object.
+func unreadable(want schema.GroupVersionKind, data []byte, err error) error {
+	var t struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+	}
+	if yaml.Unmarshal(data, &t) == nil && t.Kind != "" {
+		gv, _ := schema.ParseGroupVersion(t.APIVersion)
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", t.Kind, gv.Version, want.Kind, err))
+	}
+	summary := data
+	if len(summary) > 30 {
+		summary = append(append([]byte{}, summary[:30]...), " ..."...)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, bytes.ToValidUTF8(summary, nil)))
+}

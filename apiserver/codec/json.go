@@ -1,0 +1,35 @@
+// Package codec reads objects from JSON, YAML and protobuf and writes them,
+// one by one or as lists and watch frames joined of bytes that exist already.
+package codec
+
+import (
+	"errors"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	kjson "sigs.k8s.io/json"
+)
+
+// DecodeJSON reads data into obj and returns the duplicate and unknown fields
+// that it met, which are dropped.
+func DecodeJSON(data []byte, obj runtime.Object) (strict []error, err error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return kjson.UnmarshalStrict(data, obj)
+	}
+	content := map[string]any{}
+	if strict, err = kjson.UnmarshalStrict(data, &content); err != nil {
+		return nil, err
+	}
+	if content == nil {
+		return nil, errors.New("expected an object, got null")
+	}
+	if meta, ok := content["metadata"]; ok {
+		if _, ok := meta.(map[string]any); !ok {
+			return nil, fmt.Errorf("json: cannot unmarshal %T into field metadata", meta)
+		}
+	}
+	u.Object = content
+	return strict, nil
+}

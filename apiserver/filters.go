@@ -1,0 +1,280 @@
+package apiserver
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/proa-dev/proa/apiserver/handlers"
+	"github.com/proa-dev/proa/apiserver/registry"
+)
+
+// requestTimeout ends requests that are not meant to last.
+const requestTimeout = 60 * time.Second
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w := &response{ResponseWriter: rw}
+	begin := s.cfg.Now()
+	info, infoErr := s.infos.NewRequestInfo(r)
+	defer s.recover(w, r)
+	defer func() { s.metrics.observe(info, r, s.known(info, w.status()), w.status(), s.cfg.Now().Sub(begin)) }()
+	auditID := r.Header.Get("Audit-Id")
+	if auditID == "" || len(auditID) > 64 {
+		auditID = string(uuid.NewUUID())
+	}
+	w.Header()["Audit-Id"] = []string{auditID}
+	if infoErr != nil {
+		s.fail(w, r, apierrors.NewBadRequest(infoErr.Error()))
+		return
+	}
+	if err := s.serve(w, r, info); err != nil {
+		s.fail(w, r, err)
+	}
+}
+
+// known says whether a request was for something that is served.
+func (s *Server) known(info *request.RequestInfo, code int) bool {
+	if info == nil || info.Subresource != "" && code == http.StatusNotFound {
+		return false
+	}
+	return s.kinds.Set().ByResource(schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}) != nil
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	handlers.WriteError(w, r, s.codec, err)
+}
+
+// recover answers a request whose handler panicked, if it can still be.
+func (s *Server) recover(w *response, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares so
+		panic(p)
+	}
+	s.cfg.Logger.Error("request handler panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+	if w.code != 0 {
+		panic(http.ErrAbortHandler) // the client must not take it for a whole answer
+	}
+	s.fail(w, r, internalError(fmt.Errorf("This request caused apiserver to panic. Look in the logs for details."))) //nolint:staticcheck // upstream's text
+}
+
+// serve takes a request through the filters.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.RequestInfo) error {
+	u, err := s.authenticate(r)
+	if err != nil {
+		return err
+	}
+	if r.Header.Get("Impersonate-User") != "" || hasImpersonation(r.Header) {
+		if u, err = s.impersonate(r.Context(), r.Header, u); err != nil {
+			return err
+		}
+	}
+	ctx := request.WithUser(r.Context(), u)
+	if isLong(r, info) {
+		r = r.WithContext(ctx)
+		if err := s.authorize(ctx, u, info); err != nil {
+			return err
+		}
+		s.route(w, r, info)
+		return nil
+	}
+	limit := s.reads
+	switch info.Verb {
+	case "get", "list", "head":
+	default:
+		limit = s.writes
+	}
+	if !privileged(u) {
+		if err := limit.enter(ctx); err != nil {
+			return err
+		}
+		defer limit.leave()
+	}
+	if err := s.authorize(ctx, u, info); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeoutOf(r))
+	defer cancel()
+	if r.ContentLength != 0 {
+		// A body that trickles in must not hold the request open.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
+	}
+	s.route(w, r.WithContext(ctx), info)
+	return nil
+}
+
+// authenticate says who makes the request.
+func (s *Server) authenticate(r *http.Request) (user.Info, error) {
+	resp, ok, err := s.cfg.Authenticator.AuthenticateRequest(r)
+	if err != nil || !ok {
+		if err != nil {
+			s.cfg.Logger.Debug("unable to authenticate the request", "error", err)
+		}
+		return nil, apierrors.NewUnauthorized("Unauthorized")
+	}
+	r.Header.Del("Authorization") // nobody behind this line needs it
+	return resp.User, nil
+}
+
+func (s *Server) authorize(ctx context.Context, u user.Info, info *request.RequestInfo) error {
+	a := authorizer.AttributesRecord{
+		User: u, Verb: info.Verb, Namespace: info.Namespace, APIGroup: info.APIGroup, APIVersion: info.APIVersion,
+		Resource: info.Resource, Subresource: info.Subresource, Name: info.Name,
+		ResourceRequest: info.IsResourceRequest, Path: info.Path,
+	}
+	if info.FieldSelector != "" {
+		sel, err := fields.ParseSelector(info.FieldSelector)
+		if err != nil {
+			a.FieldSelectorParsingErr = err
+		} else {
+			a.FieldSelectorRequirements = sel.Requirements()
+		}
+	}
+	if info.LabelSelector != "" {
+		sel, err := labels.Parse(info.LabelSelector)
+		if err != nil {
+			a.LabelSelectorParsingErr = err
+		} else {
+			a.LabelSelectorRequirements, _ = sel.Requirements()
+		}
+	}
+	return registry.Authorize(ctx, s.cfg.Authorizer, a)
+}
+
+// isLong says that a request may last: watches and streams.
+func isLong(r *http.Request, info *request.RequestInfo) bool {
+	if !info.IsResourceRequest {
+		return false
+	}
+	return info.Verb == "watch" || info.Verb == "proxy" || handlers.IsConnect(info)
+}
+
+// privileged users are never turned away for load: they may have to mend it.
+func privileged(u user.Info) bool {
+	for _, g := range u.GetGroups() {
+		if g == user.SystemPrivilegedGroup {
+			return true
+		}
+	}
+	return false
+}
+
+// timeoutOf is the time a request gets; clients may ask for less.
+func timeoutOf(r *http.Request) time.Duration {
+	if r.URL.RawQuery == "" {
+		return requestTimeout
+	}
+	if v := r.URL.Query().Get("timeout"); v != "" {
+		if d, err := time.ParseDuration(v); err == nil && d > 0 && d < requestTimeout {
+			return d
+		}
+	}
+	return requestTimeout
+}
+
+// response remembers the status code.
+type response struct {
+	http.ResponseWriter
+	code int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *response) WriteHeader(code int) {
+	if w.code == 0 {
+		w.code = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Write implements http.ResponseWriter.
+func (w *response) Write(p []byte) (int, error) {
+	if w.code == 0 {
+		w.code = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Flush implements http.Flusher.
+func (w *response) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+
+// Hijack implements http.Hijacker.
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil && w.code == 0 {
+		w.code = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
+}
+
+// Unwrap lets http.ResponseController through.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) status() int {
+	if w.code == 0 {
+		return http.StatusOK
+	}
+	return w.code
+}
+
+// limiter bounds requests in flight. Those above the bound wait a moment, and
+// so many that this is bounded as well.
+type limiter struct {
+	running chan struct{}
+	waiting chan struct{}
+}
+
+const (
+	// waitersPer is how many requests may wait for each that runs.
+	waitersPer = 8
+	maxWait    = 15 * time.Second
+)
+
+func newLimiter(n int) *limiter {
+	return &limiter{running: make(chan struct{}, n), waiting: make(chan struct{}, n*waitersPer)}
+}
+
+var errBusy = errors.New("too many requests, please try again later")
+
+func (l *limiter) enter(ctx context.Context) error {
+	select {
+	case l.running <- struct{}{}:
+		return nil
+	default:
+	}
+	busy := apierrors.NewTooManyRequests(errBusy.Error(), 1)
+	select {
+	case l.waiting <- struct{}{}:
+		defer func() { <-l.waiting }()
+	default:
+		return busy
+	}
+	timer := time.NewTimer(maxWait)
+	defer timer.Stop()
+	select {
+	case l.running <- struct{}{}:
+		return nil
+	case <-timer.C:
+		return busy
+	case <-ctx.Done():
+		return busy
+	}
+}
+
+func (l *limiter) leave() { <-l.running }

@@ -1,0 +1,193 @@
+package handlers
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"github.com/proa-dev/proa/apiserver/codec"
+)
+
+const (
+	// Answers above this size are compressed for clients that like it; below,
+	// the time costs more than the bytes.
+	gzipAbove = 128 << 10
+	gzipLevel = 4
+	// maxWarnings bounds the Warning headers of one answer.
+	maxWarnings = 4 << 10
+)
+
+// gzipWriters are kept because each has some 800 kB of tables.
+var gzipWriters = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzipLevel)
+	return w
+}}
+
+// WriteError answers with err as a Status.
+func WriteError(w http.ResponseWriter, r *http.Request, c *codec.Codec, err error) {
+	accepted, _ := codec.Negotiate(r.Header.Get("Accept"), codec.IsTransform)
+	status := StatusOf(err)
+	if after := retryAfter(status); after > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(after))
+	}
+	data, merr := c.Marshal(accepted.Format, status)
+	if merr != nil {
+		http.Error(w, status.Message, int(status.Code))
+		return
+	}
+	write(w, r, int(status.Code), accepted.Format, data)
+}
+
+func retryAfter(s *metav1.Status) int {
+	if s.Details == nil {
+		return 0
+	}
+	return int(s.Details.RetryAfterSeconds)
+}
+
+// StatusOf makes a whole Status of an error.
+func StatusOf(err error) *metav1.Status {
+	var known apierrors.APIStatus
+	var s metav1.Status
+	if errors.As(err, &known) {
+		s = known.Status()
+	} else {
+		s = metav1.Status{Status: metav1.StatusFailure, Message: err.Error(), Reason: metav1.StatusReasonUnknown}
+	}
+	s.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+	if s.Code == 0 {
+		s.Code = http.StatusInternalServerError
+		if s.Status == metav1.StatusSuccess {
+			s.Code = http.StatusOK
+		}
+	}
+	return &s
+}
+
+func notAcceptable() error {
+	return apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", schema.GroupResource{}, "",
+		fmt.Sprintf("only the following media types are accepted: %s, %s, %s", codec.MediaJSON, codec.MediaYAML, codec.MediaProtobuf), 0, true)
+}
+
+func (c *call) fail(err error) { WriteError(c.w, c.r, c.cfg.Codec, err) }
+
+// object answers with one object whose kind is set.
+func (c *call) object(code int, obj runtime.Object) error {
+	data, err := c.cfg.Codec.Marshal(c.accept.Format, obj)
+	if errors.Is(err, codec.ErrNoProtobuf) {
+		return notAcceptable()
+	}
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	c.write(code, data)
+	return nil
+}
+
+func (c *call) write(code int, data []byte) { write(c.w, c.r, code, c.accept.Format, data) }
+
+// write sends a body that is one JSON line, YAML or protobuf. data is shared.
+func write(w http.ResponseWriter, r *http.Request, code int, f codec.Format, data []byte) {
+	h := w.Header()
+	h["Content-Type"] = contentTypes[f]
+	h["Cache-Control"] = noCache
+	newline := f == codec.JSON && (len(data) == 0 || data[len(data)-1] != '\n')
+	if f == codec.JSON && pretty(r) {
+		var out bytes.Buffer
+		if json.Indent(&out, data, "", "  ") == nil {
+			data, newline = out.Bytes(), !bytes.HasSuffix(out.Bytes(), []byte("\n"))
+		}
+	}
+	if len(data) > gzipAbove && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		h.Add("Vary", "Accept-Encoding")
+		w.WriteHeader(code)
+		z := gzipWriters.Get().(*gzip.Writer)
+		defer gzipWriters.Put(z)
+		z.Reset(w)
+		_, _ = z.Write(data) // the client has gone if this fails
+		if newline {
+			_, _ = z.Write([]byte("\n"))
+		}
+		_ = z.Close()
+		return
+	}
+	n := len(data)
+	if newline {
+		n++
+	}
+	h["Content-Length"] = []string{strconv.Itoa(n)}
+	w.WriteHeader(code)
+	if r.Method == http.MethodHead {
+		return
+	}
+	_, _ = w.Write(data)
+	if newline {
+		_, _ = w.Write([]byte("\n"))
+	}
+}
+
+// Header values that every answer shares; net/http does not change them.
+var (
+	contentTypes = map[codec.Format][]string{
+		codec.JSON: {codec.MediaJSON}, codec.YAML: {codec.MediaYAML}, codec.Protobuf: {codec.MediaProtobuf},
+	}
+	noCache = []string{"no-cache, private"}
+)
+
+// pretty says whether the answer is for human eyes.
+func pretty(r *http.Request) bool {
+	if strings.Contains(r.URL.RawQuery, "pretty") {
+		switch v := r.URL.Query(); {
+		case !v.Has("pretty"):
+		case v.Get("pretty") == "false" || v.Get("pretty") == "0":
+			return false
+		default:
+			return true
+		}
+	}
+	agent := r.Header.Get("User-Agent")
+	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
+}
+
+// warnings puts warnings into the header of the answer.
+type warnings struct {
+	header http.Header
+	mu     sync.Mutex
+	seen   map[string]bool
+	size   int
+}
+
+// AddWarning implements warning.Recorder.
+func (w *warnings) AddWarning(agent, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if text == "" || w.seen[text] || w.size+len(text) > maxWarnings {
+		return
+	}
+	if agent == "" {
+		agent = "-"
+	}
+	line, err := utilnet.NewWarningHeader(299, agent, text)
+	if err != nil {
+		return // control characters in the text: nothing that a header can carry
+	}
+	if w.seen == nil {
+		w.seen = map[string]bool{}
+	}
+	w.seen[text] = true
+	w.size += len(text)
+	w.header.Add("Warning", line)
+}

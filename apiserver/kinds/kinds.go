@@ -1,0 +1,159 @@
+// Package kinds holds the table of what the API server serves: built-in kinds
+// from the start, custom ones as they come and go. Readers see one immutable
+// Set at a time, so a request that began with a kind ends with it.
+package kinds
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	apimachineryversion "k8s.io/apimachinery/pkg/version"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// Table is the current Set. Safe for concurrent use.
+type Table struct {
+	mu      sync.Mutex // serializes Put
+	sources map[string][]*api.Kind
+	current atomic.Pointer[Set]
+}
+
+// New returns a table of the built-in kinds.
+func New(builtin []*api.Kind) *Table {
+	t := &Table{sources: map[string][]*api.Kind{}}
+	t.Put("", builtin)
+	return t
+}
+
+// Put replaces the kinds that came from source (a custom resource definition's
+// name); nil removes them. A kind that another source has already stays as it
+// is: the source that sorts first wins, built-in kinds ("") before all.
+func (t *Table) Put(source string, kinds []*api.Kind) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(kinds) == 0 {
+		delete(t.sources, source)
+	} else {
+		t.sources[source] = slices.Clone(kinds)
+	}
+	var generation int64 = 1
+	if old := t.current.Load(); old != nil {
+		generation = old.Generation + 1
+	}
+	t.current.Store(newSet(t.sources, generation))
+}
+
+// Set returns the kinds as they are now.
+func (t *Table) Set() *Set { return t.current.Load() }
+
+// Set is an immutable table of kinds.
+type Set struct {
+	// Generation grows with every change of the table.
+	Generation int64
+	// All is every kind, those of built-in groups first, in the order given.
+	All []*api.Kind
+	// Groups is in order of discovery: the core group first.
+	Groups []Group
+
+	byResource map[schema.GroupVersionResource]*api.Kind
+	byKind     map[schema.GroupVersionKind]*api.Kind
+}
+
+// Group is one API group with its versions, the preferred one first.
+type Group struct {
+	Name     string
+	Versions []string
+}
+
+func newSet(sources map[string][]*api.Kind, generation int64) *Set {
+	s := &Set{
+		Generation: generation,
+		byResource: map[schema.GroupVersionResource]*api.Kind{},
+		byKind:     map[schema.GroupVersionKind]*api.Kind{},
+	}
+	names := make([]string, 0, len(sources))
+	for name := range sources {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	groups := map[string]int{}
+	for _, name := range names {
+		for _, k := range sources[name] {
+			if s.byResource[k.GVR()] != nil || s.byKind[k.GVK] != nil {
+				continue
+			}
+			s.byResource[k.GVR()] = k
+			s.byKind[k.GVK] = k
+			s.All = append(s.All, k)
+			i, ok := groups[k.GVK.Group]
+			if !ok {
+				i = len(s.Groups)
+				groups[k.GVK.Group] = i
+				s.Groups = append(s.Groups, Group{Name: k.GVK.Group})
+			}
+			if !slices.Contains(s.Groups[i].Versions, k.GVK.Version) {
+				s.Groups[i].Versions = append(s.Groups[i].Versions, k.GVK.Version)
+			}
+		}
+	}
+	for i := range s.Groups {
+		slices.SortStableFunc(s.Groups[i].Versions, func(a, b string) int {
+			return apimachineryversion.CompareKubeAwareVersionStrings(b, a)
+		})
+	}
+	slices.SortStableFunc(s.Groups, func(a, b Group) int { return groupRank(a.Name) - groupRank(b.Name) })
+	return s
+}
+
+// groupRank puts the core group first and apps second, then groups of the
+// system, then those of users, as clients expect when a short name is
+// ambiguous.
+func groupRank(name string) int {
+	switch {
+	case name == "":
+		return 0
+	case name == "apps":
+		return 1
+	case !strings.Contains(name, "."), strings.HasSuffix(name, ".k8s.io"):
+		return 2
+	}
+	return 3
+}
+
+// ByResource returns the kind served as gvr, or nil.
+func (s *Set) ByResource(gvr schema.GroupVersionResource) *api.Kind { return s.byResource[gvr] }
+
+// ByKind returns the kind named gvk, or nil.
+func (s *Set) ByKind(gvk schema.GroupVersionKind) *api.Kind { return s.byKind[gvk] }
+
+// Stored returns the kind in whose version k's objects are stored.
+func (s *Set) Stored(k *api.Kind) *api.Kind {
+	if k.Storage == nil {
+		return k
+	}
+	return s.byKind[k.Storage.Kind]
+}
+
+// ByGroupResource returns the kind of the group's preferred version.
+func (s *Set) ByGroupResource(gr schema.GroupResource) *api.Kind {
+	for _, g := range s.Groups {
+		if g.Name != gr.Group {
+			continue
+		}
+		for _, v := range g.Versions {
+			if k := s.byResource[gr.WithVersion(v)]; k != nil {
+				return k
+			}
+		}
+	}
+	return nil
+}
+
+// Version is what /version reports: the API that is served.
+func Version() apimachineryversion.Info {
+	return apimachineryversion.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2"}
+}

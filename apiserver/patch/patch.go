@@ -1,0 +1,124 @@
+// Package patch applies JSON patches, JSON merge patches and strategic merge
+// patches to documents, with upstream's limits and errors.
+package patch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	kjson "sigs.k8s.io/json"
+)
+
+// maxOperations is how many operations a JSON patch may have.
+const maxOperations = 10000
+
+// Apply returns doc with the patch applied. like is a value of the Go type
+// that strategic merge patches take their directives from; it is nil for kinds
+// without one. strict are the faults of the patch itself (duplicate fields)
+// that a client may want to hear of.
+func Apply(pt types.PatchType, doc, data []byte, like any) (out []byte, strict []error, err error) {
+	switch pt {
+	case types.JSONPatchType:
+		return applyJSON(doc, data)
+	case types.MergePatchType:
+		return applyMerge(doc, data)
+	case types.StrategicMergePatchType:
+		if like == nil {
+			return nil, nil, Unsupported([]types.PatchType{types.JSONPatchType, types.MergePatchType, types.ApplyPatchType}, pt)
+		}
+		return applyStrategic(doc, data, like)
+	}
+	return nil, nil, Unsupported([]types.PatchType{types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyPatchType}, pt)
+}
+
+// Unsupported is the 415 for a patch of a type that is not among accepted.
+func Unsupported(accepted []types.PatchType, pt types.PatchType) error {
+	names := ""
+	for i, a := range accepted {
+		if i > 0 {
+			names += ", "
+		}
+		names += string(a)
+	}
+	return apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "",
+		fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s", names), 0, true)
+}
+
+func unprocessable(err error) error {
+	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+}
+
+func applyJSON(doc, data []byte) ([]byte, []error, error) {
+	var v any
+	strict, err := kjson.UnmarshalStrict(data, &v)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	ops, err := jsonpatch.DecodePatch(data)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	if len(ops) > maxOperations {
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(
+			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(ops)))
+	}
+	out, err := ops.Apply(doc)
+	if err != nil {
+		return nil, nil, unprocessable(err)
+	}
+	return out, strict, nil
+}
+
+func applyMerge(doc, data []byte) ([]byte, []error, error) {
+	v := map[string]any{}
+	strict, err := kjson.UnmarshalStrict(data, &v)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	out, err := jsonpatch.MergePatch(doc, data)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	return out, strict, nil
+}
+
+func applyStrategic(doc, data []byte, like any) ([]byte, []error, error) {
+	var original, changes map[string]any
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &original); err != nil {
+		return nil, nil, apierrors.NewInternalError(err)
+	}
+	strict, err := kjson.UnmarshalStrict(data, &changes)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	merged, err := strategicpatch.StrategicMergeMapPatch(original, changes, like)
+	if err != nil {
+		return nil, nil, strategicError(err)
+	}
+	out, err := json.Marshal(merged)
+	if err != nil {
+		return nil, nil, unprocessable(err)
+	}
+	return out, strict, nil
+}
+
+func strategicError(err error) error {
+	for _, bad := range []error{
+		mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList,
+		mergepatch.ErrBadPatchFormatForRetainKeys, mergepatch.ErrBadPatchFormatForSetElementOrderList,
+		mergepatch.ErrUnsupportedStrategicMergePatchFormat,
+	} {
+		if errors.Is(err, bad) {
+			return apierrors.NewBadRequest(err.Error())
+		}
+	}
+	return unprocessable(err)
+}

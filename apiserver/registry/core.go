@@ -1,0 +1,246 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/warning"
+
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/store"
+)
+
+// VirtualFunc answers a create of a kind that is never stored.
+type VirtualFunc func(ctx context.Context, obj runtime.Object) (runtime.Object, error)
+
+// TokenFunc issues a token for a service account.
+type TokenFunc func(ctx context.Context, sa *corev1.ServiceAccount, tr *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
+
+// Config is what a Core is made of. Admission, Virtual and Token may be nil.
+type Config struct {
+	Store      *store.Store
+	Kinds      *kinds.Table
+	Authorizer authorizer.UnconditionalAuthorizer
+	Admission  admission.Chain
+	Virtual    map[schema.GroupVersionKind]VirtualFunc
+	Token      TokenFunc
+	// Hooks take part in writes, by resource.
+	Hooks map[schema.GroupResource]Hook
+	// Report is told of failures that no request can answer for; may be nil.
+	Report func(error)
+	// Types tells server-side apply how fields merge.
+	Types managedfields.TypeConverter
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Core implements Registry over a store. Safe for concurrent use.
+type Core struct {
+	cfg       Config
+	resources sync.Map // *api.Kind to *resource
+}
+
+var _ Registry = (*Core)(nil)
+
+// New returns a registry over cfg.Store.
+func New(cfg Config) (*Core, error) {
+	switch {
+	case cfg.Store == nil:
+		return nil, errors.New("registry: no store")
+	case cfg.Kinds == nil:
+		return nil, errors.New("registry: no kinds")
+	case cfg.Authorizer == nil:
+		return nil, errors.New("registry: no authorizer")
+	case cfg.Types == nil:
+		return nil, errors.New("registry: no type converter")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Core{cfg: cfg}, nil
+}
+
+// resource is one served kind with its storage.
+type resource struct {
+	kind     *api.Kind
+	stored   *api.Kind
+	store    *store.Resource
+	managers sync.Map // subresource to *fieldManager
+}
+
+func (c *Core) resource(k *api.Kind) (*resource, error) {
+	if r, ok := c.resources.Load(k); ok {
+		return r.(*resource), nil
+	}
+	stored := c.cfg.Kinds.Set().Stored(k)
+	if stored == nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("%s is stored as an unknown kind", k.GVK))
+	}
+	r, _ := c.resources.LoadOrStore(k, &resource{kind: k, stored: stored, store: c.cfg.Store.Resource(stored)})
+	return r.(*resource), nil
+}
+
+// Forget drops what is kept for a kind that is no longer served.
+func (c *Core) Forget(k *api.Kind) { c.resources.Delete(k) }
+
+// served returns the entry's object in the version of the kind. It may be
+// shared: never mutate it.
+func (r *resource) served(e *store.Entry) (api.Object, error) {
+	if r.kind.Storage == nil {
+		return e.Object, nil
+	}
+	obj, err := r.kind.Storage.From(e.Object)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	return obj, nil
+}
+
+// toStored returns obj in the stored version, ready to be handed to the store.
+func (r *resource) toStored(obj api.Object) (api.Object, error) {
+	if r.kind.Storage == nil {
+		obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+		return obj, nil
+	}
+	out, err := r.kind.Storage.To(obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	out.GetObjectKind().SetGroupVersionKind(r.stored.GVK)
+	return out, nil
+}
+
+func (t Target) key() string { return objectKey(t.Kind, t.Namespace, t.Name) }
+
+func objectKey(k *api.Kind, namespace, name string) string {
+	if k.Namespaced {
+		return namespace + "/" + name
+	}
+	return name
+}
+
+type authorizedKey struct{}
+
+// WithAuthorized marks a request whose main verb the caller has authorized
+// already: an HTTP server does so before it reads a body. Additional verbs
+// (create by server-side apply) are still checked.
+func WithAuthorized(ctx context.Context) context.Context {
+	return context.WithValue(ctx, authorizedKey{}, true)
+}
+
+type receiptKey struct{}
+
+// Receipt takes the entry that a write made, for callers that want its bytes.
+type Receipt struct{ Entry *store.Entry }
+
+// WithReceipt asks for the entry that a write makes.
+func WithReceipt(ctx context.Context, r *Receipt) context.Context {
+	return context.WithValue(ctx, receiptKey{}, r)
+}
+
+// written returns what the client gets of an entry that was just written.
+func (r *resource) written(ctx context.Context, e *store.Entry) (api.Object, error) {
+	if receipt, ok := ctx.Value(receiptKey{}).(*Receipt); ok && r.kind.Storage == nil {
+		receipt.Entry = e
+	}
+	return r.served(e)
+}
+
+// authorize checks the request's main verb.
+func (c *Core) authorize(ctx context.Context, verb string, t Target) error {
+	if done, _ := ctx.Value(authorizedKey{}).(bool); done {
+		return nil
+	}
+	return c.authorizeAlso(ctx, verb, t)
+}
+
+// authorizeAlso checks a verb that the request's URL does not show.
+func (c *Core) authorizeAlso(ctx context.Context, verb string, t Target) error {
+	u, ok := request.UserFrom(ctx)
+	if !ok {
+		return apierrors.NewInternalError(errors.New("no user in the request's context"))
+	}
+	return Authorize(ctx, c.cfg.Authorizer, authorizer.AttributesRecord{
+		User: u, Verb: verb, Namespace: t.Namespace, Name: t.Name,
+		APIGroup: t.Kind.GVK.Group, APIVersion: t.Kind.GVK.Version,
+		Resource: t.Kind.Resource, Subresource: t.Subresource,
+		ResourceRequest: true,
+	})
+}
+
+// Authorize asks a and makes upstream's 403 of a refusal.
+func Authorize(ctx context.Context, a authorizer.UnconditionalAuthorizer, attrs authorizer.AttributesRecord) error {
+	decision, reason, err := a.Authorize(ctx, attrs)
+	if decision == authorizer.DecisionAllow {
+		return nil
+	}
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return forbidden(attrs, reason)
+}
+
+func forbidden(a authorizer.AttributesRecord, reason string) error {
+	name := ""
+	if a.User != nil {
+		name = a.User.GetName()
+	}
+	var text string
+	switch {
+	case !a.ResourceRequest:
+		text = fmt.Sprintf("User %q cannot %s path %q", name, a.Verb, a.Path)
+	default:
+		res := a.Resource
+		if a.Subresource != "" {
+			res += "/" + a.Subresource
+		}
+		text = fmt.Sprintf("User %q cannot %s resource %q in API group %q", name, a.Verb, res, a.APIGroup)
+		if a.Namespace != "" {
+			text += fmt.Sprintf(" in the namespace %q", a.Namespace)
+		} else {
+			text += " at the cluster scope"
+		}
+	}
+	if reason != "" {
+		text += ": " + reason
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, errors.New(text))
+}
+
+// userOf returns the request's user; every path has authorized it before.
+func userOf(ctx context.Context) user.Info {
+	u, _ := request.UserFrom(ctx)
+	return u
+}
+
+func warn(ctx context.Context, text string) { warning.AddWarning(ctx, "", text) }
+
+// dryRun says whether a write shall change nothing.
+func dryRun(values []string) bool { return len(values) > 0 }
+
+// storeError makes a status error of what the store or the context says.
+func storeError(err error, gr schema.GroupResource, verb string) error {
+	var status apierrors.APIStatus
+	switch {
+	case errors.As(err, &status):
+		return err
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
+	}
+	return apierrors.NewServerTimeout(gr, verb, 1)
+}

@@ -1,0 +1,163 @@
+package registry
+
+import (
+	"fmt"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// unknownManager owns fields of requests that name no manager.
+const unknownManager = "unknown"
+
+// manager returns the field manager of the kind, or of one of its
+// subresources.
+func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldManager, error) {
+	if m, ok := r.managers.Load(subresource); ok {
+		return m.(*managedfields.FieldManager), nil
+	}
+	gv := r.kind.GVK.GroupVersion()
+	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
+	if paths := r.kind.ResetFields[subresource]; len(paths) > 0 {
+		set := fieldpath.NewSet()
+		for _, p := range paths {
+			var parts []any
+			for part := range strings.SplitSeq(p, ".") {
+				parts = append(parts, part)
+			}
+			set.Insert(fieldpath.MakePathOrDie(parts...))
+		}
+		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(set)
+	}
+	types := c.cfg.Types
+	if _, custom := r.kind.New().(runtime.Unstructured); custom || r.kind.GVK == scaleGVK {
+		// There is no schema, or (for Scale) none is needed: it has scalars alone.
+		types = managedfields.NewDeducedTypeConverter()
+	}
+	conv := versions{kind: r.kind}
+	m, err := managedfields.NewDefaultFieldManager(types, conv, conv, conv, r.kind.GVK, gv, subresource, reset)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	actual, _ := r.managers.LoadOrStore(subresource, m)
+	return actual.(*managedfields.FieldManager), nil
+}
+
+// manageUpdate records manager as the owner of the fields that obj changes in
+// live (nil for a new object). It never fails: what cannot be tracked keeps
+// the owners it had.
+func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Object, manager string) api.Object {
+	m, err := c.manager(r, subresource)
+	if err != nil {
+		return obj
+	}
+	if manager == "" {
+		manager = unknownManager
+	}
+	if live == nil {
+		live = r.kind.New()
+		live.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	out, ok := m.UpdateNoErrors(live, obj, manager).(api.Object)
+	if !ok {
+		return obj
+	}
+	return out
+}
+
+// keepManagedTimes gives the entries of obj that only differ in their time
+// from those of old the old time, so that a write that changes nothing else
+// changes nothing.
+func keepManagedTimes(obj, old api.Object) {
+	have, had := obj.GetManagedFields(), old.GetManagedFields()
+	if len(have) != len(had) {
+		return
+	}
+	for i := range have {
+		a, b := have[i], had[i]
+		if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource ||
+			(a.FieldsV1 == nil) != (b.FieldsV1 == nil) {
+			return
+		}
+		if a.FieldsV1 != nil && string(a.FieldsV1.Raw) != string(b.FieldsV1.Raw) {
+			return
+		}
+	}
+	obj.SetManagedFields(had)
+}
+
+// versions stands in for a scheme's conversions: a kind's objects are managed
+// in its own version alone, and fields owned in another version are unknown.
+type versions struct{ kind *api.Kind }
+
+// ConvertToVersion implements runtime.ObjectConvertor.
+func (v versions) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	gvk := in.GetObjectKind().GroupVersionKind()
+	want, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{v.kind.GVK})
+	if !ok || want.GroupVersion() != v.kind.GVK.GroupVersion() {
+		return nil, runtime.NewNotRegisteredErrForKind("the served version", gvk)
+	}
+	u, ok := in.(*unstructured.Unstructured)
+	if !ok {
+		return in, nil
+	}
+	if _, custom := v.kind.New().(runtime.Unstructured); custom {
+		return in, nil
+	}
+	if gvk != v.kind.GVK {
+		return nil, runtime.NewNotRegisteredErrForKind("the served version", gvk)
+	}
+	out := v.kind.New()
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
+		return nil, fmt.Errorf("failed to convert object (%v): %w", gvk, err)
+	}
+	out.GetObjectKind().SetGroupVersionKind(v.kind.GVK)
+	return out, nil
+}
+
+// Convert implements runtime.ObjectConvertor; field managers never call it.
+func (v versions) Convert(in, out, context interface{}) error {
+	return fmt.Errorf("no conversion from %T to %T", in, out)
+}
+
+// ConvertFieldLabel implements runtime.ObjectConvertor.
+func (v versions) ConvertFieldLabel(gvk schema.GroupVersionKind, label, value string) (string, string, error) {
+	return label, value, nil
+}
+
+// Default implements runtime.ObjectDefaulter.
+func (v versions) Default(in runtime.Object) {
+	if obj, ok := in.(api.Object); ok && v.kind.Default != nil {
+		v.kind.Default(obj)
+	}
+}
+
+// New implements runtime.ObjectCreater.
+func (v versions) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	if gvk != v.kind.GVK {
+		return nil, runtime.NewNotRegisteredErrForKind("the served version", gvk)
+	}
+	obj := v.kind.New()
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	return obj, nil
+}
+
+// managedFieldsError says what is wrong with the managed fields of a request.
+func managedFieldsError(entries []metav1.ManagedFieldsEntry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := managedfields.ValidateManagedFields(entries); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("metadata.managedFields is invalid: %v", err))
+	}
+	return nil
+}

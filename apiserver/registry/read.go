@@ -1,0 +1,243 @@
+package registry
+
+import (
+	"context"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/store"
+)
+
+const expiredToken = "The provided continue parameter is too old to display a consistent list result. " +
+	"You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. " +
+	"Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."
+
+// Get implements Registry.
+func (c *Core) Get(ctx context.Context, t Target, opts *metav1.GetOptions) (runtime.Object, error) {
+	if err := c.authorize(ctx, "get", t); err != nil {
+		return nil, err
+	}
+	r, e, err := c.entry(ctx, t, opts)
+	if err != nil {
+		return nil, err
+	}
+	obj, err := r.served(e)
+	if err != nil {
+		return nil, err
+	}
+	if t.Subresource == "scale" && t.Kind.Scale != nil {
+		return r.scaleOf(obj)
+	}
+	return obj, nil
+}
+
+// Entry is Get for callers that want the stored bytes. Convert, if not nil,
+// makes the kind's version of the entry's object.
+func (c *Core) Entry(ctx context.Context, t Target, opts *metav1.GetOptions) (*store.Entry, func(api.Object) (api.Object, error), error) {
+	if err := c.authorize(ctx, "get", t); err != nil {
+		return nil, nil, err
+	}
+	r, e, err := c.entry(ctx, t, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	return e, r.converter(), nil
+}
+
+func (c *Core) entry(ctx context.Context, t Target, opts *metav1.GetOptions) (*resource, *store.Entry, error) {
+	r, err := c.resource(t.Kind)
+	if err != nil {
+		return nil, nil, err
+	}
+	var e *store.Entry
+	switch {
+	case opts != nil && opts.ResourceVersion == "0":
+		if e = r.store.Cached(t.key()); e == nil {
+			e, err = r.store.Latest(ctx, t.key())
+		}
+	case opts != nil && opts.ResourceVersion != "":
+		rev, perr := parseVersion(opts.ResourceVersion)
+		if perr != nil {
+			return nil, nil, perr
+		}
+		snap, serr := r.store.Snapshot(ctx, store.MatchNotOlder, rev)
+		if serr != nil {
+			return nil, nil, storeError(serr, t.Kind.GR(), "get")
+		}
+		e = snap.Get(t.key())
+	default:
+		e, err = r.store.Latest(ctx, t.key())
+	}
+	if err != nil {
+		return nil, nil, storeError(err, t.Kind.GR(), "get")
+	}
+	if e == nil {
+		return nil, nil, apierrors.NewNotFound(t.Kind.GR(), t.Name)
+	}
+	return r, e, nil
+}
+
+// converter is nil when the stored version is the served one.
+func (r *resource) converter() func(api.Object) (api.Object, error) {
+	if r.kind.Storage == nil {
+		return nil
+	}
+	return func(stored api.Object) (api.Object, error) {
+		return r.served(&store.Entry{Object: stored})
+	}
+}
+
+// prefix is what the keys of a list start with.
+func (t Target) prefix() string {
+	if t.Kind.Namespaced && t.Namespace != "" {
+		return t.Namespace + "/"
+	}
+	return ""
+}
+
+// List implements Registry.
+func (c *Core) List(ctx context.Context, t Target, opts *metav1.ListOptions) (*List, error) {
+	if err := c.authorize(ctx, "list", t); err != nil {
+		return nil, err
+	}
+	return c.list(ctx, t, opts)
+}
+
+func (c *Core) list(ctx context.Context, t Target, opts *metav1.ListOptions) (*List, error) {
+	if opts == nil {
+		opts = &metav1.ListOptions{}
+	}
+	r, err := c.resource(t.Kind)
+	if err != nil {
+		return nil, err
+	}
+	sel, err := newSelection(t, opts, false)
+	if err != nil {
+		return nil, err
+	}
+	match, rev, err := listRevision(opts)
+	if err != nil {
+		return nil, err
+	}
+	prefix, from, limit := t.prefix(), "", opts.Limit
+	if opts.ResourceVersion == "0" && opts.ResourceVersionMatch == "" {
+		limit = 0 // served whole from the cache, as upstream does
+	}
+	if opts.Continue != "" {
+		if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
+			return nil, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+		}
+		start, at, err := decodeContinue(opts.Continue)
+		if err != nil {
+			return nil, err
+		}
+		from, match, rev = prefix+start, store.MatchExact, at
+		if at < 0 {
+			match, rev = store.MatchLatest, 0
+		}
+	}
+	snap, err := r.store.Snapshot(ctx, match, rev)
+	if err != nil {
+		if opts.Continue != "" && apierrors.IsResourceExpired(err) {
+			expired := apierrors.NewResourceExpired(expiredToken)
+			expired.ErrStatus.ListMeta.Continue = encodeContinue(strings.TrimSuffix(strings.TrimPrefix(from, prefix), "\x00"), -1)
+			return nil, expired
+		}
+		return nil, storeError(err, t.Kind.GR(), "list")
+	}
+	return r.collect(snap, sel, t, prefix, from, limit), nil
+}
+
+// collect walks the snapshot.
+func (r *resource) collect(snap *store.Snapshot, sel *selection, t Target, prefix, from string, limit int64) *List {
+	out := &List{Meta: metav1.ListMeta{ResourceVersion: formatVersion(snap.Revision)}, Convert: r.converter()}
+	matches := sel.matcher(t.Kind, out.Convert)
+	if sel.name != "" && (prefix != "" || !t.Kind.Namespaced) {
+		if e := snap.Get(prefix + sel.name); e != nil && e.Key >= from && (matches == nil || matches(e.Object)) {
+			out.Entries = []*store.Entry{e}
+		}
+		return out
+	}
+	if matches == nil && prefix == "" && limit == 0 {
+		out.Entries = make([]*store.Entry, 0, snap.Len())
+	}
+	var rest int64
+	more := false
+	snap.Ascend(prefix, from, func(e *store.Entry) bool {
+		if limit > 0 && int64(len(out.Entries)) == limit {
+			// With a selector only the existence of more is told, as the
+			// count would cost a walk of everything.
+			more = true
+			rest++
+			return matches == nil
+		}
+		if matches == nil || matches(e.Object) {
+			out.Entries = append(out.Entries, e)
+		}
+		return true
+	})
+	if more {
+		last := out.Entries[len(out.Entries)-1]
+		out.Meta.Continue = encodeContinue(strings.TrimPrefix(last.Key, prefix), snap.Revision)
+		if matches == nil {
+			out.Meta.RemainingItemCount = &rest
+		}
+	}
+	return out
+}
+
+// Watch implements Registry.
+func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*Watch, error) {
+	if err := c.authorize(ctx, "watch", t); err != nil {
+		return nil, err
+	}
+	if opts == nil {
+		opts = &metav1.ListOptions{}
+	}
+	r, err := c.resource(t.Kind)
+	if err != nil {
+		return nil, err
+	}
+	sel, err := newSelection(t, opts, true)
+	if err != nil {
+		return nil, err
+	}
+	rev, err := parseVersion(opts.ResourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	w := store.WatchOptions{Since: rev, Prefix: t.prefix(), Bookmarks: opts.AllowWatchBookmarks}
+	if sel.name != "" && (w.Prefix != "" || !t.Kind.Namespaced) {
+		w.Key = w.Prefix + sel.name
+	}
+	w.Match = sel.matcher(t.Kind, r.converter())
+	if opts.SendInitialEvents != nil {
+		match := store.MatchNotOlder
+		if opts.ResourceVersion == "" {
+			match = store.MatchLatest
+		}
+		snap, err := r.store.Snapshot(ctx, match, rev)
+		if err != nil {
+			return nil, storeError(err, t.Kind.GR(), "watch")
+		}
+		w.Initial = *opts.SendInitialEvents
+		if rev == 0 && !w.Initial {
+			w.Since = snap.Revision
+		}
+	} else if opts.ResourceVersion == "" {
+		// The state that the watch begins with is no older than any
+		// acknowledged write.
+		if _, err := r.store.Snapshot(ctx, store.MatchLatest, 0); err != nil {
+			return nil, storeError(err, t.Kind.GR(), "watch")
+		}
+	}
+	watcher, err := r.store.Watch(w)
+	if err != nil {
+		return nil, storeError(err, t.Kind.GR(), "watch")
+	}
+	return &Watch{Watcher: watcher, Convert: r.converter()}, nil
+}

@@ -1,0 +1,109 @@
+// Package table makes the rows that kubectl prints.
+package table
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// Include says how much of the object comes with each row.
+type Include = metav1.IncludeObjectPolicy
+
+// Of makes a table of objects of one kind. now is what ages are reckoned from
+// where the kind has no columns of its own.
+func Of(k *api.Kind, objs []api.Object, meta metav1.ListMeta, include Include, now time.Time) *metav1.Table {
+	t := &metav1.Table{
+		TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
+		ListMeta: meta,
+		Rows:     make([]metav1.TableRow, 0, len(objs)),
+	}
+	columns := k.Columns
+	if columns == nil {
+		columns = []api.Column{age(now)}
+	}
+	docs := metav1.ObjectMeta{}.SwaggerDoc()
+	t.ColumnDefinitions = make([]metav1.TableColumnDefinition, 0, len(columns)+1)
+	t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Description: docs["name"]})
+	for _, c := range columns {
+		t.ColumnDefinitions = append(t.ColumnDefinitions, c.TableColumnDefinition)
+	}
+	for _, obj := range objs {
+		row := metav1.TableRow{Cells: make([]any, 0, len(columns)+1)}
+		row.Cells = append(row.Cells, obj.GetName())
+		for _, c := range columns {
+			row.Cells = append(row.Cells, c.Value(obj))
+		}
+		row.Object = included(obj, include)
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+// Mark is the table of a bookmark, which has metadata alone.
+func Mark(obj api.Object) *metav1.Table {
+	return &metav1.Table{
+		TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
+		ListMeta: metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()},
+		Rows:     []metav1.TableRow{{Cells: []any{}, Object: included(obj, metav1.IncludeMetadata)}},
+	}
+}
+
+func included(obj api.Object, include Include) runtime.RawExtension {
+	switch include {
+	case metav1.IncludeNone:
+		return runtime.RawExtension{}
+	case metav1.IncludeObject:
+		return runtime.RawExtension{Object: obj}
+	}
+	return runtime.RawExtension{Object: Partial(obj)}
+}
+
+func age(now time.Time) api.Column {
+	return api.Column{
+		TableColumnDefinition: metav1.TableColumnDefinition{Name: "Age", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
+		Value: func(obj api.Object) any {
+			created := obj.GetCreationTimestamp()
+			if created.IsZero() {
+				return "<unknown>"
+			}
+			return duration.HumanDuration(now.Sub(created.Time))
+		},
+	}
+}
+
+// Partial returns the metadata of obj alone.
+func Partial(obj api.Object) *metav1.PartialObjectMetadata {
+	p := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"}}
+	if a, ok := obj.(metav1.ObjectMetaAccessor); ok {
+		if m, ok := a.GetObjectMeta().(*metav1.ObjectMeta); ok {
+			p.ObjectMeta = *m // shared with the object: for reading
+			return p
+		}
+	}
+	p.ObjectMeta = metav1.ObjectMeta{
+		Name: obj.GetName(), GenerateName: obj.GetGenerateName(), Namespace: obj.GetNamespace(), SelfLink: obj.GetSelfLink(),
+		UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), Generation: obj.GetGeneration(),
+		CreationTimestamp: obj.GetCreationTimestamp(), DeletionTimestamp: obj.GetDeletionTimestamp(),
+		DeletionGracePeriodSeconds: obj.GetDeletionGracePeriodSeconds(), Labels: obj.GetLabels(), Annotations: obj.GetAnnotations(),
+		OwnerReferences: obj.GetOwnerReferences(), Finalizers: obj.GetFinalizers(), ManagedFields: obj.GetManagedFields(),
+	}
+	return p
+}
+
+// PartialList returns the metadata of objs alone.
+func PartialList(objs []api.Object, meta metav1.ListMeta) *metav1.PartialObjectMetadataList {
+	l := &metav1.PartialObjectMetadataList{
+		TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"},
+		ListMeta: meta,
+		Items:    make([]metav1.PartialObjectMetadata, len(objs)),
+	}
+	for i, o := range objs {
+		l.Items[i] = *Partial(o)
+	}
+	return l
+}

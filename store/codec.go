@@ -1,0 +1,139 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// magic begins a protobuf envelope.
+var magic = []byte("k8s\x00")
+
+// protoMessage is what the generated API types can do.
+type protoMessage interface {
+	Reset()
+	Marshal() ([]byte, error)
+	Unmarshal([]byte) error
+}
+
+// encode makes the bytes to be stored. It clears obj's resourceVersion and
+// sets its type: obj is the store's from here on.
+func encode(k *api.Kind, obj api.Object) ([]byte, error) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		if u.Object == nil {
+			return nil, errors.New("the object is empty")
+		}
+		// Custom resources keep the version they are in: a CRD's stored
+		// version may have changed since.
+		if u.GetAPIVersion() == "" || u.GetKind() == "" {
+			u.SetGroupVersionKind(k.GVK)
+		}
+		unstructured.RemoveNestedField(u.Object, "metadata", "resourceVersion")
+		return json.Marshal(u.Object)
+	}
+	obj.SetResourceVersion("")
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK)
+	data, err := marshalProtobuf(obj)
+	if err != nil {
+		return nil, err
+	}
+	if data == nil {
+		return json.Marshal(obj)
+	}
+	return data, nil
+}
+
+// marshalProtobuf returns the envelope, nil for types without protobuf.
+func marshalProtobuf(obj api.Object) ([]byte, error) {
+	if _, ok := obj.(protoMessage); !ok {
+		return nil, nil
+	}
+	var buf bytes.Buffer
+	if err := protobuf.NewSerializer(nil, nil).Encode(obj, &buf); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
+}
+
+// decode reads what is stored as an object of k, converting it where another
+// version was stored.
+func decode(k *api.Kind, lookup func(schema.GroupVersionKind) *api.Kind, data []byte) (api.Object, error) {
+	var gvk schema.GroupVersionKind
+	var fill func(api.Object) error
+	switch {
+	case bytes.HasPrefix(data, magic):
+		var unk runtime.Unknown
+		if err := unk.Unmarshal(data[len(magic):]); err != nil {
+			return nil, fmt.Errorf("envelope: %w", err)
+		}
+		if unk.ContentEncoding != "" {
+			return nil, fmt.Errorf("content encoding %q is unknown", unk.ContentEncoding)
+		}
+		gvk = unk.GroupVersionKind()
+		fill = func(obj api.Object) error {
+			m, ok := obj.(protoMessage)
+			if !ok {
+				return fmt.Errorf("%T has no protobuf form", obj)
+			}
+			return m.Unmarshal(unk.Raw)
+		}
+	case len(data) > 0 && data[0] == '{':
+		var head struct {
+			Kind       string `json:"kind"`
+			APIVersion string `json:"apiVersion"`
+		}
+		if err := json.Unmarshal(data, &head); err != nil {
+			return nil, err
+		}
+		gvk = schema.FromAPIVersionAndKind(head.APIVersion, head.Kind)
+		fill = func(obj api.Object) error {
+			if u, ok := obj.(*unstructured.Unstructured); ok {
+				return kjson.UnmarshalCaseSensitivePreserveInts(data, &u.Object)
+			}
+			return kjson.UnmarshalCaseSensitivePreserveInts(data, obj)
+		}
+	default:
+		return nil, errors.New("neither protobuf nor JSON (is it encrypted?)")
+	}
+	return decodeAs(k, lookup, gvk, fill)
+}
+
+func decodeAs(k *api.Kind, lookup func(schema.GroupVersionKind) *api.Kind, gvk schema.GroupVersionKind, fill func(api.Object) error) (api.Object, error) {
+	from := k
+	obj := k.New()
+	_, custom := obj.(*unstructured.Unstructured)
+	if !custom && gvk != k.GVK {
+		from = nil
+		if lookup != nil {
+			from = lookup(gvk)
+		}
+		if from == nil || from.Storage == nil || from.Storage.Kind != k.GVK {
+			return nil, fmt.Errorf("stored as %s, which cannot be read as %s", gvk, k.GVK)
+		}
+		obj = from.New()
+	}
+	if err := fill(obj); err != nil {
+		return nil, err
+	}
+	if !custom {
+		obj.GetObjectKind().SetGroupVersionKind(gvk)
+	}
+	if from == k {
+		return obj, nil
+	}
+	obj, err := from.Storage.To(obj)
+	if err != nil {
+		return nil, fmt.Errorf("convert %s to %s: %w", gvk, k.GVK, err)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK)
+	return obj, nil
+}

@@ -1,0 +1,192 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// quota is etcd's own limit of its file; upkeep acts before.
+	quota = 8 << 30
+	// A socket's path has at most 107 bytes on Linux.
+	maxSocketPath = 107
+)
+
+// startMember runs etcd in this process. Clients of other processes (backup
+// tools) find it at <data-dir>/etcd/client.sock; it opens no port.
+func startMember(ctx context.Context, cfg Config) (*etcd, error) {
+	dir := filepath.Join(cfg.DataDir, "etcd")
+	if err := checkDir(dir); err != nil {
+		return nil, err
+	}
+	ec := memberConfig(dir, cfg)
+	type result struct {
+		member *embed.Etcd
+		err    error
+	}
+	started := make(chan result, 1)
+	go func() {
+		var res result
+		defer func() {
+			if p := recover(); p != nil { // what etcd logs as fatal
+				res.err = fmt.Errorf("%v", p)
+			}
+			started <- res
+		}()
+		res.member, res.err = embed.StartEtcd(ec)
+	}()
+	var member *embed.Etcd
+	select {
+	case res := <-started:
+		if res.err != nil {
+			return nil, fmt.Errorf("store: start etcd in %s: %w", dir, res.err)
+		}
+		member = res.member
+	case <-ctx.Done():
+		go func() {
+			if res := <-started; res.member != nil {
+				res.member.Close()
+			}
+		}()
+		return nil, fmt.Errorf("store: start etcd in %s: %w", dir, ctx.Err())
+	}
+	select {
+	case <-member.Server.ReadyNotify():
+	case <-member.Server.StopNotify():
+		member.Close()
+		return nil, fmt.Errorf("store: etcd in %s stopped while it was starting", dir)
+	case <-ctx.Done():
+		member.Close()
+		return nil, fmt.Errorf("store: etcd in %s did not become ready: %w", dir, ctx.Err())
+	}
+	return &etcd{client: v3client.New(member.Server), member: member, log: cfg.Logger}, nil
+}
+
+func memberConfig(dir string, cfg Config) *embed.Config {
+	ec := embed.NewConfig()
+	ec.Name = "proa"
+	ec.Dir = dir
+	// Nobody listens at the peer URL: a single member has no peers.
+	peer := url.URL{Scheme: "http", Host: "127.0.0.1:2380"}
+	ec.ListenPeerUrls = nil
+	ec.AdvertisePeerUrls = []url.URL{peer}
+	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
+	ec.ListenClientUrls, ec.AdvertiseClientUrls = nil, nil
+	if sock := filepath.Join(dir, "client.sock"); len(sock) <= maxSocketPath {
+		u := url.URL{Scheme: "unix", Path: sock}
+		ec.ListenClientUrls, ec.AdvertiseClientUrls = []url.URL{u}, []url.URL{u}
+	}
+	ec.EnableGRPCGateway = false
+	// A single member waits for nobody: short ticks only make it elect itself
+	// soon after the start.
+	ec.TickMs, ec.ElectionMs = 10, 50
+	ec.QuotaBackendBytes = quota
+	ec.MaxTxnOps = 1024
+	ec.SnapshotCount = 50_000
+	ec.SnapshotCatchUpEntries = 1000
+	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, "0" // upkeep does it
+	ec.WarningApplyDuration = time.Second
+	ec.WarningUnaryRequestDuration = 3 * time.Second
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(newLogCore(cfg.Logger), zap.WithFatalHook(panicHook{})))
+	return ec
+}
+
+// checkDir refuses what is not, or cannot be, etcd's directory, with a better
+// explanation than etcd's.
+func checkDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("store: data directory: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("store: data directory: %w", err)
+	}
+	probe, err := os.CreateTemp(dir, ".writable-*")
+	if err != nil {
+		return fmt.Errorf("store: data directory %s is not writable: %w", dir, err)
+	}
+	probe.Close()
+	if err := os.Remove(probe.Name()); err != nil {
+		return fmt.Errorf("store: data directory: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("store: data directory: %w", err)
+	}
+	for _, e := range entries {
+		switch e.Name() {
+		case "member", "client.sock", "lost+found":
+		default:
+			return fmt.Errorf("store: %s holds %q, which is not etcd's: is it another program's directory?", dir, e.Name())
+		}
+	}
+	return checkLock(filepath.Join(dir, "member", "snap", "db"))
+}
+
+// checkLock fails at once where etcd would wait for ever for its file.
+func checkLock(db string) error {
+	f, err := os.OpenFile(db, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("store: %s is in use by another process: %w", db, err)
+	}
+	return nil
+}
+
+// watchMember reads the watch stream of the member itself, below its client
+// and server: one channel instead of four.
+func (e *etcd) watchMember(ctx context.Context, from int64, fn func([]rawChange, int64)) error {
+	stream := e.member.Server.KV().NewWatchStream()
+	defer stream.Close()
+	// All keys: whatever raises the revision then raises the feed's.
+	if _, err := stream.Watch(ctx, 0, []byte{0}, []byte{}, from); err != nil {
+		return err
+	}
+	for {
+		select {
+		case resp, ok := <-stream.Chan():
+			if !ok {
+				return errors.New("the watch stream of etcd was closed")
+			}
+			if resp.CompactRevision != 0 {
+				return errCompacted
+			}
+			deliver(resp, fn)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-e.member.Server.StopNotify():
+			return errors.New("etcd stopped")
+		}
+	}
+}
+
+func deliver(resp mvcc.WatchResponse, fn func([]rawChange, int64)) {
+	if len(resp.Events) == 0 {
+		fn(nil, resp.Revision)
+		return
+	}
+	batch := make([]rawChange, len(resp.Events))
+	for i, ev := range resp.Events {
+		batch[i] = rawChangeOf(ev)
+	}
+	// Not resp.Revision: a response to a watch that lags holds only a part
+	// of what there is up to it.
+	fn(batch, batch[len(batch)-1].rev)
+}

@@ -1,0 +1,211 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// Resource is the storage of one resource: writes go to etcd, reads come
+// from the watch cache.
+type Resource struct {
+	store  *Store
+	kind   atomic.Pointer[api.Kind]
+	prefix string // of etcd's keys
+	ctx    context.Context
+	cancel context.CancelFunc // ends loads
+
+	changed atomic.Int64 // the latest change
+	ttl     atomic.Int64 // of the latest create that had one
+	pending pending
+	kept    keptSnapshots
+	log     *eventLog
+
+	mu   sync.RWMutex
+	tree *tree
+	snap *Snapshot // of tree, nil after a change
+	rev  int64     // the latest change, or where the load stood
+	fill
+}
+
+func newResource(s *Store, k *api.Kind) *Resource {
+	r := &Resource{
+		store:  s,
+		prefix: root + k.StoragePath + "/",
+		log:    newEventLog(),
+		tree:   newTree(),
+	}
+	r.kind.Store(k)
+	r.ctx, r.cancel = context.WithCancel(s.ctx)
+	r.pending.init()
+	r.loading, r.loaded = true, make(chan struct{})
+	return r
+}
+
+// Create stores obj under key (see Entry). obj is handed over, whatever the
+// outcome: the caller must not change it again. An existing key is an
+// AlreadyExists status error. ttl is in seconds, 0 for none (Events have one).
+func (r *Resource) Create(ctx context.Context, key string, obj api.Object, ttl int64) (*Entry, error) {
+	k := r.kind.Load()
+	data, err := encode(k, obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("encode %s %s: %w", k.GVK.Kind, key, err))
+	}
+	put := write{key: r.prefix + key, value: data}
+	if ttl > 0 {
+		r.ttl.Store(ttl)
+		if put.lease, err = r.store.leases.get(ctx, ttl); err != nil {
+			return nil, r.failed(err, "create")
+		}
+	}
+	p := r.pending.add(&pendingWrite{key: key, obj: obj, value: data, leased: put.lease != 0})
+	rev, ok, err := r.store.etcd.commit(ctx, put)
+	if err != nil || !ok {
+		r.pending.drop(p)
+		if err != nil {
+			return nil, r.failed(err, "create")
+		}
+		return nil, apierrors.NewAlreadyExists(k.GR(), key[strings.LastIndexByte(key, '/')+1:])
+	}
+	return r.written(ctx, p, rev)
+}
+
+// Update replaces old by obj when old is still the latest revision, else it
+// returns ErrChanged; the caller reads again and decides. An object equal to
+// old is not written: old itself is returned. obj is handed over as in Create.
+func (r *Resource) Update(ctx context.Context, old *Entry, obj api.Object) (*Entry, error) {
+	k := r.kind.Load()
+	data, err := encode(k, obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("encode %s %s: %w", k.GVK.Kind, old.Key, err))
+	}
+	if old.sameStored(data) {
+		// Still the latest? Else the caller would take a stale object for
+		// the outcome of its update.
+		latest, err := r.Latest(ctx, old.Key)
+		if err != nil {
+			return nil, err
+		}
+		if latest == nil || latest.Revision != old.Revision {
+			return nil, ErrChanged
+		}
+		return latest, nil
+	}
+	put := write{key: r.prefix + old.Key, value: data, expect: old.Revision}
+	if old.leased {
+		if ttl := r.ttl.Load(); ttl == 0 {
+			put.keepLease = true
+		} else if put.lease, err = r.store.leases.get(ctx, ttl); err != nil {
+			return nil, r.failed(err, "update")
+		}
+	}
+	p := r.pending.add(&pendingWrite{key: old.Key, obj: obj, value: data, leased: old.leased})
+	rev, ok, err := r.store.etcd.commit(ctx, put)
+	if err != nil || !ok {
+		r.pending.drop(p)
+		if err != nil {
+			return nil, r.failed(err, "update")
+		}
+		return nil, ErrChanged
+	}
+	return r.written(ctx, p, rev)
+}
+
+// Delete removes old when it is still the latest revision, else it returns
+// ErrChanged. The entry returned carries the deletion's revision.
+func (r *Resource) Delete(ctx context.Context, old *Entry) (*Entry, error) {
+	p := r.pending.add(&pendingWrite{key: old.Key, old: old})
+	rev, ok, err := r.store.etcd.commit(ctx, write{key: r.prefix + old.Key, expect: old.Revision, remove: true})
+	if err != nil || !ok {
+		r.pending.drop(p)
+		if err != nil {
+			return nil, r.failed(err, "delete")
+		}
+		return nil, ErrChanged
+	}
+	return r.written(ctx, p, rev)
+}
+
+// written ends a successful write once the cache has it, so that who wrote
+// finds it there by whatever way it reads. In process the event has come before
+// the acknowledgement nearly always.
+func (r *Resource) written(ctx context.Context, p *pendingWrite, rev int64) (*Entry, error) {
+	e, err := r.pending.done(p, rev, r.decode)
+	if err == nil && r.store.feed.rev.Load() < rev {
+		// The write is done whether or not the cache is slow.
+		wait, cancel := context.WithTimeout(ctx, writtenTimeout)
+		_ = r.store.feed.wait(wait, rev)
+		cancel()
+	}
+	return e, err
+}
+
+// failed maps an error of etcd, and asks for space where that is the trouble.
+func (r *Resource) failed(err error, verb string) error {
+	if isNoSpace(err) {
+		r.store.makeSpace()
+	}
+	return asStatus(err, verb)
+}
+
+// ErrChanged says that an object was written by somebody else meanwhile.
+type changedError struct{}
+
+func (changedError) Error() string { return "the object has been modified" }
+
+// ErrChanged is returned by Update and Delete.
+var ErrChanged error = changedError{}
+
+// Latest returns the newest entry of key, at least as new as every write that
+// was acknowledged before the call. Nil, nil where there is none.
+func (r *Resource) Latest(ctx context.Context, key string) (*Entry, error) {
+	if err := r.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	return r.Cached(key), nil
+}
+
+// Cached returns what the cache has now, without waiting.
+func (r *Resource) Cached(key string) *Entry {
+	r.mu.RLock()
+	e, _ := r.tree.Get(&Entry{Key: key})
+	r.mu.RUnlock()
+	return e
+}
+
+// catchUp waits until the cache has every write acknowledged before the call.
+func (r *Resource) catchUp(ctx context.Context) error {
+	rev, err := r.store.etcd.currentRevision(ctx)
+	if err == nil && r.store.feed.rev.Load() < rev {
+		wait, cancel := context.WithTimeout(ctx, catchUpTimeout)
+		err = r.store.reach(wait, rev)
+		cancel()
+	}
+	if err == nil {
+		err = r.awaitLoad(ctx)
+	}
+	if err != nil {
+		return asStatus(err, "get")
+	}
+	return nil
+}
+
+func (r *Resource) decode(key string, value []byte) (api.Object, error) {
+	return decode(r.kind.Load(), r.store.cfg.Lookup, value)
+}
+
+// verify checks that nobody changed a cached object.
+func (r *Resource) verify() {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	r.tree.Ascend(func(e *Entry) bool {
+		e.verify()
+		return true
+	})
+}
