@@ -1,11 +1,13 @@
 package container
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"strings"
 
 	"github.com/sirupsen/logrus"
+	bbolt "go.etcd.io/bbolt/errors"
 )
 
 // bridge carries containerd's log, which goes to logrus's one standard logger,
@@ -33,7 +35,7 @@ func (bridge) Levels() []logrus.Level { return logrus.AllLevels }
 func (b bridge) Fire(e *logrus.Entry) error {
 	level := slog.LevelDebug
 	switch {
-	case expected(e.Message):
+	case expected(e):
 	case e.Level <= logrus.ErrorLevel:
 		level = slog.LevelError
 	case e.Level == logrus.WarnLevel:
@@ -57,10 +59,13 @@ func attrs(fields logrus.Fields) []any {
 }
 
 // expected tells messages that containerd finds alarming and that belong to
-// the normal course here: the pod network comes up after the runtime, and few
-// file systems know fs-verity.
-func expected(msg string) bool {
-	return strings.HasPrefix(msg, "failed to load cni during init") ||
-		strings.HasPrefix(msg, "failed to reload cni configuration after receiving fs change event") ||
-		strings.HasPrefix(msg, "failed check for fsverity support")
+// the normal course here: the pod network comes up after the runtime, few file
+// systems know fs-verity, and garbage collection may be cut off by the end.
+func expected(e *logrus.Entry) bool {
+	if err, ok := e.Data[logrus.ErrorKey].(error); ok && errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+		return true
+	}
+	return strings.HasPrefix(e.Message, "failed to load cni during init") ||
+		strings.HasPrefix(e.Message, "failed to reload cni configuration after receiving fs change event") ||
+		strings.HasPrefix(e.Message, "failed check for fsverity support")
 }
