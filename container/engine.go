@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/platforms"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
@@ -49,7 +51,9 @@ const boltTimeout = 10 * time.Second
 // load starts the plugins in order of their dependencies.
 func (r *Runtime) load(ctx context.Context, settings map[string]table) (*engine, error) {
 	e := &engine{log: r.cfg.Logger, failed: make(chan error, 4)}
-	bridgeLogs(r.cfg.Logger, func() { e.fail(errors.New("containerd reported a fatal error")) })
+	bridgeLogs(ctx, r.cfg.Logger, func() { e.fail(errors.New("containerd reported a fatal error")) })
+	// Without its linker flags containerd does not quite know its own version.
+	version.Version = strings.TrimSuffix(version.Version, "+unknown")
 	timeout.Set("io.containerd.timeout.bolt.open", boltTimeout)
 
 	root, state := r.root(), r.state("containerd")

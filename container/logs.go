@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -8,24 +9,26 @@ import (
 
 	"github.com/sirupsen/logrus"
 	bbolt "go.etcd.io/bbolt/errors"
+	"google.golang.org/grpc/status"
 )
 
 // bridge carries containerd's log, which goes to logrus's one standard logger,
 // into ours, and turns its fatal errors into errors: a library must not end the
 // process.
 type bridge struct {
+	ctx context.Context
 	log *slog.Logger
 }
 
 // bridgeLogs installs the bridge. fatal is called on errors after which
 // containerd cannot go on.
-func bridgeLogs(log *slog.Logger, fatal func()) {
+func bridgeLogs(ctx context.Context, log *slog.Logger, fatal func()) {
 	std := logrus.StandardLogger()
 	std.SetOutput(io.Discard)
 	std.SetLevel(logrus.WarnLevel)
 	std.ExitFunc = func(int) { fatal() }
 	std.ReplaceHooks(logrus.LevelHooks{})
-	std.AddHook(bridge{log})
+	std.AddHook(bridge{ctx, log})
 }
 
 // Levels implements logrus.Hook.
@@ -41,13 +44,12 @@ func (b bridge) Fire(e *logrus.Entry) error {
 	case e.Level == logrus.WarnLevel:
 		level = slog.LevelWarn
 	}
-	ctx := e.Context
-	if ctx == nil {
-		b.log.Log(nil, level, e.Message, attrs(e.Data)...) //nolint:staticcheck // slog allows a nil context
+	if !b.log.Enabled(b.ctx, level) {
 		return nil
 	}
-	b.log.Log(ctx, level, e.Message, attrs(e.Data)...)
-	return nil
+	r := slog.NewRecord(e.Time, level, e.Message, 0)
+	r.Add(attrs(e.Data)...)
+	return b.log.Handler().Handle(b.ctx, r)
 }
 
 func attrs(fields logrus.Fields) []any {
@@ -60,10 +62,13 @@ func attrs(fields logrus.Fields) []any {
 
 // expected tells messages that containerd finds alarming and that belong to
 // the normal course here: the pod network comes up after the runtime, few file
-// systems know fs-verity, and garbage collection may be cut off by the end.
+// systems know fs-verity, and garbage collection may be cut off by the end. An
+// error that is a gRPC status went to the caller, who decides what it means.
 func expected(e *logrus.Entry) bool {
-	if err, ok := e.Data[logrus.ErrorKey].(error); ok && errors.Is(err, bbolt.ErrDatabaseNotOpen) {
-		return true
+	if err, ok := e.Data[logrus.ErrorKey].(error); ok {
+		if _, answered := err.(interface{ GRPCStatus() *status.Status }); answered || errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+			return true
+		}
 	}
 	return strings.HasPrefix(e.Message, "failed to load cni during init") ||
 		strings.HasPrefix(e.Message, "failed to reload cni configuration after receiving fs change event") ||
