@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -104,6 +105,7 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
+	maps.Copy(paths, profiles())
 	authorizer := authz.New(p.store)
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
