@@ -57,7 +57,7 @@ func (r *Runtime) load(ctx context.Context, settings map[string]table) (*engine,
 	timeout.Set("io.containerd.timeout.bolt.open", boltTimeout)
 
 	root, state := r.root(), r.state("containerd")
-	for dir, mode := range map[string]fs.FileMode{root: 0o700, state: 0o711, r.cfg.CNIConfDir: 0o700, r.cfg.RegistriesDir: 0o755} {
+	for dir, mode := range map[string]fs.FileMode{root: 0o700, state: 0o711, r.cfg.CNIConfDir: 0o755, r.cfg.RegistriesDir: 0o755} {
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return nil, err
 		}
@@ -242,7 +242,8 @@ type namespacedStream struct {
 // Context implements grpc.ServerStream.
 func (s namespacedStream) Context() context.Context { return s.ctx }
 
-// ttrpcAccept serves shims until the server is closed; ctx only names the owner.
+// ttrpcAccept serves shims until the server is closed, not until ctx ends: they
+// may tell of containers that end while the plugins close.
 func ttrpcAccept(ctx context.Context, e *engine) func(net.Listener) error {
 	return func(l net.Listener) error { return e.ttrpc.Serve(context.WithoutCancel(ctx), l) }
 }

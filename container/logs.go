@@ -16,7 +16,7 @@ import (
 // into ours, and turns its fatal errors into errors: a library must not end the
 // process.
 type bridge struct {
-	ctx context.Context
+	ctx context.Context // of the Runtime: a hook is not handed the caller's
 	log *slog.Logger
 }
 

@@ -80,8 +80,19 @@ func TestRestart(t *testing.T) {
 	if again := n.add("a", nsA, nil); again[0] != a[0] {
 		t.Errorf("address %v, before %v", again, a)
 	}
+	if got := get("", "127.0.0.1", 18082); got == "10.42.5.1" {
+		t.Error("a host port works that the pod does not have any more")
+	}
 	if c := n.add("c", nsC, nil); c[0] == "10.42.5.3" {
 		t.Errorf("the address of a pod that is gone is used again at once")
+	}
+	n.del("c", nsC)
+	n.add("c", nsC, hostPort(18083, 80))
+	if out, err := n.call("ADD", "d", n.netns("d"), hostPort(18083, 80)); err == nil || !strings.Contains(out, "another pod has") {
+		t.Errorf("the same host port twice: %v: %s", err, out)
+	}
+	if out := sh(t, "nft list map inet proa0-podnet hostports4"); !strings.Contains(out, "18083") {
+		t.Errorf("the pod that had the host port has lost it:\n%s", out)
 	}
 	// A /29 has five addresses for pods.
 	for i := range 3 {
