@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/proa-dev/proa/container/runtimebin"
 )
@@ -88,7 +89,8 @@ type Runtime struct {
 	socket        string
 	shimSocketDir string
 	cniBinDir     string
-	client        chan *engine // holds the running engine, empty when stopped
+	// running is nil before Run is ready and after it has ended.
+	running atomic.Pointer[engine]
 }
 
 // maxUnixPath is the longest path of a socket, less what containerd appends.
@@ -116,7 +118,6 @@ func New(cfg Config) (*Runtime, error) {
 		socket:        Socket(cfg.StateDir),
 		shimSocketDir: shimSocketDir(cfg.StateDir),
 		cniBinDir:     cfg.CNIBinDir,
-		client:        make(chan *engine, 1),
 	}
 	if r.cniBinDir == "" {
 		r.cniBinDir = bin.Dir
@@ -197,8 +198,8 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	if err := e.serve(r.socket, e.grpc.Serve); err != nil {
 		return err
 	}
-	r.client <- e
-	defer func() { <-r.client }()
+	r.running.Store(e)
+	defer r.running.Store(nil)
 	ready()
 	select {
 	case err := <-e.failed:
