@@ -12,10 +12,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/client-go/applyconfigurations"
 
+	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/openapi"
 )
 
 // connect makes the way to the nodes, if there is one.
@@ -23,6 +26,14 @@ func (s *Server) connect(hc *handlers.Config) error {
 	if s.cfg.Kubelet == nil {
 		return nil
 	}
+	p, err := connect.New(connect.Config{
+		Source: s.cfg.Store, Transport: s.cfg.Kubelet, Registry: s.registry, Authorizer: s.cfg.Authorizer, Logger: s.cfg.Logger,
+		Fail: func(w http.ResponseWriter, r *http.Request, err error) { handlers.WriteError(w, r, s.codec, err) },
+	})
+	if err != nil {
+		return err
+	}
+	hc.Connect = p
 	return nil
 }
 
@@ -37,9 +48,12 @@ func (s *Server) routes() error {
 		}
 		return nil
 	}})
+	docs := openapi.New(s.kinds, applyconfigurations.NewTypeConverter(s.cfg.Scheme))
 	s.fixed = map[string]http.Handler{
-		"/":        http.HandlerFunc(s.index),
-		"/version": version(),
+		"/":           http.HandlerFunc(s.index),
+		"/version":    version(),
+		"/openapi/v2": docs,
+		"/openapi/v3": docs,
 	}
 	for path, h := range s.cfg.Paths {
 		s.fixed[path] = h
@@ -47,6 +61,7 @@ func (s *Server) routes() error {
 	if s.cfg.Metrics != nil {
 		s.fixed["/metrics"] = promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{})
 	}
+	s.trees = []tree{{"/openapi/v3/", docs}}
 	for path, checks := range map[string][]health.Check{"/healthz": alive, "/livez": alive, "/readyz": ready} {
 		h := &health.Handler{Path: path, Checks: checks}
 		s.fixed[path] = h

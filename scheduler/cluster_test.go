@@ -139,7 +139,9 @@ func (c *fakeCluster) add(objs ...ctrl.Object) {
 	}
 }
 
-func (c *fakeCluster) update(obj ctrl.Object) { c.sources[fmt.Sprintf("%T", obj)].Modify(obj.DeepCopyObject()) }
+func (c *fakeCluster) update(obj ctrl.Object) {
+	c.sources[fmt.Sprintf("%T", obj)].Modify(obj.DeepCopyObject())
+}
 
 // change applies f to a copy of the stored pod.
 func (c *fakeCluster) change(name types.NamespacedName, uid types.UID, f func(*corev1.Pod) error) error {

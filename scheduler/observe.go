@@ -79,9 +79,8 @@ func (s *Scheduler) onNode(obj *corev1.Node) {
 		return
 	}
 	moved := change&^core.NodeAllocatable != 0 // topology may look different
-	s.wake(func(it *queue.Item) bool {
-		return moved && dependsOnPods(it) || s.snapshot.MightFit(it.Pod, obj.Name)
-	})
+	might := onceAClass(func(p *core.Pod) bool { return s.snapshot.MightFit(p, obj.Name) })
+	s.wake(func(it *queue.Item) bool { return moved && dependsOnPods(it) || might(it.Pod) })
 }
 
 func (s *Scheduler) onNodeGone(obj *corev1.Node) {
@@ -223,9 +222,23 @@ func (s *Scheduler) wake(f func(*queue.Item) bool) {
 
 // freed wakes the pods that room on a node may help.
 func (s *Scheduler) freed(node string) {
-	s.wake(func(it *queue.Item) bool {
-		return dependsOnPods(it) || dependsOnVolumes(it) || s.snapshot.FitsNow(it.Pod, node)
-	})
+	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
+	s.wake(func(it *queue.Item) bool { return dependsOnPods(it) || dependsOnVolumes(it) || fits(it.Pod) })
+}
+
+// onceAClass asks f once for all pods that get the same answer: thousands may
+// be waiting, and they are mostly alike.
+func onceAClass(f func(*core.Pod) bool) func(*core.Pod) bool {
+	answers := map[string]bool{}
+	return func(p *core.Pod) bool {
+		class := p.Class()
+		answer, known := answers[class]
+		if !known {
+			answer = f(p)
+			answers[class] = answer
+		}
+		return answer
+	}
 }
 
 // joined wakes the pods that wait for other pods' company.

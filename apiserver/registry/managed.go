@@ -38,7 +38,8 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(set)
 	}
 	types := c.cfg.Types
-	if _, ok := r.kind.New().(runtime.Unstructured); ok {
+	if _, custom := r.kind.New().(runtime.Unstructured); custom || r.kind.GVK == scaleGVK {
+		// There is no schema, or (for Scale) none is needed: it has scalars alone.
 		types = managedfields.NewDeducedTypeConverter()
 	}
 	conv := versions{kind: r.kind}

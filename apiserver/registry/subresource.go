@@ -94,3 +94,13 @@ func (c *Core) issueToken(ctx context.Context, t Target, tr *authenticationv1.To
 	out.SetGroupVersionKind(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
 	return out, nil
 }
+
+// AdmitConnect asks the admission plugins about a request that leads out of
+// the API server (exec, attach, port forwarding, proxies).
+func (c *Core) AdmitConnect(ctx context.Context, t Target) error {
+	a := c.attributes(ctx, t, admission.Connect, nil, nil, nil, false)
+	if err := c.admit(ctx, a); err != nil {
+		return err
+	}
+	return c.validate(ctx, a)
+}

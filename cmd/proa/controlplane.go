@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -104,6 +105,7 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
+	maps.Copy(paths, profiles())
 	authorizer := authz.New(p.store)
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
@@ -278,19 +280,4 @@ func (p *controlPlane) close() {
 			p.cfg.logger.Error("close the store", "error", err)
 		}
 	}
-}
-
-// hostIPs are this machine's addresses that others may use.
-func hostIPs() []net.IP {
-	var list []net.IP
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
-			list = append(list, n.IP)
-		}
-	}
-	return list
 }

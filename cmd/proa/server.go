@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,7 +54,7 @@ func serverCommand() *cobra.Command {
 			"--disable-agent is given, a node (kubelet, containerd, pod network, Services, DNS).",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := o.config()
+			cfg, err := o.config(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -90,7 +91,7 @@ func serverCommand() *cobra.Command {
 }
 
 // config checks the flags and fills in what they leave open.
-func (o *serverOptions) config() (*serverConfig, error) {
+func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 	cfg := &serverConfig{serverOptions: *o}
 	var errs []error
 	prefix := func(flag, text string) netip.Prefix {
@@ -132,10 +133,13 @@ func (o *serverOptions) config() (*serverConfig, error) {
 		}
 		cfg.dnsAddr = ip
 	}
+	var err error
+	if cfg.hostAddr, err = nodeAddress(ctx, o.nodeIP, cfg.pods.Addr()); err != nil {
+		errs = append(errs, err)
+	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	var err error
 	if cfg.dataDir, err = filepath.Abs(o.dataDir); err != nil {
 		return nil, err
 	}

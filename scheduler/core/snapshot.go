@@ -240,6 +240,7 @@ func (s *Snapshot) RemoveNode(name string) {
 func (s *Snapshot) setAllocatable(slot int32, list corev1.ResourceList) bool {
 	differs := false
 	set := func(column []int64, v int64) {
+		v = clamp(v)
 		if column[slot] != v {
 			column[slot], differs = v, true
 		}
