@@ -84,7 +84,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 	}
 	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock}
 	c := &Controllers{logger: cfg.Logger}
-	for _, make := range []func() (loop.Loop, error){
+	for _, newLoop := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
 		func() (loop.Loop, error) { return replication.New(env) },
@@ -100,7 +100,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 	} {
-		l, err := make()
+		l, err := newLoop()
 		if err != nil {
 			return nil, err
 		}
