@@ -99,6 +99,9 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (next time.T
 		w.dirty = true
 		return now
 	}
+	if failed.reason == "CreateContainerConfigError" { // a change of what it lacks wakes it at once
+		k.configRetry.delay = max(k.configRetry.delay, 5*time.Second)
+	}
 	return k.configRetry.fail(now)
 }
 
