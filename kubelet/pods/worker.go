@@ -429,7 +429,9 @@ func (w *worker) report(remove bool) {
 		}
 	}
 	got := status.Compute(in)
-	w.resources(&got)
+	if w.verdict == nil || !w.verdict.Rejected {
+		w.resources(&got)
+	}
 	if w.reported && !remove && equality.Semantic.DeepEqual(got, w.status) {
 		return
 	}
