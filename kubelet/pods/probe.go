@@ -51,7 +51,7 @@ func (c *container) stopProbes() {
 }
 
 // probeAll probes what runs and forgets what does not.
-func (w *worker) probeAll(ctx context.Context) {
+func (w *worker) probeAll() {
 	w.forgetProbes()
 	each := func(list []corev1.Container, init bool) {
 		for i := range list {
