@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -378,7 +379,13 @@ func TestProbes(t *testing.T) {
 }
 
 func TestImagePullBackOff(t *testing.T) {
-	runtime := &fakecri.Runtime{PullError: func(string) error { return errors.New("no route") }}
+	var reachable atomic.Bool
+	runtime := &fakecri.Runtime{PullError: func(string) error {
+		if reachable.Load() {
+			return nil
+		}
+		return errors.New("no route")
+	}}
 	run(t, runtime, func(b *bench) {
 		p := pod("c")
 		p.Spec.Containers[0].Image = "reg/x:1"
@@ -391,7 +398,7 @@ func TestImagePullBackOff(t *testing.T) {
 			!strings.HasPrefix(w.Message, `Back-off pulling image "reg/x:1": ErrImagePull: `) {
 			t.Errorf("then: %+v", w)
 		}
-		b.runtime.PullError = nil
+		reachable.Store(true)
 		time.Sleep(6 * time.Second)
 		b.wantLog("sandbox p/0", "pull reg/x:1", "pull reg/x:1", "start c/0")
 	})
