@@ -26,6 +26,7 @@ import (
 	"github.com/proa-dev/proa/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/controllers/podgc"
 	"github.com/proa-dev/proa/controllers/replicaset"
+	"github.com/proa-dev/proa/controllers/replication"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/tainteviction"
@@ -85,6 +86,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 	for _, make := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
+		func() (loop.Loop, error) { return replication.New(env) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },
 		func() (loop.Loop, error) { return garbage.New(env, cfg.Kinds()) },

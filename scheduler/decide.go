@@ -2,6 +2,8 @@ package scheduler
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -66,12 +68,8 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) t
 	}
 }
 
-func (s *Scheduler) budgetList() []policyv1.PodDisruptionBudget {
-	out := make([]policyv1.PodDisruptionBudget, 0, len(s.budgets))
-	for _, b := range s.budgets {
-		out = append(out, *b)
-	}
-	return out
+func (s *Scheduler) budgetList() []*policyv1.PodDisruptionBudget {
+	return slices.Collect(maps.Values(s.budgets))
 }
 
 // again wakes one pod, whose victims could not be evicted.

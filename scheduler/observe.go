@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
@@ -71,6 +72,31 @@ func (s *Scheduler) onBudgetGone(obj *policyv1.PodDisruptionBudget) {
 	delete(s.budgets, types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name})
 }
 
+func (s *Scheduler) onService(obj *corev1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.SetService(obj.Namespace, obj.Name, obj.Spec.Selector)
+}
+
+func (s *Scheduler) onServiceGone(obj *corev1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.RemoveService(obj.Namespace, obj.Name)
+}
+
+// controllerHandler follows a kind that owns pods and selects them.
+func controllerHandler[T ctrl.Object](s *Scheduler, selector func(T) *metav1.LabelSelector) toolscache.ResourceEventHandler {
+	return handler(func(obj T) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.snapshot.SetController(obj.GetUID(), selector(obj))
+	}, func(obj T) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.snapshot.RemoveController(obj.GetUID())
+	})
+}
+
 func (s *Scheduler) onNode(obj *corev1.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,9 +105,8 @@ func (s *Scheduler) onNode(obj *corev1.Node) {
 		return
 	}
 	moved := change&^core.NodeAllocatable != 0 // topology may look different
-	s.wake(func(it *queue.Item) bool {
-		return moved && dependsOnPods(it) || s.snapshot.MightFit(it.Pod, obj.Name)
-	})
+	might := onceAClass(func(p *core.Pod) bool { return s.snapshot.MightFit(p, obj.Name) })
+	s.wake(func(it *queue.Item) bool { return moved && dependsOnPods(it) || might(it.Pod) })
 }
 
 func (s *Scheduler) onNodeGone(obj *corev1.Node) {
@@ -171,8 +196,11 @@ func (s *Scheduler) podPending(obj *corev1.Pod) {
 	if underWay {
 		return
 	}
-	if _, _, ok := s.snapshot.Pod(obj.UID); ok {
-		return // bound; this is older news
+	if known, _, ok := s.snapshot.Pod(obj.UID); ok {
+		if known.Object.Spec.NodeName == "" {
+			return // bound by us; this is older news
+		}
+		s.snapshot.RemovePod(obj.UID) // the datastore was taken back to before the bind
 	}
 	now := time.Now()
 	pod := core.NewPod(obj)
@@ -223,9 +251,23 @@ func (s *Scheduler) wake(f func(*queue.Item) bool) {
 
 // freed wakes the pods that room on a node may help.
 func (s *Scheduler) freed(node string) {
-	s.wake(func(it *queue.Item) bool {
-		return dependsOnPods(it) || dependsOnVolumes(it) || s.snapshot.FitsNow(it.Pod, node)
-	})
+	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
+	s.wake(func(it *queue.Item) bool { return dependsOnPods(it) || dependsOnVolumes(it) || fits(it.Pod) })
+}
+
+// onceAClass asks f once for all pods that get the same answer: thousands may
+// be waiting, and they are mostly alike.
+func onceAClass(f func(*core.Pod) bool) func(*core.Pod) bool {
+	answers := map[string]bool{}
+	return func(p *core.Pod) bool {
+		class := p.Class()
+		answer, known := answers[class]
+		if !known {
+			answer = f(p)
+			answers[class] = answer
+		}
+		return answer
+	}
 }
 
 // joined wakes the pods that wait for other pods' company.

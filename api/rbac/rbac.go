@@ -2,9 +2,12 @@
 package rbac
 
 import (
+	"strings"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -27,8 +30,11 @@ func Role() *api.Kind {
 		New:            api.Maker[rbacv1.Role](),
 		NewList:        api.ListMaker[rbacv1.RoleList](),
 		StoragePath:    "roles",
+		Columns:        []api.Column{api.CreatedColumn()},
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
+		Validate:       api.Check(func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
+		ValidateUpdate: api.CheckUpdate(func(r, _ *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
 	}
 }
 
@@ -40,8 +46,11 @@ func ClusterRole() *api.Kind {
 		New:            api.Maker[rbacv1.ClusterRole](),
 		NewList:        api.ListMaker[rbacv1.ClusterRoleList](),
 		StoragePath:    "clusterroles",
+		Columns:        []api.Column{api.CreatedColumn()},
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
+		Validate:       api.Check(validateClusterRole),
+		ValidateUpdate: api.CheckUpdate(func(r, _ *rbacv1.ClusterRole) field.ErrorList { return validateClusterRole(r) }),
 	}
 }
 
@@ -54,10 +63,17 @@ func RoleBinding() *api.Kind {
 		New:            api.Maker[rbacv1.RoleBinding](),
 		NewList:        api.ListMaker[rbacv1.RoleBindingList](),
 		StoragePath:    "rolebindings",
+		Columns:        bindingColumns(func(b *rbacv1.RoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
 		Default: api.On(func(b *rbacv1.RoleBinding) {
 			defaultBinding(&b.RoleRef, b.Subjects)
+		}),
+		Validate: api.Check(func(b *rbacv1.RoleBinding) field.ErrorList {
+			return validateBinding(b.RoleRef, b.Subjects, true)
+		}),
+		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.RoleBinding) field.ErrorList {
+			return append(validateBinding(b.RoleRef, b.Subjects, true), sameRole(b.RoleRef, old.RoleRef)...)
 		}),
 	}
 }
@@ -70,10 +86,17 @@ func ClusterRoleBinding() *api.Kind {
 		New:            api.Maker[rbacv1.ClusterRoleBinding](),
 		NewList:        api.ListMaker[rbacv1.ClusterRoleBindingList](),
 		StoragePath:    "clusterrolebindings",
+		Columns:        bindingColumns(func(b *rbacv1.ClusterRoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
 		Default: api.On(func(b *rbacv1.ClusterRoleBinding) {
 			defaultBinding(&b.RoleRef, b.Subjects)
+		}),
+		Validate: api.Check(func(b *rbacv1.ClusterRoleBinding) field.ErrorList {
+			return validateBinding(b.RoleRef, b.Subjects, false)
+		}),
+		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
+			return append(validateBinding(b.RoleRef, b.Subjects, false), sameRole(b.RoleRef, old.RoleRef)...)
 		}),
 	}
 }
@@ -87,5 +110,34 @@ func defaultBinding(ref *rbacv1.RoleRef, subjects []rbacv1.Subject) {
 		if s.APIGroup == "" && (s.Kind == rbacv1.UserKind || s.Kind == rbacv1.GroupKind) {
 			s.APIGroup = rbacv1.GroupName
 		}
+	}
+}
+
+func bindingColumns[P api.Object](of func(P) (rbacv1.RoleRef, []rbacv1.Subject)) []api.Column {
+	subjects := func(kind string) func(P) any {
+		return func(o P) any {
+			_, all := of(o)
+			var out []string
+			for _, s := range all {
+				switch {
+				case s.Kind != kind:
+				case kind == rbacv1.ServiceAccountKind:
+					out = append(out, s.Namespace+"/"+s.Name)
+				default:
+					out = append(out, s.Name)
+				}
+			}
+			return strings.Join(out, ", ")
+		}
+	}
+	return []api.Column{
+		api.Col("Role", "string", "The role that is given.", func(o P) any {
+			ref, _ := of(o)
+			return ref.Kind + "/" + ref.Name
+		}),
+		api.AgeColumn(),
+		api.WideCol("Users", "string", "Users that have it.", subjects(rbacv1.UserKind)),
+		api.WideCol("Groups", "string", "Groups that have it.", subjects(rbacv1.GroupKind)),
+		api.WideCol("ServiceAccounts", "string", "Service accounts that have it.", subjects(rbacv1.ServiceAccountKind)),
 	}
 }

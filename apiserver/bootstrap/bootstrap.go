@@ -28,6 +28,10 @@ type Config struct {
 	// ServiceIP is the address of the Service kubernetes: the first of the
 	// service network.
 	ServiceIP netip.Addr
+	// ClientCA and FrontProxyCA (PEM) are published to extension API servers,
+	// with the common names of front proxies.
+	ClientCA, FrontProxyCA []byte
+	FrontProxyNames        []string
 }
 
 // Run makes what is missing and returns when all of it is there.
@@ -51,6 +55,9 @@ func Run(ctx context.Context, cfg Config) error {
 		group.Go(func() error { return ensure(groupCtx, cfg.Client, class) })
 	}
 	group.Go(func() error { return ensureService(groupCtx, cfg) })
+	if len(cfg.ClientCA) > 0 {
+		group.Go(func() error { return ensureTrust(groupCtx, cfg) })
+	}
 	return group.Wait()
 }
 

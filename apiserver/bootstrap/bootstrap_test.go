@@ -86,7 +86,8 @@ func start(t testing.TB) *cluster {
 
 func (c *cluster) bootstrap(t testing.TB) {
 	t.Helper()
-	err := bootstrap.Run(t.Context(), bootstrap.Config{Client: c.admin.Client(), Reader: c.admin.Reader(), ServiceIP: netip.MustParseAddr("10.43.0.1")})
+	err := bootstrap.Run(t.Context(), bootstrap.Config{Client: c.admin.Client(), Reader: c.admin.Reader(), ServiceIP: netip.MustParseAddr("10.43.0.1"),
+		ClientCA: c.ca.CAPEM(), FrontProxyCA: c.ca.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +129,11 @@ func TestBootstrap(t *testing.T) {
 	var svc corev1.Service
 	if err := cl.Get(ctx, ctrl.ObjectKey{Namespace: "default", Name: "kubernetes"}, &svc); err != nil || svc.Spec.ClusterIP != "10.43.0.1" {
 		t.Errorf("Service: %v %s", err, svc.Spec.ClusterIP)
+	}
+	var trust corev1.ConfigMap
+	if err := cl.Get(ctx, ctrl.ObjectKey{Namespace: "kube-system", Name: "extension-apiserver-authentication"}, &trust); err != nil ||
+		trust.Data["client-ca-file"] != string(c.ca.CAPEM()) || trust.Data["requestheader-allowed-names"] != `["front-proxy-client"]` {
+		t.Errorf("trust: %v %v", err, trust.Data)
 	}
 	var roles, again rbacv1.ClusterRoleList
 	if err := cl.List(ctx, &roles); err != nil || len(roles.Items) != len(authz.ClusterRoles()) {

@@ -102,16 +102,14 @@ func (l *Leaf) renew(now time.Time) error {
 	return nil
 }
 
-// SignServer and SignClient issue a certificate for a key that is kept
-// elsewhere (a joining node's): the request proves possession of the key, its
-// own wishes about names are ignored.
-
-// SignServer issues a serving certificate for the key of a PEM request.
+// SignServer issues a serving certificate for a key that is kept elsewhere (a
+// joining node's). The PEM request proves possession of the key; its own
+// wishes about names are ignored.
 func (a *Authority) SignServer(requestPEM []byte, names Names) ([]byte, error) {
 	return a.signRequest(requestPEM, names, x509.ExtKeyUsageServerAuth)
 }
 
-// SignClient issues a client certificate for the key of a PEM request.
+// SignClient is SignServer for a client certificate.
 func (a *Authority) SignClient(requestPEM []byte, user string, groups ...string) ([]byte, error) {
 	return a.signRequest(requestPEM, Names{CommonName: user, Organizations: groups}, x509.ExtKeyUsageClientAuth)
 }

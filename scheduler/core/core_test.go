@@ -200,6 +200,8 @@ func TestSchedule(t *testing.T) {
 		{"extended resource in use", []*corev1.Node{node("g", "4", "8Gi", offers("example.com/gpu", "1"))},
 			map[string][]*core.Pod{"g": {pod("x", requests("example.com/gpu", "1"))}}, pod("p", requests("example.com/gpu", "1")),
 			"0/1 nodes are available: 1 Insufficient example.com/gpu."},
+		{"absurd requests do not overflow", one, map[string][]*core.Pod{"n": {pod("x", requests("memory", "9E")), pod("y", requests("memory", "9E"))}},
+			pod("p", requests("memory", "1")), "0/1 nodes are available: 1 Insufficient memory."},
 		{"too many pods", []*corev1.Node{node("n", "4", "8Gi", offers("pods", "1"))}, map[string][]*core.Pod{"n": {pod("x")}}, pod("p"), "0/1 nodes are available: 1 Too many pods."},
 		{"init containers count by the largest", one, nil, pod("p", requests("cpu", "1"), func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("5")}}}}
@@ -273,6 +275,58 @@ func TestTies(t *testing.T) {
 	}
 }
 
+// Pods of a Service or a controller go to different nodes and zones, even when
+// another node is emptier.
+func TestSiblingsAreSpread(t *testing.T) {
+	owned := func(p *corev1.Pod) {
+		controller := true
+		p.OwnerReferences = []metav1.OwnerReference{{UID: "rs", Controller: &controller}}
+	}
+	for _, test := range []struct {
+		name string
+		tell func(*core.Snapshot)
+		want string
+	}{
+		{"strangers", func(*core.Snapshot) {}, "big"},
+		{"of a Service", func(s *core.Snapshot) { s.SetService("ns", "web", map[string]string{"app": "w"}) }, "small"},
+		{"of a controller", func(s *core.Snapshot) { s.SetController("rs", app("w")) }, "small"},
+		{"of another namespace", func(s *core.Snapshot) { s.SetService("other", "web", map[string]string{"app": "w"}) }, "big"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := snapshot([]*corev1.Node{node("big", "16", "32Gi"), node("small", "4", "8Gi")},
+				map[string][]*core.Pod{"big": {pod("x", hasLabels("app", "w"), requests("cpu", "1", "memory", "1Gi"))}})
+			test.tell(s)
+			if got, _ := s.Schedule(pod("p", hasLabels("app", "w"), owned, requests("cpu", "1", "memory", "1Gi"))); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// Many replicas on alike nodes end up evenly spread.
+func TestReplicasAreEven(t *testing.T) {
+	s := core.NewSnapshot(1)
+	for i := range 300 {
+		s.SetNode(node(fmt.Sprint(i), "32", "64Gi"))
+	}
+	s.SetService("ns", "web", map[string]string{"app": "w"})
+	count := map[string]int{}
+	for i := range 900 {
+		p := pod(fmt.Sprint(i), hasLabels("app", "w"), requests("cpu", "10m"))
+		name, why := s.Schedule(p)
+		if why != nil {
+			t.Fatal(why.Message())
+		}
+		s.PutPod(p, name)
+		count[name]++
+	}
+	for name, n := range count {
+		if n != 3 {
+			t.Errorf("%d on node %s, want 3", n, name)
+		}
+	}
+}
+
 func TestNamespaceSelector(t *testing.T) {
 	s := snapshot([]*corev1.Node{node("a", "4", "8Gi"), node("b", "4", "8Gi")}, map[string][]*core.Pod{"b": {pod("x", inNS("data"), hasLabels("app", "db"))}})
 	p := pod("p", near("db", "kubernetes.io/hostname"), func(p *corev1.Pod) {
@@ -293,13 +347,13 @@ func TestPreempt(t *testing.T) {
 	}
 	nodes := []*corev1.Node{node("a", "4", "8Gi"), node("b", "4", "8Gi")}
 	never := corev1.PreemptNever
-	budget := policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "b"},
+	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "b"},
 		Spec: policyv1.PodDisruptionBudgetSpec{Selector: app("db"), MinAvailable: &intstr.IntOrString{IntVal: 1}}}
 	for _, test := range []struct {
 		name    string
 		placed  map[string][]*core.Pod
 		pod     *core.Pod
-		budgets []policyv1.PodDisruptionBudget
+		budgets []*policyv1.PodDisruptionBudget
 		want    string // "node: victims", or the reason
 	}{
 		{"nobody is lower", map[string][]*core.Pod{"a": {pod("x", requests("cpu", "4"))}, "b": {pod("y", requests("cpu", "4"))}}, pod("p", requests("cpu", "1")), nil,
@@ -319,7 +373,7 @@ func TestPreempt(t *testing.T) {
 			pod("p", prio(9), requests("cpu", "4")), nil, "b: [z]"},
 		{"budgets are spared", map[string][]*core.Pod{
 			"a": {pod("x", prio(1), hasLabels("app", "db"), requests("cpu", "4"))}, "b": {pod("y", prio(5), requests("cpu", "4"))}},
-			pod("p", prio(9), requests("cpu", "1")), []policyv1.PodDisruptionBudget{budget}, "b: [y]"},
+			pod("p", prio(9), requests("cpu", "1")), []*policyv1.PodDisruptionBudget{budget}, "b: [y]"},
 		{"whoever holds the port", map[string][]*core.Pod{"a": {pod("x", hostPort("", "", 80)), pod("y")}, "b": {pod("z", prio(9), hostPort("", "", 80))}},
 			pod("p", prio(9), hostPort("", "", 80)), nil, "a: [x]"},
 		{"whoever refuses", map[string][]*core.Pod{"a": {pod("x", apart("p", "kubernetes.io/hostname")), pod("y")}, "b": {pod("z", prio(9), apart("p", "kubernetes.io/hostname"))}},

@@ -80,13 +80,13 @@ func needsOf(obj *corev1.Pod) needs {
 	for name, q := range resourcehelpers.PodRequests(obj, opts) {
 		switch name {
 		case corev1.ResourceCPU:
-			n.cpu = q.MilliValue()
+			n.cpu = clamp(q.MilliValue())
 		case corev1.ResourceMemory:
-			n.memory = q.Value()
+			n.memory = clamp(q.Value())
 		case corev1.ResourceEphemeralStorage:
-			n.ephemeral = q.Value()
+			n.ephemeral = clamp(q.Value())
 		default:
-			if v := q.Value(); v > 0 {
+			if v := clamp(q.Value()); v > 0 {
 				n.scalars = append(n.scalars, scalar{name, v})
 			}
 		}
@@ -99,10 +99,16 @@ func needsOf(obj *corev1.Pod) needs {
 			corev1.ResourceMemory: *resource.NewQuantity(assumedMemory, resource.DecimalSI),
 		}
 		list := resourcehelpers.PodRequests(obj, opts)
-		n.nonzeroCPU, n.nonzeroMemory = list.Cpu().MilliValue(), list.Memory().Value()
+		n.nonzeroCPU, n.nonzeroMemory = clamp(list.Cpu().MilliValue()), clamp(list.Memory().Value())
 	}
 	return n
 }
+
+// maxQuantity is more than any machine has. Sums of what is clamped to it do
+// not overflow, whatever pods and nodes claim.
+const maxQuantity = 1 << 53
+
+func clamp(v int64) int64 { return min(max(v, 0), maxQuantity) }
 
 // silentContainer says whether any container leaves cpu or memory out.
 func silentContainer(obj *corev1.Pod) bool {
@@ -177,6 +183,9 @@ type classKeys struct {
 	images    []string
 	parts     int // images and containers that count for ImageLocality
 }
+
+// Class is equal for pods to which MightFit and FitsNow give equal answers.
+func (p *Pod) Class() string { return p.classify().class }
 
 // classify computes the keys of a pending pod. Pods whose keys are equal get
 // the same verdict and score on every node, labels and topology aside.

@@ -34,7 +34,7 @@ const (
 // d is the diagnosis of the very same state. Without a way it returns nil and
 // the reason in upstream's words; settled then says that the pod's nomination
 // still stands.
-func (s *Snapshot) Preempt(p *Pod, d *Diagnosis, budgets []policyv1.PodDisruptionBudget) (way *Preemption, reason string, settled bool) {
+func (s *Snapshot) Preempt(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionBudget) (way *Preemption, reason string, settled bool) {
 	if policy := p.Object.Spec.PreemptionPolicy; policy != nil && *policy == corev1.PreemptNever {
 		return nil, "not eligible due to preemptionPolicy=Never.", false
 	}
@@ -85,7 +85,7 @@ func (s *Snapshot) clearing(p *Pod, slot int32) bool {
 
 // victims finds the fewest pods that must leave a slot. It tries on the
 // snapshot itself and puts everything back.
-func (s *Snapshot) victims(p *Pod, slot int32, budgets []policyv1.PodDisruptionBudget) (*Preemption, []string) {
+func (s *Snapshot) victims(p *Pod, slot int32, budgets []*policyv1.PodDisruptionBudget) (*Preemption, []string) {
 	name := s.nodes[slot].name
 	var lower []*Pod
 	for _, at := range s.nodes[slot].pods {
@@ -155,7 +155,7 @@ func startOf(p *Pod) int64 {
 
 // splitByBudget separates the pods whose eviction a disruption budget does not
 // allow, in the given order.
-func splitByBudget(pods []*Pod, budgets []policyv1.PodDisruptionBudget) (protected, others []*Pod) {
+func splitByBudget(pods []*Pod, budgets []*policyv1.PodDisruptionBudget) (protected, others []*Pod) {
 	allowed := make([]int32, len(budgets))
 	selectors := make([]labels.Selector, len(budgets))
 	for i := range budgets {
@@ -169,7 +169,7 @@ func splitByBudget(pods []*Pod, budgets []policyv1.PodDisruptionBudget) (protect
 	for _, pod := range pods {
 		broken := false
 		for i := range budgets {
-			b := &budgets[i]
+			b := budgets[i]
 			if b.Namespace != pod.Object.Namespace || len(pod.Object.Labels) == 0 || !selectors[i].Matches(labels.Set(pod.Object.Labels)) {
 				continue
 			}

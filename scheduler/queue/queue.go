@@ -7,7 +7,8 @@
 //
 // A pod that waits only because of earlier failures may be taken from backoff
 // when nothing else is to do; one whose API calls failed may not, since those
-// need the rest.
+// need the rest. When it fails again, nobody is taken early for a moment: one
+// freed place may have woken thousands, and most of them in vain.
 package queue
 
 import (
@@ -27,6 +28,9 @@ const (
 	MaxUnschedulable = 5 * time.Minute
 )
 
+// earlyPause is for how long nobody is taken early after one was in vain.
+const earlyPause = 100 * time.Millisecond
+
 // Item is one waiting pod.
 type Item struct {
 	Pod *core.Pod
@@ -39,6 +43,7 @@ type Item struct {
 	since    time.Time // when it joined the active queue or was set aside
 	failures int       // in a row
 	until    time.Time // end of backoff
+	early    bool      // taken before that
 }
 
 type place uint8
@@ -57,6 +62,7 @@ type Queue struct {
 	heaps   [resting + 1]itemHeap
 	aside   map[types.UID]*Item
 	flushAt time.Time // when the oldest of aside is tried again
+	earlyAt time.Time // when pods may be taken early again
 	seq     uint64
 }
 
@@ -126,18 +132,25 @@ func (q *Queue) Delete(uid types.UID) {
 // Pop takes the next pod, nil when none is ready.
 func (q *Queue) Pop(now time.Time) *Item {
 	q.advance(now)
-	for _, from := range []place{active, backoff} {
-		if h := &q.heaps[from]; h.Len() > 0 {
-			it := h.items[0]
-			q.take(it)
-			return it
-		}
+	from := &q.heaps[active]
+	early := from.Len() == 0 && !now.Before(q.earlyAt)
+	if early {
+		from = &q.heaps[backoff]
 	}
-	return nil
+	if from.Len() == 0 {
+		return nil
+	}
+	it := from.items[0]
+	q.take(it)
+	it.early = early
+	return it
 }
 
 // Fail sets aside a pod that fits nowhere, until something changes.
 func (q *Queue) Fail(it *Item, failed core.FilterSet, now time.Time) {
+	if it.early {
+		q.earlyAt = now.Add(earlyPause)
+	}
 	it.failures++
 	it.Failed = failed
 	it.until = now.Add(wait(it.failures))
@@ -177,10 +190,12 @@ func (q *Queue) Next() time.Time {
 			next = t
 		}
 	}
-	for _, p := range []place{backoff, resting} {
-		if h := &q.heaps[p]; h.Len() > 0 {
-			earlier(h.items[0].until)
-		}
+	if h := &q.heaps[resting]; h.Len() > 0 {
+		earlier(h.items[0].until)
+	}
+	if h := &q.heaps[backoff]; h.Len() > 0 {
+		earlier(h.items[0].until)
+		earlier(q.earlyAt)
 	}
 	if len(q.aside) > 0 {
 		earlier(q.flushAt)

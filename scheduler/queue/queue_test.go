@@ -59,6 +59,30 @@ func TestFailAndWake(t *testing.T) {
 	pop(t, q, begin, "p")
 }
 
+// When room for one wakes many, the others do not all try in vain at once.
+func TestHerd(t *testing.T) {
+	q := queue.New()
+	for _, name := range []string{"a", "b", "c"} {
+		q.Add(pod(name, 0), begin)
+		q.Fail(pop(t, q, begin, name), 0, begin)
+	}
+	q.Wake(begin, func(*queue.Item) bool { return true })
+	first := q.Pop(begin) // finds the room
+	second := q.Pop(begin)
+	if first == nil || second == nil {
+		t.Fatal("nobody is taken early")
+	}
+	q.Fail(second, 0, begin)
+	pop(t, q, begin, "")
+	next := q.Next()
+	if wait := next.Sub(begin); wait <= 0 || wait >= time.Second {
+		t.Errorf("the next is taken after %v", wait)
+	}
+	if q.Pop(next) == nil {
+		t.Error("nobody is taken at the time that was told")
+	}
+}
+
 func TestBackoffAfterErrors(t *testing.T) {
 	q := queue.New()
 	q.Add(pod("p", 0), begin)

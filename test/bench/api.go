@@ -12,6 +12,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/proa-dev/proa/test/cluster"
 )
 
 const (
@@ -41,21 +43,21 @@ func apiPod(name string) []byte {
 
 // startControlPlane starts a server without a node and waits for the
 // namespace to take pods.
-func startControlPlane(ctx context.Context, e *env) (*load, error) {
-	if err := e.start(ctx, "--disable-agent"); err != nil {
+func startControlPlane(ctx context.Context, e *cluster.Cluster) (*load, error) {
+	if err := e.Start(ctx, "--disable-agent"); err != nil {
 		return nil, err
 	}
-	c, err := e.clientset()
+	c, err := e.Client()
 	if err != nil {
 		return nil, err
 	}
-	if err := e.until(ctx, 10*time.Second, func() bool {
+	if err := e.Until(ctx, 10*time.Second, func() bool {
 		_, err := c.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
 		return err == nil
 	}); err != nil {
 		return nil, err
 	}
-	cfg, err := e.rest()
+	cfg, err := e.REST()
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +65,7 @@ func startControlPlane(ctx context.Context, e *env) (*load, error) {
 }
 
 // benchAPI measures requests of 32 clients on the same cores.
-func benchAPI(ctx context.Context, e *env) ([]figure, error) {
+func benchAPI(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	l, err := startControlPlane(ctx, e)
 	if err != nil {
 		return nil, err
@@ -89,18 +91,18 @@ func benchAPI(ctx context.Context, e *env) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	lists, err := e.lists(ctx, l, create)
+	lists, err := lists(ctx, e, l, create)
 	if err != nil {
 		return nil, err
 	}
-	rss, private, err := e.memory()
+	rss, private, err := e.Memory()
 	if err != nil {
 		return nil, err
 	}
-	if err := e.stop(); err != nil {
+	if err := e.Stop(); err != nil {
 		return nil, err
 	}
-	etcd, err := bareEtcd(ctx, filepath.Join(e.dir, "yardstick-etcd"))
+	etcd, err := bareEtcd(ctx, filepath.Join(e.Dir, "yardstick-etcd"))
 	if err != nil {
 		return nil, err
 	}
@@ -120,15 +122,15 @@ func benchAPI(ctx context.Context, e *env) ([]figure, error) {
 }
 
 // lists measures lists of a namespace that holds 5,000 pods.
-func (e *env) lists(ctx context.Context, l *load, create func(string) request) (float64, error) {
-	c, err := e.clientset()
+func lists(ctx context.Context, e *cluster.Cluster, l *load, create func(string) request) (float64, error) {
+	c, err := e.Client()
 	if err != nil {
 		return 0, err
 	}
 	if _, err := c.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "lists"}}, metav1.CreateOptions{}); err != nil {
 		return 0, err
 	}
-	if err := e.until(ctx, 10*time.Second, func() bool {
+	if err := e.Until(ctx, 10*time.Second, func() bool {
 		_, err := c.CoreV1().ServiceAccounts("lists").Get(ctx, "default", metav1.GetOptions{})
 		return err == nil
 	}); err != nil {
@@ -147,7 +149,7 @@ func (e *env) lists(ctx context.Context, l *load, create func(string) request) (
 
 // benchWatch measures events delivered to 200 watchers of one object that
 // changes all the time.
-func benchWatch(ctx context.Context, e *env) ([]figure, error) {
+func benchWatch(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	const watchers = 200
 	l, err := startControlPlane(ctx, e)
 	if err != nil {

@@ -5,12 +5,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"regexp"
 	"text/tabwriter"
+
+	"github.com/proa-dev/proa/test/cluster"
+	"github.com/proa-dev/proa/test/isolate"
 )
 
 // figure is one line of the table.
@@ -26,7 +30,7 @@ type figure struct {
 // bench is one group of figures; it stands alone and cleans up after itself.
 type bench struct {
 	name string
-	run  func(ctx context.Context, e *env) ([]figure, error)
+	run  func(ctx context.Context, e *cluster.Cluster) ([]figure, error)
 }
 
 var benches = []bench{
@@ -44,12 +48,13 @@ func main() {
 		}
 		return
 	}
+	isolate.Enter()
 	only := flag.String("run", "", "run the groups whose names match this `regexp`: start, pods, api, watch")
-	proa := flag.String("proa", "bin/proa", "the binary to measure")
+	bin := flag.String("bin", "bin", "the `folder` of the binaries to measure")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	ok, err := run(ctx, *proa, *only)
+	ok, err := run(ctx, *bin, *only)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
@@ -59,7 +64,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, proa, only string) (bool, error) {
+func run(ctx context.Context, bin, only string) (bool, error) {
 	match, err := regexp.Compile(only)
 	if err != nil {
 		return false, err
@@ -71,13 +76,12 @@ func run(ctx context.Context, proa, only string) (bool, error) {
 		if !match.MatchString(b.name) {
 			continue
 		}
-		e, err := newEnv(proa)
+		e, err := cluster.New(bin)
 		if err != nil {
 			return false, err
 		}
 		figures, err := b.run(ctx, e)
-		e.close()
-		if err != nil {
+		if err = errors.Join(err, e.Remove(context.WithoutCancel(ctx))); err != nil {
 			return false, fmt.Errorf("%s: %w", b.name, err)
 		}
 		for _, f := range figures {

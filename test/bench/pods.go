@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/container/runtimebin"
+	"github.com/proa-dev/proa/test/cluster"
 )
 
 // bareProcess is the median time to start and end a small process.
@@ -103,7 +104,7 @@ func benchPod(name string) *corev1.Pod {
 }
 
 // startPod creates a pod and waits until it is Ready.
-func startPod(ctx context.Context, e *env, c *kubernetes.Clientset, name string) error {
+func startPod(ctx context.Context, e *cluster.Cluster, c *kubernetes.Clientset, name string) error {
 	w, err := c.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func podReady(p *corev1.Pod) bool {
 }
 
 // await reads events until n different pods fulfil ok.
-func await(ctx context.Context, e *env, w watch.Interface, n int, ok func(*corev1.Pod) bool) error {
+func await(ctx context.Context, e *cluster.Cluster, w watch.Interface, n int, ok func(*corev1.Pod) bool) error {
 	limit := time.NewTimer(2 * time.Minute)
 	defer limit.Stop()
 	done := map[string]bool{}
@@ -151,7 +152,7 @@ func await(ctx context.Context, e *env, w watch.Interface, n int, ok func(*corev
 				done[p.Name] = true
 			}
 		case <-limit.C:
-			return fmt.Errorf("%d of %d pods after 2 minutes\n%s", len(done), n, e.lastWords())
+			return fmt.Errorf("%d of %d pods after 2 minutes\n%s", len(done), n, e.LastWords())
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -160,28 +161,28 @@ func await(ctx context.Context, e *env, w watch.Interface, n int, ok func(*corev
 }
 
 // benchPods measures starts of pods beside a bare runc.
-func benchPods(ctx context.Context, e *env) ([]figure, error) {
+func benchPods(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	archive, err := busybox()
 	if err != nil {
 		return nil, err
 	}
-	if err := e.start(ctx); err != nil {
+	if err := e.Start(ctx); err != nil {
 		return nil, err
 	}
-	c, err := e.clientset()
+	c, err := e.Client()
 	if err != nil {
 		return nil, err
 	}
-	if err := e.until(ctx, 30*time.Second, func() bool { return nodeReady(ctx, c) }); err != nil {
+	if err := e.Until(ctx, 30*time.Second, func() bool { return nodeReady(ctx, c) }); err != nil {
 		return nil, err
 	}
-	if err := e.proa(bytes.NewReader(archive), "image", "import", "--data-dir", e.dir, "-"); err != nil {
+	if _, err := e.Proa(ctx, bytes.NewReader(archive), "image", "import", "-"); err != nil {
 		return nil, err
 	}
 	if err := startPod(ctx, e, c, "warm"); err != nil {
 		return nil, err
 	}
-	runc, err := bareRunc(e.dir)
+	runc, err := bareRunc(e.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +207,7 @@ func benchPods(ctx context.Context, e *env) ([]figure, error) {
 	}, nil
 }
 
-func fifty(ctx context.Context, e *env, c *kubernetes.Clientset) (time.Duration, error) {
+func fifty(ctx context.Context, e *cluster.Cluster, c *kubernetes.Clientset) (time.Duration, error) {
 	w, err := c.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, err
@@ -224,7 +225,7 @@ func fifty(ctx context.Context, e *env, c *kubernetes.Clientset) (time.Duration,
 
 // restart kills a container's process and waits until the API says that it
 // runs again.
-func restart(ctx context.Context, e *env, c *kubernetes.Clientset, name string) (time.Duration, error) {
+func restart(ctx context.Context, e *cluster.Cluster, c *kubernetes.Clientset, name string) (time.Duration, error) {
 	w, err := c.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		return 0, err

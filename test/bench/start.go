@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/proa-dev/proa/internal/ociimage"
+	"github.com/proa-dev/proa/test/cluster"
 )
 
 // image is the busybox that the pods run.
@@ -32,27 +33,27 @@ func busybox() ([]byte, error) {
 }
 
 // benchStart measures a start from nothing, and what an idle node takes.
-func benchStart(ctx context.Context, e *env) ([]figure, error) {
+func benchStart(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	archive, err := busybox()
 	if err != nil {
 		return nil, err
 	}
 	begin := time.Now()
-	if err := e.start(ctx); err != nil {
+	if err := e.Start(ctx); err != nil {
 		return nil, err
 	}
 	ready := time.Since(begin)
-	c, err := e.clientset()
+	c, err := e.Client()
 	if err != nil {
 		return nil, err
 	}
-	if err := e.until(ctx, 30*time.Second, func() bool { return nodeReady(ctx, c) }); err != nil {
+	if err := e.Until(ctx, 30*time.Second, func() bool { return nodeReady(ctx, c) }); err != nil {
 		return nil, fmt.Errorf("node Ready: %w", err)
 	}
 	node := time.Since(begin)
 	// The image is part of the user's preparation, not of the start.
 	paused := time.Now()
-	if err := e.proa(bytes.NewReader(archive), "image", "import", "--data-dir", e.dir, "-"); err != nil {
+	if _, err := e.Proa(ctx, bytes.NewReader(archive), "image", "import", "-"); err != nil {
 		return nil, err
 	}
 	begin = begin.Add(time.Since(paused))
@@ -75,7 +76,7 @@ func benchStart(ctx context.Context, e *env) ([]figure, error) {
 		return nil, ctx.Err()
 	case <-time.After(20 * time.Second):
 	}
-	rss, private, err := e.memory()
+	rss, private, err := e.Memory()
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,8 @@ type Set struct {
 	MinReady int32
 	Template *corev1.PodTemplateSpec
 	Status   appsv1.ReplicaSetStatus
+	// NoTerminating says that the kind's status does not count terminating pods.
+	NoTerminating bool
 }
 
 // Adapter reads and writes one kind of set.
@@ -91,6 +93,9 @@ func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	}
 	if err != nil {
 		return 0, err
+	}
+	if set.Selector.Empty() {
+		return 0, nil // validation forbids it; it would adopt every pod there is
 	}
 	// Asked before the pods are read: what is seen later cannot be missing.
 	maySync := c.expect.Satisfied(set.Object.GetUID())
@@ -236,7 +241,7 @@ func (c *Controller) addMatching(ctx context.Context, q loop.Queue, pod *corev1.
 		return
 	}
 	for _, s := range sets {
-		if s.Selector.Matches(labels.Set(pod.Labels)) {
+		if !s.Selector.Empty() && s.Selector.Matches(labels.Set(pod.Labels)) {
 			q.Add(loop.Key(pod.Namespace, s.Object.GetName()))
 		}
 	}

@@ -54,6 +54,9 @@ func newStatus(set *Set, active, terminating []*corev1.Pod, syncErr error, now t
 }
 
 func (c *Controller) writeStatus(ctx context.Context, set *Set, status appsv1.ReplicaSetStatus) error {
+	if set.NoTerminating {
+		status.TerminatingReplicas = nil
+	}
 	if apiequality.Semantic.DeepEqual(set.Status, status) {
 		return nil
 	}
