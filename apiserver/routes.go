@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/client-go/applyconfigurations"
 
 	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/handlers"
@@ -48,7 +47,7 @@ func (s *Server) routes() error {
 		}
 		return nil
 	}})
-	docs := openapi.New(s.kinds, applyconfigurations.NewTypeConverter(s.cfg.Scheme))
+	docs := openapi.New(s.kinds, s.types)
 	s.fixed = map[string]http.Handler{
 		"/":           http.HandlerFunc(s.index),
 		"/version":    version(),

@@ -21,6 +21,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/patch"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -48,6 +49,7 @@ type Config struct {
 type Core struct {
 	cfg       Config
 	resources sync.Map // *api.Kind to *resource
+	merger    patch.Merger
 }
 
 var _ Registry = (*Core)(nil)

@@ -230,7 +230,7 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 		return nil, err
 	}
 	if !ch.tracked {
-		if err := c.track(r, t, ch, &obj, live); err != nil {
+		if err := c.track(r, t, ch, obj, live); err != nil {
 			return nil, err
 		}
 	}
@@ -288,13 +288,13 @@ func (c *Core) checkVersion(r *resource, t Target, ch change, obj, live api.Obje
 }
 
 // track records who changed which field.
-func (c *Core) track(r *resource, t Target, ch change, obj *api.Object, live api.Object) error {
+func (c *Core) track(r *resource, t Target, ch change, obj, live api.Object) error {
 	if t.Subresource == "" {
-		if err := managedFieldsError((*obj).GetManagedFields()); err != nil {
+		if err := managedFieldsError(obj.GetManagedFields(), live.GetManagedFields()); err != nil {
 			return err
 		}
 	}
-	*obj = c.manageUpdate(r, t.Subresource, live, *obj, ch.manager)
+	c.manageUpdate(r, t.Subresource, live, obj, ch.manager)
 	return nil
 }
 
