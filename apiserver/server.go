@@ -47,6 +47,8 @@ type Config struct {
 	Virtual map[schema.GroupVersionKind]registry.VirtualFunc
 	// Token issues service account tokens; nil: the subresource is not served.
 	Token registry.TokenFunc
+	// Hooks take part in writes of their resource.
+	Hooks map[schema.GroupResource]registry.Hook
 	// Kubelet is the transport by which nodes are reached, with the client
 	// certificate for them; nil: logs, exec and proxies are not served. It
 	// must be an *http.Transport for requests that upgrade.
@@ -120,7 +122,8 @@ func New(cfg Config) (*Server, error) {
 	s.registry, err = registry.New(registry.Config{
 		Store: cfg.Store, Kinds: s.kinds, Authorizer: cfg.Authorizer, Admission: cfg.Admission,
 		Virtual: cfg.Virtual, Token: cfg.Token, Now: cfg.Now,
-		Types: s.types,
+		Types: s.types, Hooks: cfg.Hooks,
+		Report: func(err error) { cfg.Logger.Error("registry", "error", err) },
 	})
 	if err != nil {
 		return nil, err

@@ -19,8 +19,10 @@ import (
 // Cluster is one component's view of the cluster, under that component's
 // identity. Safe for concurrent use.
 type Cluster interface {
-	// Client reads from the cache and writes to the API server.
-	Client() ctrl.Client
+	// Client reads from the cache and writes to the API server. Watch serves
+	// who may see single objects only (field selector metadata.name), as a
+	// node does with Secrets: it must not need an informer for the kind.
+	Client() ctrl.WithWatch
 	// Reader reads from the API server: as new as every acknowledged write.
 	Reader() ctrl.Reader
 	// Cache gives informers and indexes.

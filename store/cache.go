@@ -22,6 +22,7 @@ type fill struct {
 
 const (
 	catchUpTimeout = 10 * time.Second
+	writtenTimeout = time.Second
 	pageSize       = 1000
 	maxEarly       = 200_000
 )

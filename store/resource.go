@@ -73,7 +73,7 @@ func (r *Resource) Create(ctx context.Context, key string, obj api.Object, ttl i
 		}
 		return nil, apierrors.NewAlreadyExists(k.GR(), key[strings.LastIndexByte(key, '/')+1:])
 	}
-	return r.pending.done(p, rev, r.decode)
+	return r.written(ctx, p, rev)
 }
 
 // Update replaces old by obj when old is still the latest revision, else it
@@ -114,7 +114,7 @@ func (r *Resource) Update(ctx context.Context, old *Entry, obj api.Object) (*Ent
 		}
 		return nil, ErrChanged
 	}
-	return r.pending.done(p, rev, r.decode)
+	return r.written(ctx, p, rev)
 }
 
 // Delete removes old when it is still the latest revision, else it returns
@@ -129,7 +129,21 @@ func (r *Resource) Delete(ctx context.Context, old *Entry) (*Entry, error) {
 		}
 		return nil, ErrChanged
 	}
-	return r.pending.done(p, rev, r.decode)
+	return r.written(ctx, p, rev)
+}
+
+// written ends a successful write once the cache has it, so that who wrote
+// finds it there by whatever way it reads. In process the event has come before
+// the acknowledgement nearly always.
+func (r *Resource) written(ctx context.Context, p *pendingWrite, rev int64) (*Entry, error) {
+	e, err := r.pending.done(p, rev, r.decode)
+	if err == nil && r.store.feed.rev.Load() < rev {
+		// The write is done whether or not the cache is slow.
+		wait, cancel := context.WithTimeout(ctx, writtenTimeout)
+		_ = r.store.feed.wait(wait, rev)
+		cancel()
+	}
+	return e, err
 }
 
 // failed maps an error of etcd, and asks for space where that is the trouble.

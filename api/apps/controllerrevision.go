@@ -16,5 +16,8 @@ func ControllerRevision() *api.Kind {
 		New:         api.Maker[appsv1.ControllerRevision](),
 		NewList:     api.ListMaker[appsv1.ControllerRevisionList](),
 		StoragePath: "controllerrevisions",
+
+		Validate:       api.Check(validateControllerRevision),
+		ValidateUpdate: api.CheckUpdate(validateControllerRevisionUpdate),
 	}
 }

@@ -3,6 +3,7 @@ package apps
 import (
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/core/podspec"
@@ -29,8 +30,14 @@ func DaemonSet() *api.Kind {
 			d.Status = old.Status
 			api.BumpGeneration(d, old, d.Spec, old.Spec)
 		}),
+		Validate:       api.Check(func(o *appsv1.DaemonSet) field.ErrorList { return validateDaemonSet(o, nil) }),
+		ValidateUpdate: api.CheckUpdate(validateDaemonSetUpdate),
+		Warnings: api.Warn(func(o, _ *appsv1.DaemonSet) []string {
+			return podspec.TemplateWarnings(field.NewPath("spec", "template"), &o.Spec.Template)
+		}),
 		Status: &api.Status{
-			PrepareUpdate: api.OnUpdate(func(d, old *appsv1.DaemonSet) { d.Spec = old.Spec }),
+			ValidateUpdate: api.CheckUpdate(validateDaemonSetStatus),
+			PrepareUpdate:  api.OnUpdate(func(d, old *appsv1.DaemonSet) { d.Spec = old.Spec }),
 		},
 		ResetFields: map[string][]string{
 			"": {"status"}, "status": {"spec"},

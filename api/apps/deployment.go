@@ -5,6 +5,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/core/podspec"
@@ -36,7 +37,13 @@ func Deployment() *api.Kind {
 				d.Generation++
 			}
 		}),
+		Validate:       api.Check(func(o *appsv1.Deployment) field.ErrorList { return validateDeployment(o, nil) }),
+		ValidateUpdate: api.CheckUpdate(validateDeploymentUpdate),
+		Warnings: api.Warn(func(o, _ *appsv1.Deployment) []string {
+			return podspec.TemplateWarnings(field.NewPath("spec", "template"), &o.Spec.Template)
+		}),
 		Status: &api.Status{
+			ValidateUpdate: api.CheckUpdate(validateDeploymentStatus),
 			PrepareUpdate: api.OnUpdate(func(d, old *appsv1.Deployment) {
 				d.Spec = old.Spec
 				d.Labels = old.Labels

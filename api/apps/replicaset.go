@@ -6,6 +6,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/core/podspec"
@@ -35,8 +36,14 @@ func ReplicaSet() *api.Kind {
 			r.Status = old.Status
 			api.BumpGeneration(r, old, r.Spec, old.Spec)
 		}),
+		Validate:       api.Check(func(o *appsv1.ReplicaSet) field.ErrorList { return validateReplicaSet(o, nil) }),
+		ValidateUpdate: api.CheckUpdate(validateReplicaSetUpdate),
+		Warnings: api.Warn(func(o, _ *appsv1.ReplicaSet) []string {
+			return podspec.TemplateWarnings(field.NewPath("spec", "template"), &o.Spec.Template)
+		}),
 		Status: &api.Status{
-			PrepareUpdate: api.OnUpdate(func(r, old *appsv1.ReplicaSet) { r.Spec = old.Spec }),
+			ValidateUpdate: api.CheckUpdate(validateReplicaSetStatus),
+			PrepareUpdate:  api.OnUpdate(func(r, old *appsv1.ReplicaSet) { r.Spec = old.Spec }),
 		},
 		Scale: &api.Scale{
 			Get: func(o api.Object) *autoscalingv1.Scale {

@@ -4,6 +4,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/core/podspec"
@@ -30,8 +32,15 @@ func StatefulSet() *api.Kind {
 			s.Status = old.Status
 			api.BumpGeneration(s, old, s.Spec, old.Spec)
 		}),
+		ValidateName:   validation.NameIsDNSLabel, // the host names of its pods begin with it
+		Validate:       api.Check(func(o *appsv1.StatefulSet) field.ErrorList { return validateStatefulSet(o, nil) }),
+		ValidateUpdate: api.CheckUpdate(validateStatefulSetUpdate),
+		Warnings: api.Warn(func(o, _ *appsv1.StatefulSet) []string {
+			return podspec.TemplateWarnings(field.NewPath("spec", "template"), &o.Spec.Template)
+		}),
 		Status: &api.Status{
-			PrepareUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Spec = old.Spec }),
+			ValidateUpdate: api.CheckUpdate(validateStatefulSetStatus),
+			PrepareUpdate:  api.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Spec = old.Spec }),
 		},
 		Scale: &api.Scale{
 			Get: func(o api.Object) *autoscalingv1.Scale {

@@ -16,7 +16,7 @@ func Kinds() []*api.Kind {
 	n, z := authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion
 	local := review(z.WithKind("LocalSubjectAccessReview"), "localsubjectaccessreviews", api.Maker[authorizationv1.LocalSubjectAccessReview]())
 	local.Namespaced = true
-	return []*api.Kind{
+	kinds := []*api.Kind{
 		review(n.WithKind("SelfSubjectReview"), "selfsubjectreviews", api.Maker[authenticationv1.SelfSubjectReview]()),
 		review(n.WithKind("TokenReview"), "tokenreviews", api.Maker[authenticationv1.TokenReview]()),
 		local,
@@ -24,6 +24,10 @@ func Kinds() []*api.Kind {
 		review(z.WithKind("SelfSubjectRulesReview"), "selfsubjectrulesreviews", api.Maker[authorizationv1.SelfSubjectRulesReview]()),
 		review(z.WithKind("SubjectAccessReview"), "subjectaccessreviews", api.Maker[authorizationv1.SubjectAccessReview]()),
 	}
+	for _, k := range kinds {
+		k.Validate = validateReview
+	}
+	return kinds
 }
 
 func review(gvk schema.GroupVersionKind, resource string, make func() api.Object) *api.Kind {
@@ -52,5 +56,6 @@ func TokenRequest() *api.Kind {
 			r.Spec.ExpirationSeconds = &hour
 		}
 	})
+	k.Validate = validateReview
 	return k
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/proa-dev/proa/api/core"
 	"github.com/proa-dev/proa/api/discovery"
 	"github.com/proa-dev/proa/api/events"
+	"github.com/proa-dev/proa/api/networking"
 	"github.com/proa-dev/proa/api/policy"
 	"github.com/proa-dev/proa/api/rbac"
 	"github.com/proa-dev/proa/api/scheduling"
@@ -26,6 +27,7 @@ func Kinds() []*api.Kind {
 		coordination.Kinds(),
 		discovery.Kinds(),
 		events.Kinds(),
+		networking.Kinds(),
 		policy.Kinds(),
 		rbac.Kinds(),
 		scheduling.Kinds(),

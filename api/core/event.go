@@ -1,10 +1,15 @@
 package core
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/validate"
 )
 
 // Event is the kind of events. They are stored in this version; package
@@ -20,8 +25,10 @@ func Event() *api.Kind {
 		StoragePath:    "events",
 		CreateOnUpdate: true,
 
-		Fields:     api.FieldsOf(eventFields),
-		FieldNames: eventFieldNames,
+		Validate:       api.Check(ValidateEvent),
+		ValidateUpdate: api.CheckUpdate(func(e, _ *corev1.Event) field.ErrorList { return ValidateEvent(e) }),
+		Fields:         api.FieldsOf(eventFields),
+		FieldNames:     eventFieldNames,
 	}
 }
 
@@ -49,4 +56,48 @@ func eventFields(e *corev1.Event) fields.Set {
 		"source":                         source,
 		"type":                           e.Type,
 	}
+}
+
+const (
+	maxEventWord = 128
+	maxEventNote = 1024
+)
+
+// ValidateEvent checks an event in its stored version. Events that carry an
+// eventTime were written by newer clients and must be whole.
+func ValidateEvent(e *corev1.Event) field.ErrorList {
+	var errs field.ErrorList
+	about := field.NewPath("involvedObject", "namespace")
+	const mismatch = "does not match event.namespace"
+	if ns := e.InvolvedObject.Namespace; e.EventTime.IsZero() {
+		if (ns == "" && e.Namespace != metav1.NamespaceNone && e.Namespace != metav1.NamespaceDefault) ||
+			(ns != "" && ns != e.Namespace) {
+			errs = append(errs, field.Invalid(about, ns, mismatch))
+		}
+	} else {
+		if ns == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
+			errs = append(errs, field.Invalid(about, ns, mismatch))
+		}
+		errs = append(errs, validateNewEvent(e)...)
+	}
+	return append(errs, validate.Subdomain(field.NewPath("namespace"), e.Namespace)...)
+}
+
+func validateNewEvent(e *corev1.Event) field.ErrorList {
+	var errs field.ErrorList
+	controller := field.NewPath("reportingController")
+	errs = append(errs, validate.Required(controller, e.ReportingController)...)
+	errs = append(errs, validate.QualifiedName(controller, e.ReportingController)...)
+	for _, f := range []struct{ name, value string }{
+		{"reportingInstance", e.ReportingInstance}, {"action", e.Action}, {"reason", e.Reason},
+	} {
+		errs = append(errs, validate.Required(field.NewPath(f.name), f.value)...)
+		if len(f.value) > maxEventWord {
+			errs = append(errs, field.Invalid(field.NewPath(f.name), "", fmt.Sprintf("can have at most %v characters", maxEventWord)))
+		}
+	}
+	if len(e.Message) > maxEventNote {
+		errs = append(errs, field.Invalid(field.NewPath("message"), "", fmt.Sprintf("can have at most %v characters", maxEventNote)))
+	}
+	return errs
 }

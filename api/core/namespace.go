@@ -2,10 +2,13 @@ package core
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -36,13 +39,20 @@ func Namespace() *api.Kind {
 			n.Status = old.Status
 			labelNamespace(n)
 		}),
+		Validate: api.Check(func(n *corev1.Namespace) field.ErrorList {
+			return validateFinalizers(field.NewPath("spec", "finalizers"), n.Spec.Finalizers)
+		}),
 		Status: &api.Status{
-			PrepareUpdate: api.OnUpdate(func(n, old *corev1.Namespace) { n.Spec = old.Spec }),
+			PrepareUpdate:  api.OnUpdate(func(n, old *corev1.Namespace) { n.Spec = old.Spec }),
+			ValidateUpdate: api.CheckUpdate(validateNamespaceStatus),
 		},
 		Subresources: []api.Subresource{{
 			Name: "finalize", GVK: gvk("Namespace"), Verbs: []string{"update"},
 			Update: &api.Status{
 				PrepareUpdate: api.OnUpdate(func(n, old *corev1.Namespace) { n.Status = old.Status }),
+				ValidateUpdate: api.CheckUpdate(func(n, _ *corev1.Namespace) field.ErrorList {
+					return validateFinalizers(field.NewPath("spec", "finalizers"), n.Spec.Finalizers)
+				}),
 			},
 		}},
 		Fields: api.FieldsOf(func(n *corev1.Namespace) fields.Set {
@@ -65,4 +75,34 @@ func labelNamespace(n *corev1.Namespace) {
 		n.Labels = map[string]string{}
 	}
 	n.Labels[corev1.LabelMetadataName] = n.Name
+}
+
+// validateFinalizers wants finalizers of Kubernetes' own, or with a domain.
+func validateFinalizers(path *field.Path, list []corev1.FinalizerName) field.ErrorList {
+	var errs field.ErrorList
+	for i, f := range list {
+		name := string(f)
+		errs = append(errs, validation.ValidateFinalizerName(name, path.Index(i))...)
+		switch name {
+		case string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+			continue
+		}
+		if !strings.Contains(name, "/") {
+			errs = append(errs, field.Invalid(path.Index(i), name, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
+	return errs
+}
+
+// validateNamespaceStatus wants the phase to say whether it is being deleted.
+func validateNamespaceStatus(n, _ *corev1.Namespace) field.ErrorList {
+	path := field.NewPath("status", "Phase")
+	if n.DeletionTimestamp.IsZero() {
+		if n.Status.Phase != corev1.NamespaceActive {
+			return field.ErrorList{field.Invalid(path, n.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty")}
+		}
+	} else if n.Status.Phase != corev1.NamespaceTerminating {
+		return field.ErrorList{field.Invalid(path, n.Status.Phase, "may only be 'Terminating' if `deletionTimestamp` is not empty")}
+	}
+	return nil
 }

@@ -36,6 +36,9 @@ func Pod() *api.Kind {
 		PrepareUpdate:  api.OnUpdate(preparePodUpdate),
 		Validate:       api.Check(podspec.ValidatePod),
 		ValidateUpdate: api.CheckUpdate(validatePodUpdate),
+		Warnings: api.Warn(func(p, _ *corev1.Pod) []string {
+			return podspec.Warnings(p)
+		}),
 		Status: &api.Status{
 			PrepareUpdate:  api.OnUpdate(preparePodStatus),
 			ValidateUpdate: api.CheckUpdate(validatePodStatusUpdate),
@@ -97,6 +100,7 @@ func podFields(p *corev1.Pod) fields.Set {
 
 func preparePod(p *corev1.Pod) {
 	p.Generation = 1
+	podspec.MergeLabelKeys(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qos.ComputePodQOS(p)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{

@@ -2,6 +2,7 @@ package core
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/core/podspec"
@@ -17,7 +18,16 @@ func PodTemplate() *api.Kind {
 		NewList:     api.ListMaker[corev1.PodTemplateList](),
 		StoragePath: "podtemplates",
 
-		Default:       api.On(func(t *corev1.PodTemplate) { podspec.Default(&t.Template.Spec) }),
+		Default: api.On(func(t *corev1.PodTemplate) { podspec.Default(&t.Template.Spec) }),
+		Validate: api.Check(func(t *corev1.PodTemplate) field.ErrorList {
+			return podspec.ValidateTemplate(field.NewPath("template"), &t.Template, podspec.Options{})
+		}),
+		ValidateUpdate: api.CheckUpdate(func(t, old *corev1.PodTemplate) field.ErrorList {
+			return podspec.ValidateTemplate(field.NewPath("template"), &t.Template, podspec.After(&old.Template.Spec, old.Template.Annotations))
+		}),
+		Warnings: api.Warn(func(t, _ *corev1.PodTemplate) []string {
+			return podspec.TemplateWarnings(field.NewPath("template"), &t.Template)
+		}),
 		PrepareCreate: api.On(func(t *corev1.PodTemplate) { t.Generation = 1 }),
 		PrepareUpdate: api.OnUpdate(func(t, old *corev1.PodTemplate) {
 			api.BumpGeneration(t, old, t.Template, old.Template)

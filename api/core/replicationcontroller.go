@@ -7,10 +7,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/core/podspec"
+	"github.com/proa-dev/proa/api/validate"
 )
 
 // ReplicationController is the kind that ReplicaSets replaced.
@@ -34,8 +36,22 @@ func ReplicationController() *api.Kind {
 			r.Status = old.Status
 			api.BumpGeneration(r, old, r.Spec, old.Spec)
 		}),
+		Validate: api.Check(func(r *corev1.ReplicationController) field.ErrorList {
+			return validateReplicationController(r, nil)
+		}),
+		ValidateUpdate: api.CheckUpdate(validateReplicationController),
+		Warnings: api.Warn(func(r, _ *corev1.ReplicationController) []string {
+			if r.Spec.Template == nil {
+				return nil
+			}
+			return podspec.TemplateWarnings(field.NewPath("spec", "template"), r.Spec.Template)
+		}),
 		Status: &api.Status{
 			PrepareUpdate: api.OnUpdate(func(r, old *corev1.ReplicationController) { r.Spec = old.Spec }),
+			ValidateUpdate: api.CheckUpdate(func(r, _ *corev1.ReplicationController) field.ErrorList {
+				s := r.Status
+				return validate.ReplicaCounts(s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas, s.ObservedGeneration)
+			}),
 		},
 		Scale: &api.Scale{
 			Get: func(o api.Object) *autoscalingv1.Scale {
@@ -71,4 +87,26 @@ func defaultReplicationController(r *corev1.ReplicationController) {
 	if r.Spec.Replicas == nil {
 		r.Spec.Replicas = ptr.To[int32](1)
 	}
+}
+
+func validateReplicationController(r, old *corev1.ReplicationController) field.ErrorList {
+	path := field.NewPath("spec")
+	var opts podspec.Options
+	if old != nil && old.Spec.Template != nil {
+		opts = podspec.After(&old.Spec.Template.Spec, old.Spec.Template.Annotations)
+	}
+	errs := validate.NonNegative(path.Child("minReadySeconds"), int64(r.Spec.MinReadySeconds))
+	if len(r.Spec.Selector) == 0 {
+		errs = append(errs, field.Required(path.Child("selector"), ""))
+	}
+	if r.Spec.Replicas == nil {
+		errs = append(errs, field.Required(path.Child("replicas"), ""))
+	} else {
+		errs = append(errs, validate.NonNegative(path.Child("replicas"), int64(*r.Spec.Replicas))...)
+	}
+	if r.Spec.Template == nil {
+		return append(errs, field.Required(path.Child("template"), ""))
+	}
+	return append(errs, podspec.ValidateWorkloadTemplate(path.Child("template"), r.Spec.Template,
+		labels.SelectorFromSet(r.Spec.Selector), "ReplicationController", opts)...)
 }

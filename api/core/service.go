@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -8,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/api"
@@ -35,8 +38,12 @@ func Service() *api.Kind {
 			keepAllocated(s, old)
 			dropForType(s, old)
 		}),
+		Validate:       api.Check(func(s *corev1.Service) field.ErrorList { return validateService(s, nil) }),
+		ValidateUpdate: api.CheckUpdate(validateServiceUpdate),
+		Warnings:       api.Warn(serviceWarnings),
 		Status: &api.Status{
-			PrepareUpdate: api.OnUpdate(func(s, old *corev1.Service) { s.Spec = old.Spec }),
+			PrepareUpdate:  api.OnUpdate(func(s, old *corev1.Service) { s.Spec = old.Spec }),
+			ValidateUpdate: api.CheckUpdate(validateServiceStatus),
 		},
 		Subresources: []api.Subresource{{
 			Name: "proxy", GVK: gvk("ServiceProxyOptions"), Verbs: []string{"create", "delete", "get", "patch", "update"},
@@ -219,4 +226,31 @@ func sameNodePorts(s, old *corev1.ServiceSpec) bool {
 		}
 	}
 	return true
+}
+
+func serviceWarnings(s, _ *corev1.Service) []string {
+	var out []string
+	if _, ok := s.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]; ok {
+		out = append(out, fmt.Sprintf("annotation %s is deprecated, please use %s instead",
+			corev1.DeprecatedAnnotationTopologyAwareHints, corev1.AnnotationTopologyMode))
+	}
+	path := field.NewPath("spec")
+	if hasClusterIP(&s.Spec) && !headless(&s.Spec) {
+		for i, ip := range s.Spec.ClusterIPs {
+			out = append(out, utilvalidation.GetWarningsForIP(path.Child("clusterIPs").Index(i), ip)...)
+		}
+	}
+	for i, ip := range s.Spec.ExternalIPs {
+		out = append(out, utilvalidation.GetWarningsForIP(path.Child("externalIPs").Index(i), ip)...)
+	}
+	for i, c := range s.Spec.LoadBalancerSourceRanges {
+		out = append(out, utilvalidation.GetWarningsForCIDR(path.Child("loadBalancerSourceRanges").Index(i), c)...)
+	}
+	if s.Spec.Type == corev1.ServiceTypeExternalName && len(s.Spec.ExternalIPs) > 0 {
+		out = append(out, fmt.Sprintf("spec.externalIPs is ignored when spec.type is %q", corev1.ServiceTypeExternalName))
+	}
+	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ExternalName != "" {
+		out = append(out, fmt.Sprintf("spec.externalName is ignored when spec.type is not %q", corev1.ServiceTypeExternalName))
+	}
+	return out
 }

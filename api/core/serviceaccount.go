@@ -2,6 +2,7 @@ package core
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/auth"
@@ -18,6 +19,7 @@ func ServiceAccount() *api.Kind {
 		NewList:     api.ListMaker[corev1.ServiceAccountList](),
 		StoragePath: "serviceaccounts",
 
+		ValidateName:  validation.ValidateServiceAccountName,
 		PrepareCreate: api.On(cleanSecretReferences),
 		PrepareUpdate: api.OnUpdate(func(s, _ *corev1.ServiceAccount) { cleanSecretReferences(s) }),
 		Subresources: []api.Subresource{{

@@ -7,9 +7,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/core"
+	"github.com/proa-dev/proa/api/validate"
 )
 
 // Kinds lists the kinds of the group.
@@ -31,8 +35,10 @@ func Event() *api.Kind {
 			To:   toCore,
 			From: fromCore,
 		},
-		Fields:     api.FieldsOf(eventFields),
-		FieldNames: eventFieldNames,
+		Validate:       api.Check(validateEvent),
+		ValidateUpdate: api.CheckUpdate(validateEventUpdate),
+		Fields:         api.FieldsOf(eventFields),
+		FieldNames:     eventFieldNames,
 	}
 }
 
@@ -110,4 +116,83 @@ func fromCore(o api.Object) (api.Object, error) {
 		out.Series = &eventsv1.EventSeries{Count: e.Series.Count, LastObservedTime: e.Series.LastObservedTime}
 	}
 	return out, nil
+}
+
+// The causes name the fields of the stored version, as upstream's do.
+
+func stored(e *eventsv1.Event) *corev1.Event {
+	o, err := toCore(e)
+	if err != nil {
+		// toCore fails for other types alone.
+		return &corev1.Event{}
+	}
+	return o.(*corev1.Event)
+}
+
+func validateEvent(e *eventsv1.Event) field.ErrorList {
+	errs := core.ValidateEvent(stored(e))
+	errs = append(errs, validateSeries(e.Series)...)
+	if e.EventTime.IsZero() {
+		errs = append(errs, field.Required(field.NewPath("eventTime"), ""))
+	}
+	if e.Type != corev1.EventTypeNormal && e.Type != corev1.EventTypeWarning {
+		errs = append(errs, field.Invalid(field.NewPath("type"), "", fmt.Sprintf("has invalid value: %v", e.Type)))
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"firstTimestamp", !e.DeprecatedFirstTimestamp.IsZero()},
+		{"lastTimestamp", !e.DeprecatedLastTimestamp.IsZero()},
+		{"count", e.DeprecatedCount != 0},
+		{"source", e.DeprecatedSource != (corev1.EventSource{})},
+	} {
+		if f.set {
+			errs = append(errs, field.Invalid(field.NewPath(f.name), "", "needs to be unset"))
+		}
+	}
+	return errs
+}
+
+func validateSeries(s *eventsv1.EventSeries) field.ErrorList {
+	if s == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if s.Count < 2 {
+		errs = append(errs, field.Invalid(field.NewPath("series.count"), "", "should be at least 2"))
+	}
+	if s.LastObservedTime.IsZero() {
+		errs = append(errs, field.Required(field.NewPath("series.lastObservedTime"), ""))
+	}
+	return errs
+}
+
+// validateEventUpdate allows the series alone to change.
+func validateEventUpdate(e, old *eventsv1.Event) field.ErrorList {
+	errs := core.ValidateEvent(stored(e))
+	if !equality.Semantic.DeepEqual(e.Series, old.Series) {
+		errs = append(errs, validateSeries(e.Series)...)
+	}
+	for _, f := range []struct {
+		name    string
+		is, was any
+	}{
+		{"involvedObject", e.Regarding, old.Regarding},
+		{"reason", e.Reason, old.Reason},
+		{"message", e.Note, old.Note},
+		{"source", e.DeprecatedSource, old.DeprecatedSource},
+		{"firstTimestamp", e.DeprecatedFirstTimestamp, old.DeprecatedFirstTimestamp},
+		{"lastTimestamp", e.DeprecatedLastTimestamp, old.DeprecatedLastTimestamp},
+		{"count", e.DeprecatedCount, old.DeprecatedCount},
+		{"type", e.Type, old.Type},
+		{"eventTime", e.EventTime, old.EventTime},
+		{"action", e.Action, old.Action},
+		{"related", e.Related, old.Related},
+		{"reportingController", e.ReportingController, old.ReportingController},
+		{"reportingInstance", e.ReportingInstance, old.ReportingInstance},
+	} {
+		errs = append(errs, validate.Unchanged(field.NewPath(f.name), f.is, f.was)...)
+	}
+	return errs
 }

@@ -3,9 +3,13 @@ package policy
 
 import (
 	policyv1 "k8s.io/api/policy/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/validate"
 )
 
 // EvictionKind is what is posted to a pod's eviction subresource.
@@ -47,11 +51,53 @@ func PodDisruptionBudget() *api.Kind {
 			b.Status = old.Status
 			api.BumpGeneration(b, old, b.Spec, old.Spec)
 		}),
+		Validate:       api.Check(func(b *policyv1.PodDisruptionBudget) field.ErrorList { return validateBudget(b, nil) }),
+		ValidateUpdate: api.CheckUpdate(validateBudget),
 		Status: &api.Status{
-			PrepareUpdate: api.OnUpdate(func(b, old *policyv1.PodDisruptionBudget) { b.Spec = old.Spec }),
+			PrepareUpdate:  api.OnUpdate(func(b, old *policyv1.PodDisruptionBudget) { b.Spec = old.Spec }),
+			ValidateUpdate: api.CheckUpdate(validateBudgetStatus),
 		},
 		ResetFields: map[string][]string{
 			"": {"status"}, "status": {"spec"},
 		},
 	}
+}
+
+// validateBudget: old is nil on create.
+func validateBudget(b, old *policyv1.PodDisruptionBudget) field.ErrorList {
+	s, path := &b.Spec, field.NewPath("spec")
+	var errs field.ErrorList
+	if s.MinAvailable != nil && s.MaxUnavailable != nil {
+		errs = append(errs, field.Invalid(path, *s, "minAvailable and maxUnavailable cannot be both set"))
+	}
+	for _, f := range []struct {
+		name string
+		*intstr.IntOrString
+	}{{"minAvailable", s.MinAvailable}, {"maxUnavailable", s.MaxUnavailable}} {
+		if f.IntOrString != nil {
+			errs = append(errs, validate.IntOrPercent(path.Child(f.name), *f.IntOrString)...)
+			errs = append(errs, validate.AtMostHundredPercent(path.Child(f.name), *f.IntOrString)...)
+		}
+	}
+	lenient := old != nil && len(validate.Selector(nil, old.Spec.Selector, false)) > 0
+	errs = append(errs, validate.Selector(path.Child("selector"), s.Selector, lenient)...)
+	if p := s.UnhealthyPodEvictionPolicy; p != nil {
+		errs = append(errs, validate.OneOf(path.Child("unhealthyPodEvictionPolicy"), *p, policyv1.AlwaysAllow, policyv1.IfHealthyBudget)...)
+	}
+	return errs
+}
+
+func validateBudgetStatus(b, _ *policyv1.PodDisruptionBudget) field.ErrorList {
+	s, path := &b.Status, field.NewPath("status")
+	errs := metavalidation.ValidateConditions(s.Conditions, path.Child("conditions"))
+	for _, f := range []struct {
+		name  string
+		value int32
+	}{
+		{"disruptionsAllowed", s.DisruptionsAllowed}, {"currentHealthy", s.CurrentHealthy},
+		{"desiredHealthy", s.DesiredHealthy}, {"expectedPods", s.ExpectedPods},
+	} {
+		errs = append(errs, validate.NonNegative(path.Child(f.name), int64(f.value))...)
+	}
+	return errs
 }

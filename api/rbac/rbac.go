@@ -5,6 +5,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -29,6 +30,8 @@ func Role() *api.Kind {
 		StoragePath:    "roles",
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
+		Validate:       api.Check(func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
+		ValidateUpdate: api.CheckUpdate(func(r, _ *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
 	}
 }
 
@@ -42,6 +45,8 @@ func ClusterRole() *api.Kind {
 		StoragePath:    "clusterroles",
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
+		Validate:       api.Check(validateClusterRole),
+		ValidateUpdate: api.CheckUpdate(func(r, _ *rbacv1.ClusterRole) field.ErrorList { return validateClusterRole(r) }),
 	}
 }
 
@@ -59,6 +64,12 @@ func RoleBinding() *api.Kind {
 		Default: api.On(func(b *rbacv1.RoleBinding) {
 			defaultBinding(&b.RoleRef, b.Subjects)
 		}),
+		Validate: api.Check(func(b *rbacv1.RoleBinding) field.ErrorList {
+			return validateBinding(b.RoleRef, b.Subjects, true)
+		}),
+		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.RoleBinding) field.ErrorList {
+			return append(validateBinding(b.RoleRef, b.Subjects, true), sameRole(b.RoleRef, old.RoleRef)...)
+		}),
 	}
 }
 
@@ -74,6 +85,12 @@ func ClusterRoleBinding() *api.Kind {
 		ValidateName:   path.ValidatePathSegmentName,
 		Default: api.On(func(b *rbacv1.ClusterRoleBinding) {
 			defaultBinding(&b.RoleRef, b.Subjects)
+		}),
+		Validate: api.Check(func(b *rbacv1.ClusterRoleBinding) field.ErrorList {
+			return validateBinding(b.RoleRef, b.Subjects, false)
+		}),
+		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
+			return append(validateBinding(b.RoleRef, b.Subjects, false), sameRole(b.RoleRef, old.RoleRef)...)
 		}),
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/net"
 )
 
 // Immutable is what an update of an immutable field is told.
@@ -185,10 +186,58 @@ func FilePath(path *field.Path, target string) field.ErrorList {
 	return errs
 }
 
+// OrdinaryIP refuses the addresses that never are a service's: unspecified,
+// loopback and link-local ones.
+func OrdinaryIP(path *field.Path, value string) field.ErrorList {
+	ip := net.ParseIPSloppy(value)
+	if ip == nil {
+		return field.ErrorList{field.Invalid(path, value, "must be a valid IP address")}
+	}
+	var why string
+	switch {
+	case ip.IsUnspecified():
+		why = fmt.Sprintf("may not be unspecified (%v)", value)
+	case ip.IsLoopback():
+		why = "may not be in the loopback range (127.0.0.0/8, ::1/128)"
+	case ip.IsLinkLocalUnicast():
+		why = "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+	case ip.IsLinkLocalMulticast():
+		why = "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+	default:
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, value, why)}
+}
+
 // FileMode wants permission bits alone.
 func FileMode(path *field.Path, mode *int32) field.ErrorList {
 	if mode != nil && (*mode < 0 || *mode > 0o777) {
 		return field.ErrorList{field.Invalid(path, *mode, "must be a number between 0 and 0777 (octal), both inclusive")}
 	}
 	return nil
+}
+
+// ReplicaCounts checks the status of what keeps a number of pods: no part is
+// more than the whole.
+func ReplicaCounts(replicas, labeled, ready, available int32, generation int64) field.ErrorList {
+	path := field.NewPath("status")
+	var errs field.ErrorList
+	parts := []struct {
+		name  string
+		value int32
+	}{{"fullyLabeledReplicas", labeled}, {"readyReplicas", ready}, {"availableReplicas", available}}
+	errs = append(errs, NonNegative(path.Child("replicas"), int64(replicas))...)
+	for _, p := range parts {
+		errs = append(errs, NonNegative(path.Child(p.name), int64(p.value))...)
+	}
+	errs = append(errs, NonNegative(path.Child("observedGeneration"), generation)...)
+	for _, p := range parts {
+		if p.value > replicas {
+			errs = append(errs, field.Invalid(path.Child(p.name), p.value, "cannot be greater than status.replicas"))
+		}
+	}
+	if available > ready {
+		errs = append(errs, field.Invalid(path.Child("availableReplicas"), available, "cannot be greater than readyReplicas"))
+	}
+	return errs
 }

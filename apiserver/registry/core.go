@@ -39,6 +39,10 @@ type Config struct {
 	Admission  admission.Chain
 	Virtual    map[schema.GroupVersionKind]VirtualFunc
 	Token      TokenFunc
+	// Hooks take part in writes, by resource.
+	Hooks map[schema.GroupResource]Hook
+	// Report is told of failures that no request can answer for; may be nil.
+	Report func(error)
 	// Types tells server-side apply how fields merge.
 	Types managedfields.TypeConverter
 	// Now is the clock; nil means time.Now.

@@ -158,8 +158,19 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	}
 }
 
-// storeNew validates and writes an object that is ready.
+// storeNew claims what an object that is ready holds, and writes it.
 func (c *Core) storeNew(ctx context.Context, r *resource, t Target, obj api.Object, a *admission.Attributes) (api.Object, error) {
+	claim, err := c.claim(ctx, t, obj, nil, a.DryRun)
+	if err != nil {
+		return nil, storeError(err, t.Kind.GR(), "create")
+	}
+	out, err := c.storeClaimed(ctx, r, t, obj, a)
+	c.settle(ctx, claim, err)
+	return out, err
+}
+
+// storeClaimed validates and writes a new object.
+func (c *Core) storeClaimed(ctx context.Context, r *resource, t Target, obj api.Object, a *admission.Attributes) (api.Object, error) {
 	k := t.Kind
 	errs := validateMeta(k, obj)
 	if k.Validate != nil {

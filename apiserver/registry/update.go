@@ -238,7 +238,20 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 	if err := c.admit(ctx, a); err != nil {
 		return nil, err
 	}
-	if err := c.prepare(ctx, t, ch, obj, live); err != nil {
+	c.prepare(ctx, t, ch, obj, live)
+	claim, err := c.claim(ctx, t, obj, live, ch.dryRun)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.writeClaimed(ctx, r, t, ch, e, a)
+	c.settle(ctx, claim, err)
+	return out, err
+}
+
+// writeClaimed validates and writes the changed object in a.
+func (c *Core) writeClaimed(ctx context.Context, r *resource, t Target, ch change, e *store.Entry, a *admission.Attributes) (api.Object, error) {
+	obj, live := a.Object.(api.Object), a.OldObject.(api.Object)
+	if err := c.check(ctx, t, ch, obj, live); err != nil {
 		return nil, err
 	}
 	if err := c.validate(ctx, a); err != nil {
@@ -298,8 +311,8 @@ func (c *Core) track(r *resource, t Target, ch change, obj, live api.Object) err
 	return nil
 }
 
-// prepare applies the rules of the kind and validates.
-func (c *Core) prepare(ctx context.Context, t Target, ch change, obj, live api.Object) error {
+// prepare applies the rules of the kind.
+func (c *Core) prepare(ctx context.Context, t Target, ch change, obj, live api.Object) {
 	if t.Kind.Default != nil {
 		t.Kind.Default(obj)
 	}
@@ -308,6 +321,10 @@ func (c *Core) prepare(ctx context.Context, t Target, ch change, obj, live api.O
 	if ch.rules.prepare != nil {
 		ch.rules.prepare(obj, live)
 	}
+}
+
+// check validates a change and collects its warnings.
+func (c *Core) check(ctx context.Context, t Target, ch change, obj, live api.Object) error {
 	errs := validateMetaUpdate(obj, live)
 	if ch.rules.validate != nil {
 		errs = append(errs, ch.rules.validate(obj, live)...)

@@ -255,3 +255,96 @@ func ValidateStorageOS(path *field.Path, name, namespace string) field.ErrorList
 	}
 	return errs
 }
+
+// ValidateVolumeSource validates what a PersistentVolume stands for.
+func ValidateVolumeSource(path *field.Path, v *corev1.PersistentVolumeSpec) field.ErrorList {
+	type P = *field.Path
+	type E = field.ErrorList
+	return oneSource(path, []sourceCheck{
+		{name: "hostPath", set: v.HostPath != nil, check: func(p P) E { return ValidateHostPath(p, v.HostPath) }},
+		{name: "gcePersistentDisk", where: "persistentDisk", set: v.GCEPersistentDisk != nil, check: func(p P) E {
+			return ValidateDisk(p, "pdName", v.GCEPersistentDisk.PDName, v.GCEPersistentDisk.Partition)
+		}},
+		{name: "awsElasticBlockStore", set: v.AWSElasticBlockStore != nil, check: func(p P) E {
+			return ValidateDisk(p, "volumeID", v.AWSElasticBlockStore.VolumeID, v.AWSElasticBlockStore.Partition)
+		}},
+		{name: "glusterfs", set: v.Glusterfs != nil, check: func(p P) E {
+			return required(p, "endpoints", v.Glusterfs.EndpointsName, "path", v.Glusterfs.Path)
+		}},
+		{name: "flocker", set: v.Flocker != nil, check: func(p P) E { return ValidateFlocker(p, v.Flocker) }},
+		{name: "nfs", set: v.NFS != nil, check: func(p P) E { return ValidateNFS(p, v.NFS) }},
+		{name: "rbd", set: v.RBD != nil, check: func(p P) E { return ValidateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
+		{name: "quobyte", set: v.Quobyte != nil, check: func(p P) E { return ValidateQuobyte(p, v.Quobyte) }},
+		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(p P) E { return ValidateMonitors(p, v.CephFS.Monitors) }},
+		{name: "iscsi", set: v.ISCSI != nil, check: func(p P) E {
+			s := v.ISCSI
+			pod := corev1.ISCSIVolumeSource{
+				TargetPortal: s.TargetPortal, IQN: s.IQN, Lun: s.Lun, InitiatorName: s.InitiatorName,
+				DiscoveryCHAPAuth: s.DiscoveryCHAPAuth, SessionCHAPAuth: s.SessionCHAPAuth,
+			}
+			if s.SecretRef != nil {
+				pod.SecretRef = &corev1.LocalObjectReference{Name: s.SecretRef.Name}
+			}
+			return append(validateISCSI(p, &pod), secretName(p, pod.SecretRef)...)
+		}},
+		{name: "cinder", set: v.Cinder != nil, check: func(p P) E {
+			return append(required(p, "volumeID", v.Cinder.VolumeID), secretRef(p.Child("secretRef"), v.Cinder.SecretRef)...)
+		}},
+		{name: "fc", set: v.FC != nil, check: func(p P) E { return ValidateFC(p, v.FC) }},
+		{name: "flexVolume", set: v.FlexVolume != nil, check: func(p P) E {
+			return ValidateFlex(p, v.FlexVolume.Driver, v.FlexVolume.Options)
+		}},
+		{name: "azureFile", set: v.AzureFile != nil, check: func(p P) E {
+			errs := required(p, "secretName", v.AzureFile.SecretName, "shareName", v.AzureFile.ShareName)
+			if n := v.AzureFile.SecretNamespace; n != nil {
+				errs = append(errs, required(p, "secretNamespace", *n)...)
+			}
+			return errs
+		}},
+		{name: "vsphereVolume", set: v.VsphereVolume != nil, check: func(p P) E { return required(p, "volumePath", v.VsphereVolume.VolumePath) }},
+		{name: "photonPersistentDisk", set: v.PhotonPersistentDisk != nil, check: func(p P) E {
+			return required(p, "pdID", v.PhotonPersistentDisk.PdID)
+		}},
+		{name: "portworxVolume", set: v.PortworxVolume != nil, check: func(p P) E { return required(p, "volumeID", v.PortworxVolume.VolumeID) }},
+		{name: "azureDisk", set: v.AzureDisk != nil, check: func(p P) E { return ValidateAzureDisk(p, v.AzureDisk) }},
+		{name: "scaleIO", set: v.ScaleIO != nil, check: func(p P) E {
+			return required(p, "gateway", v.ScaleIO.Gateway, "system", v.ScaleIO.System, "volumeName", v.ScaleIO.VolumeName)
+		}},
+		{name: "local", set: v.Local != nil, check: func(p P) E {
+			errs := required(p, "path", v.Local.Path)
+			if len(errs) == 0 {
+				errs = validate.NoBacksteps(p.Child("path"), v.Local.Path)
+			}
+			if v.NodeAffinity == nil {
+				errs = append(errs, field.Required(path.Child("nodeAffinity"), "Local volume requires node affinity"))
+			}
+			return errs
+		}},
+		{name: "storageos", set: v.StorageOS != nil, check: func(p P) E {
+			return ValidateStorageOS(p, v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace)
+		}},
+		{name: "csi", set: v.CSI != nil, check: func(p P) E {
+			errs := ValidateCSIDriverName(p.Child("driver"), v.CSI.Driver)
+			errs = append(errs, required(p, "volumeHandle", v.CSI.VolumeHandle)...)
+			errs = append(errs, secretRef(p.Child("controllerPublishSecretRef"), v.CSI.ControllerPublishSecretRef)...)
+			errs = append(errs, secretRef(p.Child("controllerExpandSecretRef"), v.CSI.ControllerExpandSecretRef)...)
+			errs = append(errs, secretRef(p.Child("nodePublishSecretRef"), v.CSI.NodePublishSecretRef)...)
+			return append(errs, secretRef(p.Child("nodeExpandSecretRef"), v.CSI.NodeExpandSecretRef)...)
+		}},
+	})
+}
+
+// secretRef wants a name and a namespace, both valid.
+func secretRef(path *field.Path, ref *corev1.SecretReference) field.ErrorList {
+	if ref == nil {
+		return nil
+	}
+	errs := required(path, "name", ref.Name)
+	if ref.Name != "" {
+		errs = validate.Subdomain(path.Child("name"), ref.Name)
+	}
+	if ref.Namespace == "" {
+		return append(errs, field.Required(path.Child("namespace"), ""))
+	}
+	return append(errs, validate.Label(path.Child("namespace"), ref.Namespace)...)
+}

@@ -1,0 +1,44 @@
+package admission
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+)
+
+// Config is what the default plugins need.
+type Config struct {
+	Source Source
+	Live   Live // see Lookup
+	// Authorizer is asked whether a node may have tokens for an audience
+	// that none of its pods names. Nil: it may not.
+	Authorizer authorizer.UnconditionalAuthorizer
+}
+
+// Default is the plugins that are always on, in upstream's order.
+func Default(cfg Config) Chain {
+	lookup := Lookup{Source: cfg.Source, Live: cfg.Live}
+	return Chain{
+		NewNamespaceLifecycle(lookup),
+		NewServiceAccount(lookup),
+		NewNodeRestriction(lookup, cfg.Authorizer),
+		NewTaintNodesByCondition(),
+		NewPriority(lookup),
+		NewDefaultTolerationSeconds(),
+		NewRuntimeClass(lookup),
+	}
+}
+
+// newPod returns the pod of a, when a creates one (or its like): the request
+// is for pods themselves, not for a subresource.
+func newPod(a *Attributes) (*corev1.Pod, bool) {
+	if a.Operation != Create || a.Subresource != "" || a.GVR.GroupResource() != corev1.Resource("pods") {
+		return nil, false
+	}
+	pod, ok := a.Object.(*corev1.Pod)
+	return pod, ok
+}
+
+func isMirror(pod *corev1.Pod) bool {
+	_, ok := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return ok
+}

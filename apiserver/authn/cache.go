@@ -1,0 +1,42 @@
+package authn
+
+import "sync"
+
+// generation is how many credentials one half of a cache holds.
+const generation = 4096
+
+// cache remembers verified credentials by hash. It keeps two generations:
+// what is used moves to the young one, and when that is full the old one is
+// dropped. So it is bounded and the credentials in use stay, without a list
+// to maintain on every hit.
+type cache[V any] struct {
+	mu         sync.RWMutex
+	young, old map[[32]byte]V
+}
+
+func newCache[V any]() *cache[V] {
+	return &cache[V]{young: map[[32]byte]V{}}
+}
+
+func (c *cache[V]) get(key [32]byte) (V, bool) {
+	c.mu.RLock()
+	v, ok := c.young[key]
+	aged := false
+	if !ok {
+		v, aged = c.old[key]
+	}
+	c.mu.RUnlock()
+	if aged {
+		c.put(key, v)
+	}
+	return v, ok || aged
+}
+
+func (c *cache[V]) put(key [32]byte, v V) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.young) >= generation {
+		c.old, c.young = c.young, make(map[[32]byte]V, generation/4)
+	}
+	c.young[key] = v
+}

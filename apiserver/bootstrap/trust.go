@@ -1,0 +1,69 @@
+package bootstrap
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// ensureTrust publishes how extension API servers (metrics-server, …) verify
+// clients and front proxies: they read this ConfigMap at their start.
+func ensureTrust(ctx context.Context, cfg Config) error {
+	data, err := trustData(cfg)
+	if err != nil {
+		return err
+	}
+	want := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "extension-apiserver-authentication"},
+		Data:       data,
+	}
+	have := &corev1.ConfigMap{}
+	err = cfg.Reader.Get(ctx, ctrl.ObjectKeyFromObject(want), have)
+	switch {
+	case apierrors.IsNotFound(err):
+		return ensure(ctx, cfg.Client, want)
+	case err != nil:
+		return fmt.Errorf("read ConfigMap %s: %w", want.Name, err)
+	}
+	merged := maps.Clone(have.Data)
+	if merged == nil {
+		merged = map[string]string{}
+	}
+	maps.Copy(merged, data)
+	if maps.Equal(merged, have.Data) {
+		return nil
+	}
+	have.Data = merged
+	if err := cfg.Client.Update(ctx, have); err != nil && !apierrors.IsConflict(err) { // another server writes the same
+		return fmt.Errorf("update ConfigMap %s: %w", want.Name, err)
+	}
+	return nil
+}
+
+func trustData(cfg Config) (map[string]string, error) {
+	data := map[string]string{"client-ca-file": string(cfg.ClientCA)}
+	if len(cfg.FrontProxyCA) == 0 {
+		return data, nil
+	}
+	data["requestheader-client-ca-file"] = string(cfg.FrontProxyCA)
+	for key, list := range map[string][]string{
+		"requestheader-username-headers":     {"X-Remote-User"},
+		"requestheader-uid-headers":          {"X-Remote-Uid"},
+		"requestheader-group-headers":        {"X-Remote-Group"},
+		"requestheader-extra-headers-prefix": {"X-Remote-Extra-"},
+		"requestheader-allowed-names":        append([]string{}, cfg.FrontProxyNames...),
+	} {
+		text, err := json.Marshal(list)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", key, err)
+		}
+		data[key] = string(text)
+	}
+	return data, nil
+}

@@ -1,0 +1,63 @@
+// Package recorder writes events through any client. client-go's correlator
+// counts repeated events and bounds floods.
+package recorder
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Recorder hands out event recorders. Events are written while Run runs;
+// those that come earlier are lost.
+type Recorder struct {
+	writer      client.Writer
+	scheme      *runtime.Scheme
+	broadcaster record.EventBroadcaster
+}
+
+// New returns a recorder that writes through w.
+func New(w client.Writer, scheme *runtime.Scheme) *Recorder {
+	return &Recorder{writer: w, scheme: scheme, broadcaster: record.NewBroadcaster()}
+}
+
+// For returns the event recorder of a component.
+func (r *Recorder) For(component string) record.EventRecorder {
+	return r.broadcaster.NewRecorder(r.scheme, corev1.EventSource{Component: component})
+}
+
+// Run writes events until ctx ends.
+func (r *Recorder) Run(ctx context.Context) {
+	defer r.broadcaster.Shutdown()
+	w := r.broadcaster.StartRecordingToSink(&sink{ctx: ctx, writer: r.writer})
+	defer w.Stop()
+	<-ctx.Done()
+}
+
+// sink implements record.EventSink, which has no contexts.
+type sink struct {
+	ctx    context.Context
+	writer client.Writer
+}
+
+// Create implements record.EventSink.
+func (s *sink) Create(event *corev1.Event) (*corev1.Event, error) {
+	out := event.DeepCopy()
+	return out, s.writer.Create(s.ctx, out)
+}
+
+// Update implements record.EventSink.
+func (s *sink) Update(event *corev1.Event) (*corev1.Event, error) {
+	out := event.DeepCopy()
+	return out, s.writer.Update(s.ctx, out)
+}
+
+// Patch implements record.EventSink.
+func (s *sink) Patch(event *corev1.Event, data []byte) (*corev1.Event, error) {
+	out := event.DeepCopy()
+	return out, s.writer.Patch(s.ctx, out, client.RawPatch(types.StrategicMergePatchType, data))
+}

@@ -1,0 +1,253 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	"github.com/proa-dev/proa/api"
+)
+
+// localClient implements ctrl.WithWatch. With a cache its reads are of the
+// store's cache as it is; without, they are as new as every acknowledged
+// write.
+type localClient struct {
+	*access
+	cache *informers
+}
+
+// Scheme implements ctrl.Client.
+func (c *localClient) Scheme() *runtime.Scheme { return c.access.Scheme }
+
+// RESTMapper implements ctrl.Client.
+func (c *localClient) RESTMapper() meta.RESTMapper { return c.mapper }
+
+// GroupVersionKindFor implements ctrl.Client.
+func (c *localClient) GroupVersionKindFor(obj runtime.Object) (schema.GroupVersionKind, error) {
+	return apiutil.GVKForObject(obj, c.access.Scheme)
+}
+
+// IsObjectNamespaced implements ctrl.Client.
+func (c *localClient) IsObjectNamespaced(obj runtime.Object) (bool, error) {
+	k, err := c.kindOf(obj)
+	if err != nil {
+		return false, err
+	}
+	return k.Namespaced, nil
+}
+
+// anyVersion asks for whatever the cache has.
+const anyVersion = "0"
+
+// Get implements ctrl.Reader.
+func (c *localClient) Get(ctx context.Context, key ctrl.ObjectKey, obj ctrl.Object, opts ...ctrl.GetOption) error {
+	k, err := c.kindOf(obj)
+	if err != nil {
+		return err
+	}
+	o := (&ctrl.GetOptions{}).ApplyOptions(opts)
+	get := *o.AsGetOptions()
+	if c.cache != nil {
+		get.ResourceVersion = anyVersion
+	}
+	out, err := c.Registry.Get(c.as(ctx), target(k, key.Namespace, key.Name, ""), &get)
+	if err != nil {
+		return err
+	}
+	return into(obj, out, yes(o.UnsafeDisableDeepCopy))
+}
+
+func yes(b *bool) bool { return b != nil && *b }
+
+// List implements ctrl.Reader.
+func (c *localClient) List(ctx context.Context, list ctrl.ObjectList, opts ...ctrl.ListOption) error {
+	k, err := c.kindOf(list)
+	if err != nil {
+		return err
+	}
+	o := (&ctrl.ListOptions{}).ApplyOptions(opts)
+	share := yes(o.UnsafeDisableDeepCopy)
+	ask := *o.AsListOptions()
+	var limit int64
+	if c.cache != nil {
+		if ask.Continue != "" {
+			return errors.New("continue list option is not supported by the cache")
+		}
+		if o.FieldSelector != nil {
+			objs, rev, done, err := c.cache.byField(ctx, k, o)
+			if err != nil {
+				return err
+			}
+			if done {
+				list.SetResourceVersion(rev)
+				return intoList(list, first(objs, o.Limit), share)
+			}
+		}
+		limit = ask.Limit
+		ask.ResourceVersion, ask.Limit = anyVersion, 0
+	}
+	res, err := c.Registry.List(c.as(ctx), target(k, o.Namespace, "", ""), &ask)
+	if err != nil {
+		return err
+	}
+	objs := make([]api.Object, len(res.Entries))
+	for i, e := range res.Entries {
+		objs[i] = e.Object
+		if res.Convert != nil {
+			if objs[i], err = res.Convert(e.Object); err != nil {
+				return err
+			}
+		}
+	}
+	list.SetResourceVersion(res.Meta.ResourceVersion)
+	list.SetContinue(res.Meta.Continue)
+	list.SetRemainingItemCount(res.Meta.RemainingItemCount)
+	list.GetObjectKind().SetGroupVersionKind(k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List"))
+	return intoList(list, first(objs, limit), share)
+}
+
+func first(objs []api.Object, limit int64) []api.Object {
+	if limit > 0 && int64(len(objs)) > limit {
+		return objs[:limit]
+	}
+	return objs
+}
+
+// Create implements ctrl.Writer.
+func (c *localClient) Create(ctx context.Context, obj ctrl.Object, opts ...ctrl.CreateOption) error {
+	k, err := c.kindOf(obj)
+	if err != nil {
+		return err
+	}
+	body, err := own(k, obj)
+	if err != nil {
+		return err
+	}
+	o := (&ctrl.CreateOptions{}).ApplyOptions(opts)
+	out, err := c.Registry.Create(c.as(ctx), target(k, obj.GetNamespace(), "", ""), body, o.AsCreateOptions())
+	if err != nil {
+		return err
+	}
+	return into(obj, out, false)
+}
+
+// Update implements ctrl.Writer.
+func (c *localClient) Update(ctx context.Context, obj ctrl.Object, opts ...ctrl.UpdateOption) error {
+	o := (&ctrl.UpdateOptions{}).ApplyOptions(opts)
+	return c.update(ctx, obj, obj, "", o.AsUpdateOptions())
+}
+
+func (c *localClient) update(ctx context.Context, obj, body ctrl.Object, subresource string, opts *metav1.UpdateOptions) error {
+	k, err := c.kindOf(obj)
+	if err != nil {
+		return err
+	}
+	content, err := c.ownBody(k, body)
+	if err != nil {
+		return err
+	}
+	out, err := c.Registry.Update(c.as(ctx), target(k, obj.GetNamespace(), obj.GetName(), subresource), content, opts)
+	if err != nil {
+		return err
+	}
+	return into(body, out, false)
+}
+
+// Patch implements ctrl.Writer.
+func (c *localClient) Patch(ctx context.Context, obj ctrl.Object, patch ctrl.Patch, opts ...ctrl.PatchOption) error {
+	o := (&ctrl.PatchOptions{}).ApplyOptions(opts)
+	return c.patch(ctx, obj, obj, "", patch, o.AsPatchOptions())
+}
+
+func (c *localClient) patch(ctx context.Context, obj, body ctrl.Object, subresource string, patch ctrl.Patch, opts *metav1.PatchOptions) error {
+	k, err := c.kindOf(obj)
+	if err != nil {
+		return err
+	}
+	data, err := patch.Data(body)
+	if err != nil {
+		return err
+	}
+	t := target(k, obj.GetNamespace(), obj.GetName(), subresource)
+	out, _, err := c.Registry.Patch(c.as(ctx), t, patch.Type(), data, opts)
+	if err != nil {
+		return err
+	}
+	return into(body, out, false)
+}
+
+// Apply implements ctrl.Writer.
+func (c *localClient) Apply(ctx context.Context, obj runtime.ApplyConfiguration, opts ...ctrl.ApplyOption) error {
+	o := (&ctrl.ApplyOptions{}).ApplyOptions(opts)
+	return c.apply(ctx, obj, obj, "", o.AsPatchOptions())
+}
+
+// apply sends body as the intent for obj. Apply configurations have no common
+// accessors: their JSON tells what they are.
+func (c *localClient) apply(ctx context.Context, obj, body runtime.ApplyConfiguration, subresource string, opts *metav1.PatchOptions) error {
+	var head metav1.PartialObjectMetadata
+	data, err := json.Marshal(obj)
+	if err != nil {
+		return fmt.Errorf("encode the apply configuration: %w", err)
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return fmt.Errorf("read the apply configuration: %w", err)
+	}
+	k, err := c.kindFor(head.GroupVersionKind())
+	if err != nil {
+		return err
+	}
+	if body != obj {
+		if data, err = json.Marshal(body); err != nil {
+			return fmt.Errorf("encode the apply configuration: %w", err)
+		}
+	}
+	t := target(k, head.Namespace, head.Name, subresource)
+	out, _, err := c.Registry.Patch(c.as(ctx), t, types.ApplyPatchType, data, opts)
+	if err != nil {
+		return err
+	}
+	if data, err = json.Marshal(out); err != nil {
+		return fmt.Errorf("encode %s: %w", k.GVK.Kind, err)
+	}
+	return json.Unmarshal(data, body)
+}
+
+// Delete implements ctrl.Writer.
+func (c *localClient) Delete(ctx context.Context, obj ctrl.Object, opts ...ctrl.DeleteOption) error {
+	k, err := c.kindOf(obj)
+	if err != nil {
+		return err
+	}
+	o := (&ctrl.DeleteOptions{}).ApplyOptions(opts)
+	_, _, err = c.Registry.Delete(c.as(ctx), target(k, obj.GetNamespace(), obj.GetName(), ""), o.AsDeleteOptions())
+	return err
+}
+
+// DeleteAllOf implements ctrl.Writer.
+func (c *localClient) DeleteAllOf(ctx context.Context, obj ctrl.Object, opts ...ctrl.DeleteAllOfOption) error {
+	k, err := c.kindOf(obj)
+	if err != nil {
+		return err
+	}
+	o := (&ctrl.DeleteAllOfOptions{}).ApplyOptions(opts)
+	_, err = c.Registry.DeleteCollection(c.as(ctx), target(k, o.ListOptions.Namespace, "", ""), o.AsDeleteOptions(), o.AsListOptions())
+	return err
+}
+
+// Status implements ctrl.Client.
+func (c *localClient) Status() ctrl.SubResourceWriter { return c.SubResource("status") }
+
+// SubResource implements ctrl.Client.
+func (c *localClient) SubResource(name string) ctrl.SubResourceClient {
+	return &subresource{client: c, name: name}
+}

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/utils/clock"
+
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/builtin"
+	"github.com/proa-dev/proa/apiserver"
+	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/authn"
+	"github.com/proa-dev/proa/apiserver/authz"
+	"github.com/proa-dev/proa/apiserver/bootstrap"
+	"github.com/proa-dev/proa/apiserver/registry"
+	"github.com/proa-dev/proa/apiserver/services"
+	"github.com/proa-dev/proa/apiserver/virtual"
+	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/client/local"
+	"github.com/proa-dev/proa/controllers"
+	"github.com/proa-dev/proa/internal/certs"
+	"github.com/proa-dev/proa/scheduler"
+	"github.com/proa-dev/proa/store"
+)
+
+// controlPlane is the parts of a server that every node shares.
+type controlPlane struct {
+	cfg       *serverConfig
+	authority *certs.Authority
+	store     *store.Store
+	services  *services.Allocator
+	server    *apiserver.Server
+	listener  net.Listener
+
+	// The components' views, each under its own identity.
+	admin       client.Cluster
+	manager     client.Cluster
+	forPods     client.Cluster
+	controllers *controllers.Controllers
+}
+
+// newControlPlane opens what may fail for reasons of the machine: the port,
+// the data directory, the datastore.
+func newControlPlane(ctx context.Context, cfg *serverConfig) (p *controlPlane, err error) {
+	p = &controlPlane{cfg: cfg}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	at := netip.AddrPortFrom(netip.MustParseAddr(cfg.bindAddress), uint16(cfg.port)).String()
+	if p.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", at); err != nil {
+		return nil, fmt.Errorf("API server: %w (another port: --https-listen-port)", err)
+	}
+	if p.authority, err = certs.Open(filepath.Join(cfg.dataDir, "tls"), clock.RealClock{}, cfg.logger); err != nil {
+		return nil, err
+	}
+	scheme := builtin.Scheme()
+	if p.store, err = store.Open(ctx, store.Config{
+		DataDir: cfg.dataDir, Endpoints: cfg.endpoints,
+		CAFile: cfg.datastoreCA, CertFile: cfg.datastoreCert, KeyFile: cfg.datastoreKey,
+		Scheme: scheme, Logger: cfg.logger.With("component", "store"),
+	}); err != nil {
+		return nil, err
+	}
+	if err = p.newServer(); err != nil {
+		return nil, err
+	}
+	return p, p.newClusters(ctx)
+}
+
+func (p *controlPlane) newServer() error {
+	cfg := p.cfg
+	serving, err := p.authority.Server(certs.APIServerNames(cfg.clusterDomain, net.IP(cfg.apiAddr.AsSlice()), cfg.nodeName, hostIPs(), cfg.tlsSANs))
+	if err != nil {
+		return err
+	}
+	toKubelets, err := p.authority.Client("kube-apiserver-kubelet-client", "system:masters")
+	if err != nil {
+		return err
+	}
+	authenticator, err := authn.New(authn.Config{
+		Key: p.authority.SigningKey(), ClientCAs: p.authority.Pool(), FrontProxyCAs: p.authority.FrontProxyPool(),
+		Source: p.store, Live: p.live, Clock: clock.RealClock{},
+	})
+	if err != nil {
+		return err
+	}
+	paths, err := authenticator.Discovery(p.url())
+	if err != nil {
+		return err
+	}
+	maps.Copy(paths, profiles())
+	authorizer := authz.New(p.store)
+	p.services = services.New(services.Config{
+		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
+	})
+	metrics := prometheus.NewRegistry()
+	p.server, err = apiserver.New(apiserver.Config{
+		Store: p.store, Kinds: builtin.Kinds(), Scheme: builtin.Scheme(),
+		Authenticator: authenticator, Authorizer: authorizer,
+		Admission: append(admission.Default(admission.Config{Source: p.store, Live: p.live, Authorizer: authorizer}),
+			authz.NewEscalation(authorizer, admission.Lookup{Source: p.store, Live: p.live})),
+		Virtual: virtual.Functions(virtual.Config{Tokens: authenticator, Authorizer: authorizer}),
+		Token:   authenticator.IssueToken,
+		Kubelet: &http.Transport{
+			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
+			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+		},
+		Paths: paths,
+		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},
+		TLS: &tls.Config{
+			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
+			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12,
+		},
+		Metrics: metrics, Logger: cfg.logger.With("component", "apiserver"),
+	})
+	return err
+}
+
+// newClusters makes the in-process clients. Each identity is that of
+// upstream's component, with the same rights.
+func (p *controlPlane) newClusters(ctx context.Context) (err error) {
+	if p.admin, err = p.as("system:apiserver", user.SystemPrivilegedGroup); err != nil {
+		return err
+	}
+	// One identity for all controllers, as upstream without
+	// --use-service-account-credentials.
+	if p.manager, err = p.as("system:kube-controller-manager", user.SystemPrivilegedGroup); err != nil {
+		return err
+	}
+	if p.forPods, err = p.as("system:kube-scheduler"); err != nil {
+		return err
+	}
+	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
+		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
+		RootCA: p.authority.CAPEM(), PodCIDR: p.cfg.pods,
+	})
+	return err
+}
+
+// as is the cluster as a user sees it.
+func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error) {
+	return local.New(local.Config{
+		Registry: p.server.Registry(), Store: p.store, Kinds: p.server.Kinds(), Scheme: builtin.Scheme(),
+		User:   &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)},
+		Logger: p.cfg.logger.With("user", name),
+	})
+}
+
+// live reads one object past the cache.
+func (p *controlPlane) live(ctx context.Context, gr schema.GroupResource, namespace, name string) (api.Object, bool) {
+	kinds := p.server.Kinds().Set()
+	k := kinds.ByGroupResource(gr)
+	if k == nil {
+		return nil, false
+	}
+	k = kinds.Stored(k)
+	key := name
+	if k.Namespaced {
+		key = namespace + "/" + name
+	}
+	e, err := p.store.Resource(k).Latest(ctx, key)
+	if err != nil || e == nil {
+		return nil, false
+	}
+	return e.Object, true
+}
+
+// url is where clients on this machine reach the API server.
+func (p *controlPlane) url() string {
+	return "https://" + netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(p.cfg.port)).String()
+}
+
+func (p *controlPlane) runCertificates(ctx context.Context, ready func()) error {
+	admin, err := p.authority.Client("system:admin", user.SystemPrivilegedGroup)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(p.cfg.kubeconfig), 0o755); err != nil {
+		return fmt.Errorf("--write-kubeconfig: %w", err)
+	}
+	if err := p.authority.WriteKubeconfig(certs.Kubeconfig{Path: p.cfg.kubeconfig, Server: p.url(), Name: "proa", Mode: p.cfg.mode}, admin); err != nil {
+		return fmt.Errorf("--write-kubeconfig: %w", err)
+	}
+	ready()
+	return p.authority.Run(ctx)
+}
+
+func (p *controlPlane) runAPIServer(ctx context.Context, ready func()) error {
+	ready() // it answers as soon as it accepts, and the kernel queues until then
+	return p.server.Serve(ctx, p.listener)
+}
+
+// runBootstrap makes the first objects, then keeps this server's address
+// among the endpoints of the Service kubernetes.
+func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
+	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr}); err != nil {
+		return err
+	}
+	endpoints := bootstrap.Endpoints{
+		Client: p.admin.Client(), Reader: p.admin.Reader(), Address: netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)),
+		Clock: clock.RealClock{}, Logger: p.cfg.logger,
+	}
+	return endpoints.Run(ctx, ready)
+}
+
+// runCaches runs the in-process informers.
+func (p *controlPlane) runCaches(ctx context.Context, ready func()) error {
+	ended := make(chan error, 3)
+	views := []client.Cluster{p.admin, p.manager, p.forPods}
+	for _, c := range views {
+		go func() { ended <- c.Start(ctx) }()
+	}
+	ready()
+	var errs []error
+	for range views {
+		errs = append(errs, <-ended)
+	}
+	return errors.Join(errs...)
+}
+
+// repairPeriod is how often the claims of addresses and ports are compared
+// with the Services.
+const repairPeriod = 3 * time.Minute
+
+// runRepair keeps them equal.
+func (p *controlPlane) runRepair(ctx context.Context, ready func()) error {
+	kinds := p.server.Kinds().Set()
+	list := p.store.Resource(kinds.ByResource(corev1.SchemeGroupVersion.WithResource("services")))
+	tick := time.NewTicker(repairPeriod)
+	defer tick.Stop()
+	ready()
+	for {
+		if err := p.services.Repair(ctx, list); err != nil && ctx.Err() == nil {
+			p.cfg.logger.Error("repair the claims of Services", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
+	ready()
+	return p.controllers.Run(ctx)
+}
+
+func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
+	s, err := scheduler.New(p.forPods, scheduler.Config{Logger: p.cfg.logger.With("component", "scheduler")})
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx, ready)
+}
+
+func (p *controlPlane) close() {
+	if p.listener != nil {
+		p.listener.Close()
+	}
+	if p.store != nil {
+		if err := p.store.Close(); err != nil {
+			p.cfg.logger.Error("close the store", "error", err)
+		}
+	}
+}

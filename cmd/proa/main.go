@@ -1,0 +1,35 @@
+// Command proa is Kubernetes in one binary: control plane and node.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"k8s.io/component-base/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := rootCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "proa:", err)
+		os.Exit(1)
+	}
+}
+
+// rootCommand holds the verbs, each in a file of its own.
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "proa",
+		Short:         "Kubernetes in one binary",
+		Version:       version.Get().GitVersion,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(serverCommand(), imageCommand(), versionCommand())
+	return root
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/proa-dev/proa/internal/lifecycle"
+)
+
+// serverConfig is the flags, checked and completed.
+type serverConfig struct {
+	serverOptions
+	pods, services      netip.Prefix
+	apiAddr, dnsAddr    netip.Addr
+	hostAddr            netip.Addr
+	portFirst, portLast int32
+	mode                fs.FileMode
+	runDir              string
+	logger              *slog.Logger
+}
+
+// runServer runs every component of a server, in start order:
+//
+//	etcd ─> API server ─> its first objects ─> controllers ─> scheduler
+//	                      └─> containerd ─> pod network ─> kubelet ─> Services ─> DNS
+//
+// Each needs those before it. They stop in the opposite order; containers and
+// the rules of the network stay.
+func runServer(ctx context.Context, cfg *serverConfig) error {
+	for _, dir := range []string{cfg.dataDir, cfg.runDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+	}
+	p, err := newControlPlane(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	components := []lifecycle.Component{
+		{Name: "certificates", Run: p.runCertificates},
+		{Name: "apiserver", Run: p.runAPIServer},
+		{Name: "bootstrap", Run: p.runBootstrap},
+		{Name: "caches", Run: p.runCaches},
+		{Name: "service claims", Run: p.runRepair},
+		{Name: "controllers", Run: p.runControllers},
+		{Name: "scheduler", Run: p.runScheduler},
+	}
+	if !cfg.disableAgent {
+		n, err := newNode(cfg, p)
+		if err != nil {
+			return err
+		}
+		components = append(components, n.components()...)
+	}
+	group := lifecycle.Group{Logger: cfg.logger, Components: components}
+	return group.Run(ctx, func() {
+		cfg.logger.Info("Proa is up", "kubeconfig", filepath.Clean(cfg.kubeconfig), "api", p.url())
+	})
+}

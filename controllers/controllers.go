@@ -1,0 +1,129 @@
+// Package controllers is the list of all controllers: the loops that bring the
+// cluster's state to what its objects ask for. Each has a folder of its own
+// and knows nothing of the others; they meet in the objects alone.
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/utils/clock"
+
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/endpoints"
+	"github.com/proa-dev/proa/controllers/endpointslice"
+	"github.com/proa-dev/proa/controllers/garbage"
+	"github.com/proa-dev/proa/controllers/internal/index"
+	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/namespace"
+	"github.com/proa-dev/proa/controllers/nodeipam"
+	"github.com/proa-dev/proa/controllers/nodelifecycle"
+	"github.com/proa-dev/proa/controllers/podgc"
+	"github.com/proa-dev/proa/controllers/replicaset"
+	"github.com/proa-dev/proa/controllers/replication"
+	"github.com/proa-dev/proa/controllers/rootca"
+	"github.com/proa-dev/proa/controllers/serviceaccount"
+	"github.com/proa-dev/proa/controllers/tainteviction"
+)
+
+// Config is what the controllers cannot read from the cluster.
+type Config struct {
+	Logger *slog.Logger
+	// Clock is the time of day; nil is the real one.
+	Clock clock.WithTicker
+	// Kinds returns every kind that is served, custom ones included.
+	Kinds func() []*api.Kind
+	// NodeLifecycle and PodGC are times and limits; zero means the defaults.
+	NodeLifecycle nodelifecycle.Config
+	PodGC         podgc.Config
+	// RootCA is the certificate authority of the API server, in PEM.
+	RootCA []byte
+	// PodCIDR holds the pods of all nodes.
+	PodCIDR netip.Prefix
+}
+
+// Validate says what is missing.
+func (c *Config) Validate() error {
+	switch {
+	case c.Logger == nil:
+		return errors.New("controllers: no logger")
+	case c.Kinds == nil:
+		return errors.New("controllers: no kinds")
+	case len(c.RootCA) == 0:
+		return errors.New("controllers: no root CA")
+	case !c.PodCIDR.IsValid():
+		return errors.New("controllers: no pod network")
+	}
+	return nil
+}
+
+// Controllers are all controllers of one process, made for one Run.
+type Controllers struct {
+	logger *slog.Logger
+	loops  []loop.Loop
+}
+
+// All makes every controller. It must be called before the cluster's caches
+// start: it adds their indexes.
+func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	if err := index.Install(ctx, cluster.Cache()); err != nil {
+		return nil, err
+	}
+	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock}
+	c := &Controllers{logger: cfg.Logger}
+	for _, make := range []func() (loop.Loop, error){
+		func() (loop.Loop, error) { return deployment.New(env) },
+		func() (loop.Loop, error) { return replicaset.New(env) },
+		func() (loop.Loop, error) { return replication.New(env) },
+		func() (loop.Loop, error) { return endpointslice.New(env) },
+		func() (loop.Loop, error) { return endpoints.New(env) },
+		func() (loop.Loop, error) { return garbage.New(env, cfg.Kinds()) },
+		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
+		func() (loop.Loop, error) { return tainteviction.New(env) },
+		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
+		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
+		func() (loop.Loop, error) { return serviceaccount.New(env) },
+		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
+	} {
+		l, err := make()
+		if err != nil {
+			return nil, err
+		}
+		c.loops = append(c.loops, l)
+	}
+	return c, nil
+}
+
+// Run starts every controller and works until ctx ends, or one of them fails.
+// The cluster's caches must be running or about to. Only one process of a
+// cluster may run it at a time.
+func (c *Controllers) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range c.loops {
+		g.Go(func() error {
+			err := l.Run(ctx)
+			if ctx.Err() != nil {
+				return nil // asked to stop
+			}
+			if err == nil {
+				err = errors.New("ended early")
+			}
+			return fmt.Errorf("controller %s: %w", l.Name, err)
+		})
+	}
+	c.logger.Debug("controllers started", "count", len(c.loops))
+	return g.Wait()
+}

@@ -1,0 +1,64 @@
+// Package index names the cache's indexes that controllers read by.
+package index
+
+import (
+	"context"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	// Controller finds pods and ReplicaSets by the UID of their controller.
+	Controller = "metadata.controllerUID"
+	// Orphan is Controller's value for objects without a controller.
+	Orphan = "none"
+	// PodNode finds pods by the node that they are bound to.
+	PodNode = "spec.nodeName"
+)
+
+// Install adds every index. Once for a cache, before it starts.
+func Install(ctx context.Context, c cache.Cache) error {
+	for _, x := range []struct {
+		obj   client.Object
+		field string
+		fn    client.IndexerFunc
+	}{
+		{&corev1.Pod{}, Controller, controllerUID},
+		{&appsv1.ReplicaSet{}, Controller, controllerUID},
+		{&corev1.Pod{}, PodNode, podNode},
+	} {
+		if err := c.IndexField(ctx, x.obj, x.field, x.fn); err != nil {
+			return fmt.Errorf("index %T by %s: %w", x.obj, x.field, err)
+		}
+	}
+	return nil
+}
+
+func controllerUID(obj client.Object) []string {
+	if ref := metav1.GetControllerOfNoCopy(obj); ref != nil {
+		return []string{string(ref.UID)}
+	}
+	return []string{Orphan}
+}
+
+func podNode(obj client.Object) []string {
+	if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
+		return []string{pod.Spec.NodeName}
+	}
+	return nil
+}
+
+// By selects the objects of a namespace by one index, shared with the cache:
+// never mutate them.
+func By(namespace, field, value string) []client.ListOption {
+	return []client.ListOption{
+		client.InNamespace(namespace),
+		client.MatchingFields{field: value},
+		client.UnsafeDisableDeepCopy,
+	}
+}

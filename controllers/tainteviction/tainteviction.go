@@ -1,0 +1,225 @@
+// Package tainteviction deletes pods from nodes with NoExecute taints that
+// they do not tolerate, or not for so long.
+package tainteviction
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/controllers/internal/index"
+	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/pods"
+)
+
+// Name is the controller's name in logs and events.
+const Name = "taint-eviction-controller"
+
+const (
+	workers = 8
+	reason  = "TaintManagerEviction" // of every event
+)
+
+type controller struct {
+	env    loop.Env
+	events record.EventRecorder
+
+	mu sync.Mutex
+	// pending are the pods whose time runs, and since when.
+	pending map[types.NamespacedName]pending
+}
+
+type pending struct {
+	uid   types.UID
+	since time.Time
+}
+
+// New makes the controller.
+func New(env loop.Env) (loop.Loop, error) {
+	env = env.Named(Name)
+	c := &controller{env: env, events: env.Cluster.Recorder(Name), pending: map[types.NamespacedName]pending{}}
+	return loop.New(env, Name, workers, c.reconcile,
+		loop.Watch(env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
+			Created: func(_ context.Context, q loop.Queue, p *corev1.Pod) {
+				if p.Spec.NodeName != "" {
+					q.Add(loop.Key(p.Namespace, p.Name))
+				}
+			},
+			Updated: func(_ context.Context, q loop.Queue, old, p *corev1.Pod) {
+				if p.Spec.NodeName != old.Spec.NodeName || len(p.Spec.Tolerations) != len(old.Spec.Tolerations) {
+					q.Add(loop.Key(p.Namespace, p.Name))
+				}
+			},
+			Deleted: func(_ context.Context, _ loop.Queue, p *corev1.Pod) {
+				c.settle(types.NamespacedName{Namespace: p.Namespace, Name: p.Name})
+			},
+		}),
+		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
+			Created: func(ctx context.Context, q loop.Queue, n *corev1.Node) {
+				if len(evicting(n)) > 0 {
+					c.addPods(ctx, q, n.Name)
+				}
+			},
+			Updated: func(ctx context.Context, q loop.Queue, old, n *corev1.Node) {
+				if !slices.EqualFunc(evicting(old), evicting(n), sameTaint) {
+					c.addPods(ctx, q, n.Name)
+				}
+			},
+			Deleted: func(ctx context.Context, q loop.Queue, n *corev1.Node) {
+				if len(evicting(n)) > 0 {
+					c.addPods(ctx, q, n.Name)
+				}
+			},
+		}),
+	)
+}
+
+func (c *controller) addPods(ctx context.Context, q loop.Queue, node string) {
+	var list corev1.PodList
+	if err := c.env.Cluster.Client().List(ctx, &list, index.By("", index.PodNode, node)...); err != nil {
+		c.env.Logger.Error("finding the pods of a node", "node", node, "err", err)
+		return
+	}
+	for i := range list.Items {
+		q.Add(loop.Key(list.Items[i].Namespace, list.Items[i].Name))
+	}
+}
+
+func evicting(n *corev1.Node) []corev1.Taint {
+	var out []corev1.Taint
+	for _, t := range n.Spec.Taints {
+		if t.Effect == corev1.TaintEffectNoExecute {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func sameTaint(a, b corev1.Taint) bool { return a.Key == b.Key && a.Value == b.Value }
+
+func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
+	pod, node := &corev1.Pod{}, &corev1.Node{}
+	if err := c.env.Cluster.Client().Get(ctx, key, pod); err != nil {
+		c.settle(key)
+		return 0, client.IgnoreNotFound(err)
+	}
+	if pod.DeletionTimestamp != nil || pod.Spec.NodeName == "" {
+		c.settle(key)
+		return 0, nil
+	}
+	err := c.env.Cluster.Client().Get(ctx, types.NamespacedName{Name: pod.Spec.NodeName}, node)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return 0, err
+	}
+	taints := evicting(node) // none, of a node that is gone
+	stay, limit := tolerates(taints, pod.Spec.Tolerations)
+	if stay && limit < 0 {
+		if c.settle(key) {
+			c.events.Eventf(reference(pod), corev1.EventTypeNormal, reason, "Cancelling deletion of Pod %s", key)
+		}
+		return 0, nil
+	}
+	if stay {
+		now := c.env.Clock.Now()
+		if left := c.since(pod, taints, now).Add(limit).Sub(now); left > 0 {
+			return left, nil
+		}
+	}
+	return 0, c.evict(ctx, key, pod)
+}
+
+// tolerates reports whether all taints are tolerated at all, and for how long;
+// negative is for ever.
+func tolerates(taints []corev1.Taint, tolerations []corev1.Toleration) (stay bool, limit time.Duration) {
+	limit = -1
+	for i := range taints {
+		j := slices.IndexFunc(tolerations, func(t corev1.Toleration) bool { return tolerated(&taints[i], &t) })
+		if j < 0 {
+			return false, 0
+		}
+		if s := tolerations[j].TolerationSeconds; s != nil {
+			if d := time.Duration(max(0, *s)) * time.Second; limit < 0 || d < limit {
+				limit = d
+			}
+		}
+	}
+	return true, limit
+}
+
+func tolerated(taint *corev1.Taint, t *corev1.Toleration) bool {
+	if (t.Effect != "" && t.Effect != taint.Effect) || (t.Key != "" && t.Key != taint.Key) {
+		return false
+	}
+	switch t.Operator {
+	case "", corev1.TolerationOpEqual:
+		return t.Value == taint.Value
+	case corev1.TolerationOpExists:
+		return true
+	}
+	return false
+}
+
+// since is from when the pod's toleration is counted: from when the last taint
+// was set, where that is known, so that a restart gives no new time; else from
+// when it was first seen.
+func (c *controller) since(pod *corev1.Pod, taints []corev1.Taint, now time.Time) time.Time {
+	start := time.Time{}
+	for _, t := range taints {
+		if t.TimeAdded == nil {
+			start = now
+			break
+		}
+		if t.TimeAdded.After(start) {
+			start = t.TimeAdded.Time
+		}
+	}
+	if pod.Status.StartTime != nil && pod.Status.StartTime.After(start) {
+		start = pod.Status.StartTime.Time // placed on a node that was tainted already
+	}
+	key := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.pending[key]; ok && p.uid == pod.UID {
+		return p.since
+	}
+	c.pending[key] = pending{uid: pod.UID, since: start}
+	return start
+}
+
+// settle stops a pod's time and reports whether it ran.
+func (c *controller) settle(key types.NamespacedName) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ran := c.pending[key]
+	delete(c.pending, key)
+	return ran
+}
+
+func (c *controller) evict(ctx context.Context, key types.NamespacedName, pod *corev1.Pod) error {
+	c.events.Eventf(reference(pod), corev1.EventTypeNormal, reason, "Marking for deletion Pod %s", key)
+	err := pods.Disrupt(ctx, c.env.Cluster.Client(), pod, "DeletionByTaintManager",
+		"Taint manager: deleting due to NoExecute taint", false, c.env.Clock.Now())
+	if err == nil {
+		uid := pod.UID
+		err = c.env.Cluster.Client().Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}},
+			client.Preconditions{UID: &uid})
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("evict pod %s: %w", key, err)
+	}
+	c.settle(key)
+	return nil
+}
+
+func reference(p *corev1.Pod) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
+}

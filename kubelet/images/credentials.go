@@ -1,0 +1,135 @@
+package images
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/distribution/reference"
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+type dockerEntry struct {
+	Username      string `json:"username"`
+	Password      string `json:"password"`
+	Auth          string `json:"auth"`
+	IdentityToken string `json:"identitytoken"`
+	RegistryToken string `json:"registrytoken"`
+}
+
+// credentials lists what the secrets hold for an image, most specific first.
+// A secret of another type is passed over, as upstream does; one that does
+// not parse is an error that the user must see.
+func credentials(image string, secrets []corev1.Secret) ([]*runtimeapi.AuthConfig, error) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return nil, err
+	}
+	type match struct {
+		key  string
+		auth *runtimeapi.AuthConfig
+	}
+	var found []match
+	for i := range secrets {
+		entries, err := parseSecret(&secrets[i])
+		if err != nil {
+			return nil, fmt.Errorf("image pull secret %s/%s: %w", secrets[i].Namespace, secrets[i].Name, err)
+		}
+		for key, e := range entries {
+			server, repository, ok := matches(key, named)
+			if !ok {
+				continue
+			}
+			auth, err := e.auth(server)
+			if err != nil {
+				return nil, fmt.Errorf("image pull secret %s/%s: %w", secrets[i].Namespace, secrets[i].Name, err)
+			}
+			found = append(found, match{server + repository, auth})
+		}
+	}
+	sort.SliceStable(found, func(i, j int) bool { return len(found[i].key) > len(found[j].key) })
+	var out []*runtimeapi.AuthConfig
+	for _, m := range found {
+		out = append(out, m.auth)
+	}
+	return out, nil
+}
+
+func parseSecret(s *corev1.Secret) (map[string]dockerEntry, error) {
+	entries := map[string]dockerEntry{}
+	switch s.Type {
+	case corev1.SecretTypeDockerConfigJson:
+		config := struct {
+			Auths map[string]dockerEntry `json:"auths"`
+		}{}
+		if err := json.Unmarshal(s.Data[corev1.DockerConfigJsonKey], &config); err != nil {
+			return nil, err
+		}
+		return config.Auths, nil
+	case corev1.SecretTypeDockercfg:
+		if err := json.Unmarshal(s.Data[corev1.DockerConfigKey], &entries); err != nil {
+			return nil, err
+		}
+	}
+	return entries, nil
+}
+
+func (e dockerEntry) auth(server string) (*runtimeapi.AuthConfig, error) {
+	out := &runtimeapi.AuthConfig{Username: e.Username, Password: e.Password, ServerAddress: server,
+		IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
+	if e.Auth != "" {
+		raw, err := base64.StdEncoding.DecodeString(e.Auth)
+		if err != nil {
+			raw, err = base64.RawStdEncoding.DecodeString(e.Auth)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("auth for %s is no base64", server)
+		}
+		user, password, ok := strings.Cut(strings.TrimRight(string(raw), "\x00"), ":")
+		if !ok {
+			return nil, fmt.Errorf("auth for %s has no colon", server)
+		}
+		out.Username, out.Password = user, password
+	}
+	return out, nil
+}
+
+// matches compares a key such as https://index.docker.io/v1/, *.example.com
+// or example.com/team with an image's registry and repository.
+func matches(key string, named reference.Named) (server, repository string, ok bool) {
+	if !strings.Contains(key, "://") {
+		key = "https://" + key
+	}
+	u, err := url.Parse(key)
+	if err != nil {
+		return "", "", false
+	}
+	repository = strings.TrimSuffix(u.Path, "/")
+	if repository == "/v1" || repository == "/v2" {
+		repository = ""
+	}
+	domain := reference.Domain(named)
+	want := strings.Split(u.Host, ".")
+	have := strings.Split(domain, ".")
+	if u.Host == "index.docker.io" && domain == "docker.io" {
+		want = have
+	}
+	if len(want) != len(have) {
+		return "", "", false
+	}
+	for i := range want {
+		if fits, err := path.Match(want[i], have[i]); err != nil || !fits {
+			return "", "", false
+		}
+	}
+	full := "/" + reference.Path(named)
+	if repository != "" && full != repository && !strings.HasPrefix(full, repository+"/") {
+		return "", "", false
+	}
+	return u.Host, repository, true
+}

@@ -1,0 +1,272 @@
+// Package images sees to it that a container's image is on the node: pull
+// policies, credentials, back-off, and the removal of images that fill the
+// disk without being used.
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/distribution/reference"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/proa-dev/proa/kubelet/cri"
+)
+
+// Reasons that a container waits with, as upstream names them.
+const (
+	ReasonErrImagePull     = "ErrImagePull"
+	ReasonBackOff          = "ImagePullBackOff"
+	ReasonInvalidName      = "InvalidImageName"
+	ReasonNeverPull        = "ErrImageNeverPull"
+	ReasonInspect          = "ImageInspectError"
+	ReasonRegistryDown     = "RegistryUnavailable"
+	firstBackOff           = 10 * time.Second
+	maxBackOff             = 5 * time.Minute
+	maxBackOffEntries      = 4096
+	defaultParallelPulls   = 8
+	defaultMaxPullDuration = time.Hour
+)
+
+// Error says why an image is not there.
+type Error struct {
+	Reason  string
+	Message string
+	// Retry is when another attempt makes sense; zero means now.
+	Retry time.Time
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Event is told of what happens: type, reason and message of an API event.
+type Event func(kind, reason, message string)
+
+// Request is an image that a container wants.
+type Request struct {
+	Pod     *corev1.Pod
+	Image   string
+	Policy  corev1.PullPolicy
+	Secrets []corev1.Secret
+	Sandbox *runtimeapi.PodSandboxConfig
+	Event   Event
+}
+
+// Config is what a Puller needs.
+type Config struct {
+	Client *cri.Client
+	Now    func() time.Time
+	// Parallel bounds the pulls that run at once; 0 means 8.
+	Parallel int
+}
+
+// Puller pulls images. Safe for concurrent use.
+type Puller struct {
+	cfg  Config
+	slot chan struct{}
+
+	mu      sync.Mutex
+	backoff map[backoffKey]*backoff
+}
+
+type backoffKey struct {
+	pod   types.UID
+	image string
+}
+
+type backoff struct {
+	delay time.Duration
+	since time.Time
+	last  string // why the last pull failed
+}
+
+// New makes a puller.
+func New(cfg Config) *Puller {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Parallel <= 0 {
+		cfg.Parallel = defaultParallelPulls
+	}
+	return &Puller{cfg: cfg, slot: make(chan struct{}, cfg.Parallel), backoff: map[backoffKey]*backoff{}}
+}
+
+// Status returns the image if it is on the node, else nil.
+func (p *Puller) Status(ctx context.Context, ref string) (*runtimeapi.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	got, err := p.cfg.Client.Images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+	if err != nil {
+		return nil, err
+	}
+	return got.Image, nil
+}
+
+// Normalize adds the tag that an image name leaves out.
+func Normalize(name string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return "", fmt.Errorf("couldn't parse image name %q: %w", name, err)
+	}
+	if reference.IsNameOnly(named) {
+		return name + ":latest", nil
+	}
+	return name, nil
+}
+
+// PolicyOf is the pull policy that holds when a spec names none.
+func PolicyOf(policy corev1.PullPolicy, image string) corev1.PullPolicy {
+	if policy != "" {
+		return policy
+	}
+	if ref, err := Normalize(image); err == nil && strings.HasSuffix(ref, ":latest") {
+		return corev1.PullAlways
+	}
+	return corev1.PullIfNotPresent
+}
+
+// Present answers at once and without a pull when the image is on the node
+// and the policy lets it be used. Nil without an error means: Pull.
+func (p *Puller) Present(ctx context.Context, req Request) (*runtimeapi.Image, error) {
+	ref, err := Normalize(req.Image)
+	if err != nil {
+		req.Event(corev1.EventTypeWarning, "InspectFailed", fmt.Sprintf("Failed to apply default image tag %q: %v", req.Image, err))
+		return nil, &Error{Reason: ReasonInvalidName, Message: fmt.Sprintf("Failed to apply default image tag %q: %v", req.Image, err),
+			Retry: p.cfg.Now().Add(maxBackOff)}
+	}
+	have, err := p.Status(ctx, ref)
+	if err != nil {
+		message := fmt.Sprintf("Failed to inspect image %q: %v", ref, err)
+		req.Event(corev1.EventTypeWarning, "InspectFailed", message)
+		return nil, &Error{Reason: ReasonInspect, Message: message, Retry: p.cfg.Now().Add(firstBackOff)}
+	}
+	switch policy := PolicyOf(req.Policy, req.Image); {
+	case have != nil && policy != corev1.PullAlways:
+		req.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine", req.Image))
+		return have, nil
+	case have == nil && policy == corev1.PullNever:
+		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", req.Image)
+		req.Event(corev1.EventTypeWarning, "ErrImageNeverPull", message)
+		return nil, &Error{Reason: ReasonNeverPull, Message: message, Retry: p.cfg.Now().Add(firstBackOff)}
+	}
+	return nil, nil
+}
+
+// Pull pulls the image, or says why it does not.
+func (p *Puller) Pull(ctx context.Context, req Request) (*runtimeapi.Image, error) {
+	ref, err := Normalize(req.Image)
+	if err != nil {
+		return nil, &Error{Reason: ReasonInvalidName, Message: err.Error()}
+	}
+	key := backoffKey{req.Pod.UID, ref}
+	if err := p.inBackOff(key, req); err != nil {
+		return nil, err
+	}
+	select {
+	case p.slot <- struct{}{}:
+		defer func() { <-p.slot }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	req.Event(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", req.Image))
+	began := p.cfg.Now()
+	image, err := p.pull(ctx, ref, req)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		message := fmt.Sprintf("failed to pull image %q: %v", req.Image, cri.Message(err))
+		req.Event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", req.Image, cri.Message(err)))
+		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonErrImagePull)
+		reason := ReasonErrImagePull
+		if strings.Contains(err.Error(), ReasonRegistryDown) {
+			reason = ReasonRegistryDown
+		}
+		return nil, &Error{Reason: reason, Message: message, Retry: p.failed(key, message)}
+	}
+	p.mu.Lock()
+	delete(p.backoff, key)
+	p.mu.Unlock()
+	took := p.cfg.Now().Sub(began).Truncate(time.Millisecond)
+	req.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
+		req.Image, took, took, image.Size))
+	return image, nil
+}
+
+func (p *Puller) inBackOff(key backoffKey, req Request) error {
+	p.mu.Lock()
+	b := p.backoff[key]
+	p.mu.Unlock()
+	if b == nil {
+		return nil
+	}
+	until := b.since.Add(b.delay)
+	if !p.cfg.Now().Before(until) {
+		return nil
+	}
+	req.Event(corev1.EventTypeNormal, "BackOff", fmt.Sprintf("Back-off pulling image %q", req.Image))
+	req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonBackOff)
+	return &Error{Reason: ReasonBackOff, Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", req.Image, ReasonErrImagePull, b.last), Retry: until}
+}
+
+// failed lengthens the back-off and returns when it shall be announced: a
+// moment after the failure itself was.
+func (p *Puller) failed(key backoffKey, message string) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.cfg.Now()
+	b := p.backoff[key]
+	if b == nil || now.Sub(b.since) > 2*maxBackOff {
+		if len(p.backoff) >= maxBackOffEntries {
+			clear(p.backoff)
+		}
+		b = &backoff{delay: firstBackOff / 2}
+		p.backoff[key] = b
+	}
+	b.delay = min(2*b.delay, maxBackOff)
+	b.since, b.last = now, message
+	return now.Add(time.Second)
+}
+
+// Forget drops what is remembered of a pod.
+func (p *Puller) Forget(pod types.UID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k := range p.backoff {
+		if k.pod == pod {
+			delete(p.backoff, k)
+		}
+	}
+}
+
+func (p *Puller) pull(ctx context.Context, ref string, req Request) (*runtimeapi.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, defaultMaxPullDuration)
+	defer cancel()
+	candidates, err := credentials(ref, req.Secrets)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, auth := range append(candidates, nil) {
+		got, err := p.cfg.Client.Images.PullImage(ctx, &runtimeapi.PullImageRequest{
+			Image: &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: req.Image}, Auth: auth, SandboxConfig: req.Sandbox})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		image, err := p.Status(ctx, got.ImageRef)
+		if err == nil && image == nil {
+			err = fmt.Errorf("image %q vanished after it was pulled", req.Image)
+		}
+		return image, err
+	}
+	if len(errs) == 1 {
+		return nil, errs[0]
+	}
+	return nil, errors.Join(errs...)
+}

@@ -1,0 +1,141 @@
+package pods
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+)
+
+// rejection is why a pod cannot run on this node.
+type rejection struct{ reason, message string }
+
+// admit asks whether a pod may run here beside the others. The scheduler has
+// asked the same before, but maybe of an older state, or not at all.
+func admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
+	if os := pod.Spec.OS; os != nil && string(os.Name) != runtime.GOOS {
+		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	if r := admitSysctls(pod); r != nil {
+		return r
+	}
+	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
+		return &rejection{"NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
+	}
+	if port := usedPort(pod, others); port {
+		return &rejection{"NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
+	}
+	return fits(pod, others, node)
+}
+
+func fits(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
+	room := node.Status.Allocatable
+	if most := room.Pods().Value(); most > 0 && int64(len(others))+1 > most {
+		return &rejection{"OutOfpods", fmt.Sprintf("Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", len(others), most)}
+	}
+	want := resource.PodRequests(pod, resource.PodResourcesOptions{})
+	used := corev1.ResourceList{}
+	for _, o := range others {
+		for name, q := range resource.PodRequests(o, resource.PodResourcesOptions{}) {
+			sum := used[name]
+			sum.Add(q)
+			used[name] = sum
+		}
+	}
+	names := make([]string, 0, len(want))
+	for name := range want {
+		names = append(names, string(name))
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		name := corev1.ResourceName(n)
+		ask, have, all := want[name], used[name], room[name]
+		if _, known := room[name]; !known && name != corev1.ResourceCPU && name != corev1.ResourceMemory {
+			if ask.IsZero() {
+				continue
+			}
+		}
+		sum := have.DeepCopy()
+		sum.Add(ask)
+		if ask.IsZero() || sum.Cmp(all) <= 0 {
+			continue
+		}
+		value := func(q interface {
+			MilliValue() int64
+			Value() int64
+		}) int64 {
+			if name == corev1.ResourceCPU {
+				return q.MilliValue()
+			}
+			return q.Value()
+		}
+		return &rejection{"OutOf" + n, fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+			n, value(&ask), value(&have), value(&all))}
+	}
+	return nil
+}
+
+type hostPort struct {
+	ip       string
+	protocol corev1.Protocol
+	port     int32
+}
+
+func hostPorts(pod *corev1.Pod) []hostPort {
+	var out []hostPort
+	for i := range pod.Spec.Containers {
+		for _, p := range pod.Spec.Containers[i].Ports {
+			if p.HostPort > 0 {
+				ip := p.HostIP
+				if ip == "" {
+					ip = "0.0.0.0"
+				}
+				out = append(out, hostPort{ip, p.Protocol, p.HostPort})
+			}
+		}
+	}
+	return out
+}
+
+func usedPort(pod *corev1.Pod, others []*corev1.Pod) bool {
+	for _, want := range hostPorts(pod) {
+		for _, o := range others {
+			for _, have := range hostPorts(o) {
+				if want.port == have.port && want.protocol == have.protocol &&
+					(want.ip == have.ip || want.ip == "0.0.0.0" || have.ip == "0.0.0.0") {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// safeSysctls lists those that concern a pod's own namespaces only.
+func safeSysctls() []string {
+	return []string{"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range",
+		"net.ipv4.ip_unprivileged_port_start", "net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout",
+		"net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"}
+}
+
+func admitSysctls(pod *corev1.Pod) *rejection {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		name := strings.ReplaceAll(s.Name, "/", ".")
+		switch {
+		case !slices.Contains(safeSysctls(), name):
+			return &rejection{"SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowlisted", s.Name)}
+		case pod.Spec.HostNetwork && strings.HasPrefix(name, "net."):
+			return &rejection{"SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowed with host net enabled", s.Name)}
+		case pod.Spec.HostIPC && strings.HasPrefix(name, "kernel.shm"):
+			return &rejection{"SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowed with host ipc enabled", s.Name)}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/proa-dev/proa/kubelet/images"
+	"github.com/proa-dev/proa/kubelet/objects"
+)
+
+// pull is a pull that runs beside the worker.
+type pull struct{ cancel context.CancelFunc }
+
+// ensureImage returns the image that a container starts from when it is there,
+// else when to ask again; a pull wakes the worker at its end.
+func (w *worker) ensureImage(ctx context.Context, c *corev1.Container, k *container) (*runtimeapi.Image, time.Time) {
+	if k.pull != nil {
+		return nil, time.Time{}
+	}
+	for i := range w.pod.Spec.Volumes { // image volumes are mounted by the runtime, which does not pull
+		v := &w.pod.Spec.Volumes[i]
+		if v.Image == nil || !mountsVolume(c, v.Name) {
+			continue
+		}
+		// Each has its own entry, which no container can have: a slash is no name.
+		sub := w.container("volume/" + v.Name)
+		if sub.pull != nil {
+			return nil, time.Time{}
+		}
+		image, at := w.wantImage(ctx, c, sub, v.Image.Reference, v.Image.PullPolicy)
+		if image == nil {
+			if sub.waiting != nil {
+				k.wait(sub.waiting.Reason, sub.waiting.Message)
+			}
+			return nil, at
+		}
+		sub.image = image
+	}
+	return w.wantImage(ctx, c, k, c.Image, c.ImagePullPolicy)
+}
+
+func mountsVolume(c *corev1.Container, name string) bool {
+	for i := range c.VolumeMounts {
+		if c.VolumeMounts[i].Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *worker) wantImage(ctx context.Context, c *corev1.Container, k *container, image string, policy corev1.PullPolicy) (*runtimeapi.Image, time.Time) {
+	if k.image != nil {
+		return k.image, time.Time{}
+	}
+	if k.imageErr != nil && w.now().Before(k.imageErr.Retry) {
+		return nil, k.imageErr.Retry
+	}
+	req := images.Request{Pod: w.pod, Image: image, Policy: policy, Sandbox: w.sandboxConfig(),
+		Event: w.eventer(c.Name)}
+	if k.imageErr == nil || k.imageErr.Reason == images.ReasonInspect || k.imageErr.Reason == images.ReasonNeverPull {
+		have, err := w.m.cfg.Images.Present(ctx, req)
+		if have != nil {
+			k.imageErr = nil
+			return have, time.Time{}
+		}
+		if err != nil {
+			return nil, w.imageFailed(k, err)
+		}
+	}
+	req.Secrets = w.pullSecrets(ctx)
+	w.startPull(k, req)
+	return nil, time.Time{}
+}
+
+func (w *worker) imageFailed(k *container, err error) time.Time {
+	var failed *images.Error
+	if !errors.As(err, &failed) {
+		failed = &images.Error{Reason: images.ReasonErrImagePull, Message: err.Error(), Retry: w.now().Add(time.Second)}
+	}
+	k.imageErr = failed
+	k.wait(failed.Reason, failed.Message)
+	return failed.Retry
+}
+
+// startPull pulls beside the worker, which stays free for news.
+func (w *worker) startPull(k *container, req images.Request) {
+	ctx, cancel := context.WithCancel(w.m.ctx)
+	k.pull = &pull{cancel: cancel}
+	w.wg.Go(func() {
+		defer cancel()
+		image, err := w.m.cfg.Images.Pull(ctx, req)
+		w.call(func() {
+			k.pull = nil
+			if w.state != running {
+				return
+			}
+			if err != nil {
+				w.imageFailed(k, err)
+				return
+			}
+			k.image, k.imageErr = image, nil
+		})
+	})
+}
+
+// pullSecrets gets the secrets that exist of those that the pod names.
+func (w *worker) pullSecrets(ctx context.Context) []corev1.Secret {
+	var out []corev1.Secret
+	for _, ref := range w.pod.Spec.ImagePullSecrets {
+		obj, err := w.m.cfg.Objects.Get(ctx, objects.Ref{Kind: objects.Secret, Namespace: w.pod.Namespace, Name: ref.Name})
+		if err != nil {
+			w.event("", corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+				"Unable to retrieve some image pull secrets ("+ref.Name+"); attempting to pull the image may not succeed.")
+			continue
+		}
+		if s, ok := obj.(*corev1.Secret); ok {
+			out = append(out, *s)
+		}
+	}
+	return out
+}

@@ -1,0 +1,222 @@
+package pods
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/proa-dev/proa/kubelet/cri"
+	"github.com/proa-dev/proa/kubelet/spec"
+)
+
+// view is all that the next steps of a pod depend on.
+type view struct {
+	pod     *corev1.Pod
+	runtime *cri.Pod
+	// started says that a running container has passed its startup probe.
+	started func(name string) bool
+	// failed is why a running container must be killed, or empty.
+	failed func(c *cri.Container) string
+}
+
+type kill struct {
+	container *cri.Container
+	message   string
+}
+
+// plan is the next steps of a pod.
+type plan struct {
+	newSandbox bool
+	start      []*corev1.Container
+	kill       []kill
+	// over says that nothing is left to do: the pod's phase is final.
+	over bool
+}
+
+// restarts says whether an ended container runs again.
+func restarts(pod *corev1.Pod, c *corev1.Container, ended *cri.Container) bool {
+	for _, r := range c.RestartPolicyRules {
+		if r.ExitCodes == nil || r.Action != corev1.ContainerRestartRuleActionRestart {
+			continue
+		}
+		in := slices.Contains(r.ExitCodes.Values, ended.ExitCode)
+		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return true
+		}
+	}
+	policy := pod.Spec.RestartPolicy
+	if c.RestartPolicy != nil {
+		policy = corev1.RestartPolicy(*c.RestartPolicy)
+	}
+	switch policy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return ended.ExitCode != 0
+	}
+	return true
+}
+
+// usable says that containers can be started in the pod's sandbox.
+func usable(pod *corev1.Pod, runtime *cri.Pod) bool {
+	return runtime.Sandbox() != nil && (pod.Spec.HostNetwork || len(runtime.IPs()) > 0)
+}
+
+// makePlan decides what to do next. It is pure, so that every order of events
+// can be tested.
+func makePlan(v view) plan {
+	if !usable(v.pod, v.runtime) {
+		return v.withoutSandbox()
+	}
+	var p plan
+	v.ephemeral(&p)
+	initialized, failed := v.initContainers(&p)
+	if failed {
+		return plan{over: true}
+	}
+	if initialized {
+		v.containers(&p)
+	}
+	return p
+}
+
+// withoutSandbox ends what is left of an old sandbox and asks for a new one,
+// unless nothing would run in it.
+func (v view) withoutSandbox() plan {
+	var p plan
+	for _, c := range v.runtime.Containers {
+		if c.Running() {
+			p.kill = append(p.kill, kill{c, "Pod sandbox changed, it will be killed and re-created."})
+		}
+	}
+	again := false
+	for i := range v.pod.Spec.Containers {
+		c := &v.pod.Spec.Containers[i]
+		latest := v.runtime.Latest(c.Name)
+		if latest == nil || !latest.Exited() || restarts(v.pod, c, latest) {
+			again = true
+		}
+	}
+	// A pod that runs once does not start over because its sandbox died.
+	if v.pod.Spec.RestartPolicy == corev1.RestartPolicyNever && len(v.runtime.Sandboxes) > 0 && len(v.runtime.Containers) > 0 {
+		again = false
+	}
+	if len(p.kill) == 0 {
+		p.newSandbox, p.over = again, !again
+	}
+	return p
+}
+
+func (v view) ephemeral(p *plan) {
+	for i := range v.pod.Spec.EphemeralContainers {
+		c := (*corev1.Container)(&v.pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		if v.runtime.Latest(c.Name) == nil {
+			p.start = append(p.start, c)
+		}
+	}
+}
+
+// initContainers goes through them in order. initialized says that the pod's
+// own containers may run; failed that they never will.
+func (v view) initContainers(p *plan) (initialized, failed bool) {
+	list := v.pod.Spec.InitContainers
+	for i := range v.pod.Spec.Containers {
+		if v.runtime.Current(v.pod.Spec.Containers[i].Name) != nil {
+			initialized = true
+		}
+	}
+	furthest := -1
+	for i := range list {
+		if v.runtime.Current(list[i].Name) != nil {
+			furthest = i
+		}
+	}
+	for i := range list {
+		c := &list[i]
+		cur := v.runtime.Current(c.Name)
+		if spec.IsSidecar(c) {
+			v.sidecar(p, c, cur)
+			// The first start of a sidecar holds back what comes after it; one
+			// that fails later does not.
+			if !initialized && i >= furthest && (cur == nil || !cur.Running() || !v.started(c.Name)) {
+				return false, false
+			}
+			continue
+		}
+		if initialized || i < furthest {
+			continue
+		}
+		switch {
+		case cur == nil:
+			p.start = append(p.start, c)
+			return false, false
+		case cur.Running():
+			return false, false
+		case cur.Exited() && cur.ExitCode == 0:
+		case cur.Exited() && !v.initRestarts(c, cur):
+			return false, true
+		default:
+			p.start = append(p.start, c)
+			return false, false
+		}
+	}
+	return true, false
+}
+
+func (v view) initRestarts(c *corev1.Container, ended *cri.Container) bool {
+	if c.RestartPolicy == nil && len(c.RestartPolicyRules) == 0 && v.pod.Spec.RestartPolicy == corev1.RestartPolicyAlways {
+		return true
+	}
+	return restarts(v.pod, c, ended)
+}
+
+func (v view) sidecar(p *plan, c *corev1.Container, cur *cri.Container) {
+	if cur == nil || !cur.Running() {
+		p.start = append(p.start, c)
+		return
+	}
+	if message := v.failed(cur); message != "" {
+		p.kill = append(p.kill, kill{cur, message + ", will be restarted"})
+	}
+}
+
+func (v view) containers(p *plan) {
+	over := true
+	for i := range v.pod.Spec.Containers {
+		c := &v.pod.Spec.Containers[i]
+		latest := v.runtime.Latest(c.Name)
+		switch {
+		case latest == nil:
+			p.start = append(p.start, c)
+			over = false
+		case latest.Exited():
+			if restarts(v.pod, c, latest) {
+				p.start = append(p.start, c)
+				over = false
+			}
+		case latest.Running():
+			over = false
+			v.alive(p, c, latest)
+		default: // made but never started, by a kubelet that died in between
+			p.start = append(p.start, c)
+			over = false
+		}
+	}
+	if over {
+		*p = plan{over: true}
+	}
+}
+
+func (v view) alive(p *plan, c *corev1.Container, running *cri.Container) {
+	message := v.failed(running)
+	if hash := running.Annotations[cri.AnnotationHash]; hash != "" && hash != spec.Hash(c) {
+		message = fmt.Sprintf("Container %s definition changed", c.Name)
+	} else if message == "" {
+		return
+	} else if !restarts(v.pod, c, &cri.Container{ContainerStatus: failedExit()}) {
+		p.kill = append(p.kill, kill{running, message})
+		return
+	}
+	p.kill = append(p.kill, kill{running, message + ", will be restarted"})
+}

@@ -1,0 +1,233 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/proa-dev/proa/kubelet/cri"
+	"github.com/proa-dev/proa/kubelet/probes"
+	"github.com/proa-dev/proa/kubelet/spec"
+)
+
+// probeSet is the probes of one running container and their verdicts.
+type probeSet struct {
+	id      string
+	cancel  context.CancelFunc // all probes
+	life    context.CancelFunc // liveness and startup alone
+	started bool
+	ready   bool
+	failed  string // why the container must be killed
+	grace   *int64 // that the failed probe asks for
+}
+
+func (c *container) isStarted() bool { return c.probes != nil && c.probes.started }
+func (c *container) isReady() bool   { return c.probes != nil && c.probes.ready }
+
+// failure is why that very container must be killed.
+func (c *container) failure(k *cri.Container) string {
+	if c.probes == nil || c.probes.id != k.Id {
+		return ""
+	}
+	return c.probes.failed
+}
+
+func (c *container) stopLifeProbes() {
+	if c.probes != nil {
+		c.probes.life()
+	}
+}
+
+func (c *container) stopProbes() {
+	if c.probes != nil {
+		c.probes.cancel()
+		c.probes = nil
+	}
+}
+
+// probeAll probes what runs and forgets what does not.
+func (w *worker) probeAll(ctx context.Context) {
+	w.forgetProbes()
+	each := func(list []corev1.Container, init bool) {
+		for i := range list {
+			c := &list[i]
+			running := w.runtime.Latest(c.Name)
+			if running == nil || running.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+				continue
+			}
+			if k := w.container(c.Name); k.probes == nil {
+				w.probe(c, k, running, init && !spec.IsSidecar(c))
+			}
+		}
+	}
+	each(w.pod.Spec.InitContainers, true)
+	each(w.pod.Spec.Containers, false)
+}
+
+func (w *worker) forgetProbes() {
+	for name, k := range w.containers {
+		latest := w.runtime.Latest(name)
+		if k.probes != nil && (latest == nil || latest.Id != k.probes.id || !latest.Running()) {
+			k.stopProbes()
+		}
+	}
+}
+
+// probe starts the probes of a container that was not known to run.
+func (w *worker) probe(c *corev1.Container, k *container, running *cri.Container, plain bool) {
+	ctx, cancel := context.WithCancel(w.m.ctx)
+	lifeCtx, life := context.WithCancel(ctx)
+	set := &probeSet{id: running.Id, cancel: cancel, life: life}
+	k.probes = set
+	if plain {
+		set.started = true
+		return
+	}
+	old := w.before(c.Name, running.Id)
+	set.ready = c.ReadinessProbe == nil || (old != nil && old.Ready)
+	if c.StartupProbe == nil || (old != nil && old.Started != nil && *old.Started) {
+		set.started = true
+		w.probeStarted(ctx, lifeCtx, c, set, running, old != nil)
+		return
+	}
+	w.runProbe(lifeCtx, c, c.StartupProbe, "Startup", running, probeOptions{once: true, spread: old != nil}, func(o probes.Outcome) {
+		if o.OK {
+			set.started = true
+			w.probeStarted(ctx, lifeCtx, c, set, running, false)
+			return
+		}
+		set.failed, set.grace = fmt.Sprintf("Container %s failed startup probe", c.Name), c.StartupProbe.TerminationGracePeriodSeconds
+	})
+}
+
+// before is what the API knew of this very container when the kubelet
+// started: verdicts outlive a restart of the kubelet.
+func (w *worker) before(name, id string) *corev1.ContainerStatus {
+	for _, list := range [][]corev1.ContainerStatus{w.pod.Status.ContainerStatuses, w.pod.Status.InitContainerStatuses} {
+		for i := range list {
+			s := &list[i]
+			if s.Name == name && s.ContainerID == w.m.cfg.RuntimeName+"://"+id && s.State.Running != nil &&
+				s.State.Running.StartedAt.Time.Before(w.m.started) {
+				return s
+			}
+		}
+	}
+	return nil
+}
+
+func (w *worker) probeStarted(ctx, lifeCtx context.Context, c *corev1.Container, set *probeSet, running *cri.Container, spread bool) {
+	if p := c.ReadinessProbe; p != nil {
+		w.runProbe(ctx, c, p, "Readiness", running, probeOptions{spread: spread}, func(o probes.Outcome) { set.ready = o.OK })
+	}
+	if p := c.LivenessProbe; p != nil {
+		w.runProbe(lifeCtx, c, p, "Liveness", running, probeOptions{spread: spread}, func(o probes.Outcome) {
+			if !o.OK {
+				set.failed, set.grace = fmt.Sprintf("Container %s failed liveness probe", c.Name), p.TerminationGracePeriodSeconds
+			}
+		})
+	}
+}
+
+type probeOptions struct{ once, spread bool }
+
+func (w *worker) runProbe(ctx context.Context, c *corev1.Container, p *corev1.Probe, kind string, running *cri.Container, o probeOptions, verdict func(probes.Outcome)) {
+	event := w.eventer(c.Name)
+	ip := ""
+	if ips := w.fields().PodIPs; len(ips) > 0 {
+		ip = ips[0]
+	}
+	worker := &probes.Worker{
+		Probe: p, Clock: w.m.cfg.Clock, Since: time.Unix(0, running.StartedAt), Once: o.once, Spread: o.spread,
+		Target: probes.Target{PodIP: ip, Container: c, Exec: w.m.exec(running.Id)},
+		Failed: func(err error) {
+			if errors.Is(err, probes.ErrUnknown) {
+				event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %v", kind, errors.Unwrap(err)))
+				return
+			}
+			event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %v", kind, err))
+		},
+		Verdict: func(outcome probes.Outcome) {
+			w.call(func() {
+				if k := w.containers[c.Name]; k != nil && k.probes != nil && k.probes.id == running.Id {
+					verdict(outcome)
+				}
+			})
+		},
+	}
+	w.wg.Go(func() { worker.Run(ctx) })
+}
+
+// exec runs commands in a container for probes and hooks.
+func (m *Manager) exec(id string) probes.Exec {
+	return func(ctx context.Context, command []string, timeout time.Duration) ([]byte, int32, error) {
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout+5*time.Second)
+			defer cancel()
+		}
+		got, err := m.cfg.CRI.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
+			ContainerId: id, Cmd: command, Timeout: int64(timeout.Seconds())})
+		if err != nil {
+			return nil, -1, err
+		}
+		return append(got.Stdout, got.Stderr...), got.ExitCode, nil
+	}
+}
+
+func hookName(h *corev1.LifecycleHandler) string {
+	switch {
+	case h.Exec != nil:
+		return "exec"
+	case h.HTTPGet != nil:
+		return "http"
+	case h.TCPSocket != nil:
+		return "tcp"
+	case h.Sleep != nil:
+		return "sleep"
+	}
+	return "unknown"
+}
+
+// hook runs a lifecycle hook of a container until it ends or ctx does.
+func (w *worker) hook(ctx context.Context, c *corev1.Container, id string, h *corev1.LifecycleHandler) error {
+	ip := ""
+	if ips := w.fields().PodIPs; len(ips) > 0 {
+		ip = ips[0]
+	}
+	return w.m.hook(ctx, c, id, ip, h)
+}
+
+func (m *Manager) hook(ctx context.Context, c *corev1.Container, id, ip string, h *corev1.LifecycleHandler) error {
+	switch {
+	case h.Exec != nil:
+		out, code, err := m.exec(id)(ctx, h.Exec.Command, 0)
+		if err != nil {
+			return err
+		}
+		if code != 0 {
+			return fmt.Errorf("command '%v' exited with %d: %s", h.Exec.Command, code, out[:min(len(out), 1024)])
+		}
+		return nil
+	case h.HTTPGet != nil:
+		_, err := probes.HTTPGet(ctx, h.HTTPGet, 10*time.Minute, probes.Target{PodIP: ip, Container: c})
+		var refused *probes.StatusError
+		if errors.As(err, &refused) {
+			return nil // it was asked, and has answered
+		}
+		return err
+	case h.Sleep != nil:
+		timer := m.cfg.Clock.NewTimer(time.Duration(h.Sleep.Seconds) * time.Second)
+		defer timer.Stop()
+		select {
+		case <-timer.C():
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return errors.New("invalid handler")
+}

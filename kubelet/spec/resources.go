@@ -1,0 +1,114 @@
+package spec
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	minShares     = 2
+	maxShares     = 262144
+	period        = 100000
+	minQuota      = 1000
+	pauseOOMScore = -998
+)
+
+// QOS is the pod's quality of service class.
+func QOS(pod *corev1.Pod) corev1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	guaranteed, any := true, false
+	look := func(r corev1.ResourceRequirements) {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			request, limit := r.Requests[name], r.Limits[name]
+			if !request.IsZero() || !limit.IsZero() {
+				any = true
+			}
+			if limit.IsZero() || (!request.IsZero() && request.Cmp(limit) != 0) {
+				guaranteed = false
+			}
+		}
+	}
+	if pod.Spec.Resources != nil {
+		look(*pod.Spec.Resources)
+	} else {
+		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+			for i := range list {
+				look(list[i].Resources)
+			}
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case guaranteed:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}
+
+// Shares converts milli-CPUs to cgroup v1 cpu.shares, which runtimes convert
+// to weights themselves.
+func Shares(milli int64) int64 {
+	return min(max(milli*1024/1000, minShares), maxShares)
+}
+
+// Quota converts milli-CPUs to a CFS quota per period; 0 means unlimited.
+func Quota(milli int64) (quota, per int64) {
+	if milli == 0 {
+		return 0, 0
+	}
+	return max(milli*period/1000, minQuota), period
+}
+
+// Resources are a container's limits as the kernel knows them.
+func Resources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) *runtimeapi.LinuxContainerResources {
+	cpuRequest, hasRequest := c.Resources.Requests[corev1.ResourceCPU]
+	cpuLimit := c.Resources.Limits[corev1.ResourceCPU]
+	if !hasRequest && !cpuLimit.IsZero() {
+		cpuRequest = cpuLimit
+	}
+	out := &runtimeapi.LinuxContainerResources{
+		CpuShares:   Shares(cpuRequest.MilliValue()),
+		OomScoreAdj: oomScore(pod, c, nodeMemory),
+	}
+	out.CpuQuota, out.CpuPeriod = Quota(cpuLimit.MilliValue())
+	if m := c.Resources.Limits.Memory(); m != nil {
+		out.MemoryLimitInBytes = m.Value()
+	}
+	for name, q := range c.Resources.Limits {
+		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
+			out.HugepageLimits = append(out.HugepageLimits, &runtimeapi.HugepageLimit{
+				PageSize: hugepageSize(size), Limit: uint64(q.Value())})
+		}
+	}
+	return out
+}
+
+// hugepageSize converts "2Mi" to the kernel's "2MB".
+func hugepageSize(s string) string {
+	return strings.TrimSuffix(s, "i") + "B"
+}
+
+// oomScore orders containers for the kernel's memory killer: the more of its
+// request a burstable container uses, the sooner it goes.
+func oomScore(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int64 {
+	if pod.Spec.Priority != nil && *pod.Spec.Priority >= 2000001000 { // node-critical
+		return -997
+	}
+	switch QOS(pod) {
+	case corev1.PodQOSGuaranteed:
+		return -997
+	case corev1.PodQOSBestEffort:
+		return 1000
+	}
+	if nodeMemory <= 0 {
+		return 999
+	}
+	request := c.Resources.Requests.Memory().Value()
+	score := 1000 - 1000*request/nodeMemory
+	return min(max(score, 3), 999)
+}

@@ -1,0 +1,451 @@
+// Package status says how a pod is: it computes the API's status from what the
+// runtime and the pod's worker know, and writes it to the API server.
+package status
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/proa-dev/proa/kubelet/cri"
+	"github.com/proa-dev/proa/kubelet/spec"
+)
+
+// Verdict overrides the phase: the kubelet itself ended the pod.
+type Verdict struct {
+	Phase           corev1.PodPhase
+	Reason, Message string
+	// Disrupted adds the condition DisruptionTarget: an eviction.
+	Disrupted bool
+}
+
+// Input is all that a pod's status depends on.
+type Input struct {
+	Pod *corev1.Pod
+	// Old is the status computed before, at first the API's.
+	Old     corev1.PodStatus
+	Runtime *cri.Pod
+	Now     time.Time
+	HostIPs []string
+	// RuntimeName prefixes container IDs: containerd://…
+	RuntimeName string
+	// Waiting says why containers do not run that should.
+	Waiting map[string]corev1.ContainerStateWaiting
+	// Started and Ready are the probes' verdicts on running containers.
+	Started, Ready map[string]bool
+	// Message reads a container's termination message.
+	Message func(c *cri.Container, spec *corev1.Container) string
+	// Restarts says whether an ended container will run again.
+	Restarts func(c *corev1.Container, ended *cri.Container) bool
+	// Over says that no process of the pod will ever run again.
+	Over    bool
+	Verdict *Verdict
+	// SandboxReady says that the pod's sandbox and network are up.
+	SandboxReady bool
+}
+
+// Compute makes the status. It has no effects.
+func Compute(in Input) corev1.PodStatus {
+	pod := in.Pod
+	out := corev1.PodStatus{
+		ObservedGeneration: pod.Generation,
+		QOSClass:           spec.QOS(pod),
+		StartTime:          in.Old.StartTime,
+		NominatedNodeName:  in.Old.NominatedNodeName,
+		Reason:             in.Old.Reason,
+		Message:            in.Old.Message,
+		Resize:             in.Old.Resize,
+	}
+	if out.StartTime == nil {
+		now := metav1.NewTime(in.Now.Truncate(time.Second))
+		out.StartTime = &now
+	}
+	addresses(&out, in)
+	for i := range pod.Spec.InitContainers {
+		out.InitContainerStatuses = append(out.InitContainerStatuses, in.container(&pod.Spec.InitContainers[i], true, in.Old.InitContainerStatuses))
+	}
+	for i := range pod.Spec.Containers {
+		out.ContainerStatuses = append(out.ContainerStatuses, in.container(&pod.Spec.Containers[i], false, in.Old.ContainerStatuses))
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		c := (*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		s := in.container(c, false, in.Old.EphemeralContainerStatuses)
+		s.Ready, s.Started = false, nil
+		if s.State.Waiting != nil && s.State.Waiting.Reason == "PodInitializing" {
+			s.State.Waiting.Reason = "ContainerCreating"
+		}
+		out.EphemeralContainerStatuses = append(out.EphemeralContainerStatuses, s)
+	}
+	out.Phase = in.phase(&out)
+	switch {
+	case in.Verdict != nil:
+		out.Phase, out.Reason, out.Message = in.Verdict.Phase, in.Verdict.Reason, in.Verdict.Message
+	case in.Old.Phase == corev1.PodFailed || in.Old.Phase == corev1.PodSucceeded:
+		out.Phase = in.Old.Phase // a final phase is final
+	}
+	out.Conditions = conditions(in, &out)
+	return out
+}
+
+func addresses(out *corev1.PodStatus, in Input) {
+	for i, ip := range in.HostIPs {
+		if i == 0 {
+			out.HostIP = ip
+		}
+		out.HostIPs = append(out.HostIPs, corev1.HostIP{IP: ip})
+	}
+	ips := in.Runtime.IPs()
+	if in.Pod.Spec.HostNetwork && len(in.Runtime.Sandboxes) > 0 {
+		ips = in.HostIPs
+	}
+	if len(ips) == 0 {
+		out.PodIP, out.PodIPs = in.Old.PodIP, in.Old.PodIPs
+		return
+	}
+	out.PodIP = ips[0]
+	for _, ip := range ips {
+		out.PodIPs = append(out.PodIPs, corev1.PodIP{IP: ip})
+	}
+}
+
+func find(list []corev1.ContainerStatus, name string) *corev1.ContainerStatus {
+	for i := range list {
+		if list[i].Name == name {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+func (in Input) container(c *corev1.Container, init bool, olds []corev1.ContainerStatus) corev1.ContainerStatus {
+	old := find(olds, c.Name)
+	no := false
+	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no}
+	if old != nil {
+		out.RestartCount, out.LastTerminationState, out.ImageID = old.RestartCount, old.LastTerminationState, old.ImageID
+		out.AllocatedResources, out.Resources = old.AllocatedResources, old.Resources
+	}
+	latest := in.Runtime.Latest(c.Name)
+	if latest == nil {
+		in.absent(&out, old)
+		return out
+	}
+	out.RestartCount = int32(latest.Metadata.GetAttempt())
+	out.ContainerID = in.RuntimeName + "://" + latest.Id
+	if latest.ImageId != "" {
+		out.ImageID = latest.ImageId
+	}
+	if latest.ImageRef != "" {
+		out.ImageID = latest.ImageRef
+	}
+	if name := latest.GetImage().GetUserSpecifiedImage(); name != "" {
+		out.Image = name
+	}
+	in.previous(&out, c, latest)
+	waiting, waits := in.Waiting[c.Name]
+	switch {
+	case latest.Running():
+		in.running(&out, c, latest, init)
+	case latest.Exited():
+		ended := in.terminated(latest, c)
+		if waits && !in.Over {
+			out.State.Waiting, out.LastTerminationState = &waiting, corev1.ContainerState{Terminated: ended}
+			break
+		}
+		out.State.Terminated = ended
+		if init && !spec.IsSidecar(c) {
+			out.Ready = ended.ExitCode == 0
+		}
+	case waits:
+		out.State.Waiting = &waiting
+	default:
+		in.absent(&out, old)
+	}
+	return out
+}
+
+// absent is the state of a container that the runtime does not have.
+func (in Input) absent(out *corev1.ContainerStatus, old *corev1.ContainerStatus) {
+	if waiting, ok := in.Waiting[out.Name]; ok && !in.Over {
+		out.State.Waiting = &waiting
+		return
+	}
+	lost := old != nil && (old.State.Running != nil || old.State.Terminated != nil)
+	switch {
+	case old != nil && old.State.Terminated != nil:
+		out.State, out.Ready = old.State, old.Ready && in.Over
+		out.ContainerID = old.ContainerID
+	case lost && in.Over:
+		out.State.Terminated = &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137,
+			Message: "The container could not be located when the pod was terminated", ContainerID: old.ContainerID}
+		out.ContainerID = old.ContainerID
+	case lost:
+		out.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137,
+			Message:     "The container could not be located when the pod was deleted.  The container used to be Running",
+			ContainerID: old.ContainerID}
+		out.RestartCount++
+		fallthrough
+	default:
+		reason := "ContainerCreating"
+		if len(in.Pod.Spec.InitContainers) > 0 {
+			reason = "PodInitializing"
+		}
+		out.State.Waiting = &corev1.ContainerStateWaiting{Reason: reason}
+	}
+}
+
+func (in Input) running(out *corev1.ContainerStatus, c *corev1.Container, latest *cri.Container, init bool) {
+	out.State.Running = &corev1.ContainerStateRunning{StartedAt: unix(latest.StartedAt)}
+	started := in.Started[c.Name]
+	out.Started = &started
+	out.Ready = started && in.Ready[c.Name]
+	if init && !spec.IsSidecar(c) {
+		out.Ready = false
+	}
+	if u := latest.GetUser().GetLinux(); u != nil {
+		out.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
+	}
+	for _, m := range c.VolumeMounts {
+		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			mode := corev1.RecursiveReadOnlyDisabled
+			for _, have := range latest.Mounts {
+				if have.ContainerPath == m.MountPath && have.RecursiveReadOnly {
+					mode = corev1.RecursiveReadOnlyEnabled
+				}
+			}
+			s.RecursiveReadOnly = &mode
+		}
+		out.VolumeMounts = append(out.VolumeMounts, s)
+	}
+}
+
+// previous fills in how the container ended the last time, if it runs again.
+func (in Input) previous(out *corev1.ContainerStatus, c *corev1.Container, latest *cri.Container) {
+	for _, k := range in.Runtime.Containers {
+		if k.Name() == c.Name && k.Id != latest.Id && k.Exited() {
+			out.LastTerminationState = corev1.ContainerState{Terminated: in.terminated(k, c)}
+			return
+		}
+	}
+}
+
+func (in Input) terminated(k *cri.Container, c *corev1.Container) *corev1.ContainerStateTerminated {
+	out := &corev1.ContainerStateTerminated{
+		ExitCode: k.ExitCode, Reason: k.Reason, Message: in.Message(k, c),
+		StartedAt: unix(k.StartedAt), FinishedAt: unix(k.FinishedAt),
+		ContainerID: in.RuntimeName + "://" + k.Id,
+	}
+	if out.Reason == "" {
+		if out.Reason = "Error"; k.ExitCode == 0 {
+			out.Reason = "Completed"
+		}
+	}
+	return out
+}
+
+func unix(nanos int64) metav1.Time {
+	if nanos <= 0 {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(time.Unix(0, nanos).Truncate(time.Second))
+}
+
+// phase sums up the containers.
+func (in Input) phase(s *corev1.PodStatus) corev1.PodPhase {
+	never := in.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever
+	sidecarRuns := false
+	for i := range in.Pod.Spec.InitContainers {
+		c, st := &in.Pod.Spec.InitContainers[i], &s.InitContainerStatuses[i]
+		if spec.IsSidecar(c) {
+			sidecarRuns = sidecarRuns || st.State.Running != nil
+			continue
+		}
+		t := st.State.Terminated
+		if t == nil {
+			t = st.LastTerminationState.Terminated
+		}
+		failedForGood := t != nil && t.ExitCode != 0 && (never || in.Over)
+		switch {
+		case failedForGood:
+			return corev1.PodFailed
+		case st.State.Terminated == nil || st.State.Terminated.ExitCode != 0:
+			if !anyRan(s.ContainerStatuses) {
+				if in.Over {
+					return corev1.PodFailed
+				}
+				return corev1.PodPending
+			}
+		}
+	}
+	var running, waiting, succeeded, failed, again int
+	for i := range in.Pod.Spec.Containers {
+		c, st := &in.Pod.Spec.Containers[i], &s.ContainerStatuses[i]
+		t := st.State.Terminated
+		switch {
+		case st.State.Running != nil:
+			running++
+			continue
+		case t == nil && st.LastTerminationState.Terminated == nil:
+			waiting++
+			continue
+		case t == nil:
+			again++
+			continue
+		}
+		if latest := in.Runtime.Latest(c.Name); !in.Over && (latest == nil || in.Restarts(c, latest)) {
+			again++
+		} else if t.ExitCode == 0 {
+			succeeded++
+		} else {
+			failed++
+		}
+	}
+	switch {
+	case in.Over && (failed > 0 || running+waiting+again > 0):
+		return corev1.PodFailed
+	case in.Over:
+		return corev1.PodSucceeded
+	case waiting > 0:
+		return corev1.PodPending
+	case running > 0 || again > 0 || sidecarRuns:
+		return corev1.PodRunning
+	case failed > 0:
+		return corev1.PodFailed
+	}
+	return corev1.PodSucceeded
+}
+
+func anyRan(list []corev1.ContainerStatus) bool {
+	for i := range list {
+		if list[i].State.Running != nil || list[i].State.Terminated != nil || list[i].LastTerminationState.Terminated != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
+	set := map[corev1.PodConditionType]corev1.PodCondition{}
+	put := func(kind corev1.PodConditionType, ok bool, reason, message string) {
+		status := corev1.ConditionFalse
+		if ok {
+			status = corev1.ConditionTrue
+		}
+		set[kind] = corev1.PodCondition{Type: kind, Status: status, Reason: reason, Message: message}
+	}
+	put(corev1.PodReadyToStartContainers, in.SandboxReady && !in.Over, "", "")
+	initialized(in, s, put)
+	ready, reason, message := containersReady(in, s)
+	put(corev1.ContainersReady, ready, reason, message)
+	if ready {
+		ready, reason, message = gates(in.Pod)
+	}
+	put(corev1.PodReady, ready, reason, message)
+	put(corev1.PodScheduled, true, "", "")
+	if in.Verdict != nil && in.Verdict.Disrupted {
+		put(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, in.Verdict.Message)
+	}
+	var out []corev1.PodCondition
+	for i := range in.Old.Conditions {
+		old := in.Old.Conditions[i]
+		c, ours := set[old.Type]
+		if !ours {
+			out = append(out, old)
+			continue
+		}
+		delete(set, old.Type)
+		c.LastProbeTime, c.LastTransitionTime = old.LastProbeTime, old.LastTransitionTime
+		if c.Status != old.Status || c.LastTransitionTime.IsZero() {
+			c.LastTransitionTime = metav1.NewTime(in.Now.Truncate(time.Second))
+		}
+		c.ObservedGeneration = in.Pod.Generation
+		out = append(out, c)
+	}
+	for _, kind := range []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady,
+		corev1.ContainersReady, corev1.PodScheduled, corev1.DisruptionTarget} {
+		if c, ok := set[kind]; ok {
+			c.LastTransitionTime = metav1.NewTime(in.Now.Truncate(time.Second))
+			c.ObservedGeneration = in.Pod.Generation
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func initialized(in Input, s *corev1.PodStatus, put func(corev1.PodConditionType, bool, string, string)) {
+	if s.Phase == corev1.PodSucceeded {
+		put(corev1.PodInitialized, true, "PodCompleted", "")
+		return
+	}
+	var incomplete []string
+	for i := range s.InitContainerStatuses {
+		st := &s.InitContainerStatuses[i]
+		done := st.State.Terminated != nil && st.State.Terminated.ExitCode == 0
+		if spec.IsSidecar(&in.Pod.Spec.InitContainers[i]) {
+			done = st.Started != nil && *st.Started
+		}
+		if !done {
+			incomplete = append(incomplete, st.Name)
+		}
+	}
+	if len(incomplete) == 0 || anyRan(s.ContainerStatuses) {
+		put(corev1.PodInitialized, true, "", "")
+		return
+	}
+	put(corev1.PodInitialized, false, "ContainersNotInitialized", "containers with incomplete status: "+list(incomplete))
+}
+
+func list(names []string) string { return "[" + strings.Join(names, " ") + "]" }
+
+func containersReady(in Input, s *corev1.PodStatus) (ok bool, reason, message string) {
+	switch s.Phase {
+	case corev1.PodSucceeded:
+		return false, "PodCompleted", ""
+	case corev1.PodFailed:
+		return false, "PodFailed", ""
+	}
+	var unready []string
+	for i := range s.InitContainerStatuses {
+		if spec.IsSidecar(&in.Pod.Spec.InitContainers[i]) && !s.InitContainerStatuses[i].Ready {
+			unready = append(unready, s.InitContainerStatuses[i].Name)
+		}
+	}
+	for i := range s.ContainerStatuses {
+		if !s.ContainerStatuses[i].Ready {
+			unready = append(unready, s.ContainerStatuses[i].Name)
+		}
+	}
+	if len(unready) > 0 {
+		return false, "ContainersNotReady", "containers with unready status: " + list(unready)
+	}
+	return true, "", ""
+}
+
+// gates asks the conditions that others set.
+func gates(pod *corev1.Pod) (ok bool, reason, message string) {
+	var wrong []string
+	for _, g := range pod.Spec.ReadinessGates {
+		var have *corev1.PodCondition
+		for i := range pod.Status.Conditions {
+			if pod.Status.Conditions[i].Type == g.ConditionType {
+				have = &pod.Status.Conditions[i]
+			}
+		}
+		switch {
+		case have == nil:
+			wrong = append(wrong, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", string(g.ConditionType)))
+		case have.Status != corev1.ConditionTrue:
+			wrong = append(wrong, fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but %v", string(g.ConditionType), have.Status))
+		}
+	}
+	if len(wrong) > 0 {
+		sort.Strings(wrong)
+		return false, "ReadinessGatesNotReady", strings.Join(wrong, ", ")
+	}
+	return true, "", ""
+}

@@ -1,0 +1,134 @@
+package podnet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxRequest bounds a call: environment and configuration.
+	maxRequest = 4<<20 + 64<<10
+	// maxCalls bounds the calls worked on at a time; more wait in the kernel.
+	maxCalls = 64
+	// callTimeout bounds reading a call and writing the answer.
+	callTimeout = 60 * time.Second
+)
+
+// request is one exec of proa-cni.
+type request struct {
+	env   map[string]string
+	stdin []byte
+}
+
+// handler answers a request with what goes to stdout and the exit code.
+type handler func(r request) (stdout []byte, code byte)
+
+// server answers proa-cni on a unix socket.
+type server struct {
+	l      *net.UnixListener
+	handle handler
+	log    *slog.Logger
+}
+
+// listen opens the socket for root alone.
+func listen(path string, h handler, log *slog.Logger) (*server, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &server{l: l, handle: h, log: log}, nil
+}
+
+func (s *server) close() error { return s.l.Close() }
+
+// serve answers until ctx ends and waits for the calls under way.
+func (s *server) serve(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.l.Close() })
+	defer stop()
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	slots := make(chan struct{}, maxCalls)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		conn, err := s.l.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("podnet: accept: %w", err)
+		}
+		calls.Go(func() {
+			defer func() { <-slots }()
+			// A call under way is finished even if ctx ends: half a network
+			// is worse than a late stop.
+			if err := s.answer(conn); err != nil {
+				s.log.Warn("call of the runtime not answered", "error", err)
+			}
+		})
+	}
+}
+
+func (s *server) answer(conn *net.UnixConn) error {
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(callTimeout)); err != nil {
+		return err
+	}
+	r, err := readRequest(conn)
+	if err != nil {
+		return err
+	}
+	stdout, code := s.handle(r)
+	_, err = conn.Write(append([]byte{code}, stdout...))
+	return err
+}
+
+// readRequest reads the format described in proa-cni.c.
+func readRequest(r io.Reader) (request, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxRequest+1))
+	if err != nil {
+		return request{}, err
+	}
+	if len(data) > maxRequest {
+		return request{}, errors.New("request too large")
+	}
+	req := request{env: map[string]string{}}
+	for {
+		entry, rest, ok := bytes.Cut(data, []byte{0})
+		if !ok {
+			return request{}, errors.New("request cut off")
+		}
+		data = rest
+		if len(entry) == 0 {
+			req.stdin = rest
+			return req, nil
+		}
+		k, v, ok := strings.Cut(string(entry), "=")
+		if !ok {
+			return request{}, errors.New("malformed environment")
+		}
+		req.env[k] = v
+	}
+}

@@ -1,0 +1,193 @@
+package proxy
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// endpoint is one address and port that traffic may go to.
+type endpoint struct {
+	addr netip.Addr
+	port uint16
+}
+
+func (e endpoint) compare(o endpoint) int {
+	return cmp.Or(e.addr.Compare(o.addr), cmp.Compare(e.port, o.port))
+}
+
+// front is one port of a Service with all addresses that lead to it: the unit
+// of rules. A front is a value: equal fronts need no change.
+type front struct {
+	// name is "namespace/name/port-name", what rules are named after.
+	name     string
+	protocol corev1.Protocol
+	port     uint16
+	// nodePort is 0 where there is none.
+	nodePort uint16
+	// clusterIP is invalid for a Service without one.
+	clusterIP netip.Addr
+	// externalIPs are spec.externalIPs and the load balancer's addresses that
+	// are meant to be answered by nodes (ipMode VIP).
+	externalIPs []netip.Addr
+	// sourceRanges limit who may come in by a load balancer address; nil is everyone.
+	sourceRanges []netip.Prefix
+	// internal serves the cluster IP, external what comes from outside. Both
+	// are sorted.
+	internal, external []endpoint
+	// cluster is who serves pods and this node where external is limited to
+	// this node's endpoints (externalTrafficPolicy: Local).
+	cluster []endpoint
+	// externalLocal keeps the client's address and uses this node's endpoints alone.
+	externalLocal bool
+	// known says that some endpoint exists, be it on another node: what has
+	// none is refused, what has none here is dropped.
+	known bool
+	// affinity is how long a client stays with an endpoint; 0 is not at all.
+	affinity time.Duration
+}
+
+// fronts are the rules' input for one Service: a pure function of the Service
+// and its EndpointSlices. Headless and ExternalName Services have none.
+func fronts(svc *corev1.Service, parts []*discoveryv1.EndpointSlice, node string, family corev1.IPFamily) []front {
+	if svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone || svc.Spec.ClusterIP == "" {
+		return nil
+	}
+	var list []front
+	for i := range svc.Spec.Ports {
+		p := &svc.Spec.Ports[i]
+		f := front{
+			name:        types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}.String() + "/" + cmp.Or(p.Name, strconv.Itoa(int(p.Port))),
+			protocol:    p.Protocol,
+			port:        uint16(p.Port),
+			nodePort:    uint16(p.NodePort),
+			externalIPs: externalIPs(svc, family),
+		}
+		for _, ip := range svc.Spec.ClusterIPs {
+			if a, ok := addrOf(ip, family); ok {
+				f.clusterIP = a
+			}
+		}
+		for _, text := range svc.Spec.LoadBalancerSourceRanges {
+			if r, err := netip.ParsePrefix(text); err == nil && r.Addr().Is4() == (family == corev1.IPv4Protocol) {
+				f.sourceRanges = append(f.sourceRanges, r.Masked())
+			}
+		}
+		if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+			f.affinity = 3 * time.Hour
+			if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+				f.affinity = time.Duration(*c.ClientIP.TimeoutSeconds) * time.Second
+			}
+		}
+		f.serve(svc, p.Name, parts, node, family)
+		list = append(list, f)
+	}
+	return list
+}
+
+// serve chooses the endpoints by the Service's traffic policies.
+func (f *front) serve(svc *corev1.Service, portName string, parts []*discoveryv1.EndpointSlice, node string, family corev1.IPFamily) {
+	all := choose(parts, portName, f.protocol, family, "")
+	f.known = len(all) > 0
+	f.internal, f.external, f.cluster = all, all, all
+	if p := svc.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
+		f.internal = choose(parts, portName, f.protocol, family, node)
+	}
+	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		f.externalLocal = true
+		f.external = choose(parts, portName, f.protocol, family, node)
+	}
+}
+
+// choose returns the endpoints of a port that are ready; when there are none,
+// those that still serve while they terminate (KEP-1669). A node limits the
+// choice to that node.
+func choose(list []*discoveryv1.EndpointSlice, portName string, protocol corev1.Protocol, family corev1.IPFamily, node string) []endpoint {
+	var ready, leaving []endpoint
+	for _, s := range list {
+		if string(s.AddressType) != string(family) {
+			continue
+		}
+		port, ok := portOf(s, portName, protocol)
+		if !ok {
+			continue
+		}
+		for i := range s.Endpoints {
+			e := &s.Endpoints[i]
+			if node != "" && (e.NodeName == nil || *e.NodeName != node) || len(e.Addresses) == 0 {
+				continue
+			}
+			addr, ok := addrOf(e.Addresses[0], family)
+			if !ok {
+				continue
+			}
+			c := e.Conditions
+			switch {
+			case c.Ready == nil || *c.Ready:
+				ready = append(ready, endpoint{addr, port})
+			case c.Serving != nil && *c.Serving && c.Terminating != nil && *c.Terminating:
+				leaving = append(leaving, endpoint{addr, port})
+			}
+		}
+	}
+	if len(ready) == 0 {
+		ready = leaving
+	}
+	slices.SortFunc(ready, endpoint.compare)
+	return slices.Compact(ready)
+}
+
+func portOf(s *discoveryv1.EndpointSlice, name string, protocol corev1.Protocol) (uint16, bool) {
+	for _, p := range s.Ports {
+		if p.Port == nil || p.Name != nil && *p.Name != name || p.Name == nil && name != "" {
+			continue
+		}
+		if p.Protocol == nil && protocol == corev1.ProtocolTCP || p.Protocol != nil && *p.Protocol == protocol {
+			return uint16(*p.Port), true
+		}
+	}
+	return 0, false
+}
+
+func externalIPs(svc *corev1.Service, family corev1.IPFamily) []netip.Addr {
+	var list []netip.Addr
+	for _, ip := range svc.Spec.ExternalIPs {
+		if a, ok := addrOf(ip, family); ok {
+			list = append(list, a)
+		}
+	}
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			if in.IPMode != nil && *in.IPMode != corev1.LoadBalancerIPModeVIP {
+				continue
+			}
+			if a, ok := addrOf(in.IP, family); ok {
+				list = append(list, a)
+			}
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
+}
+
+func addrOf(text string, family corev1.IPFamily) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Is4() != (family == corev1.IPv4Protocol) {
+		return netip.Addr{}, false
+	}
+	return a, true
+}
+
+// equal says that two fronts need the same rules.
+func (f *front) equal(o *front) bool {
+	return f.name == o.name && f.protocol == o.protocol && f.port == o.port && f.nodePort == o.nodePort &&
+		f.clusterIP == o.clusterIP && f.externalLocal == o.externalLocal && f.known == o.known && f.affinity == o.affinity &&
+		slices.Equal(f.externalIPs, o.externalIPs) && slices.Equal(f.sourceRanges, o.sourceRanges) &&
+		slices.Equal(f.internal, o.internal) && slices.Equal(f.external, o.external) && slices.Equal(f.cluster, o.cluster)
+}

@@ -1,0 +1,296 @@
+package core
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+	resourcehelpers "k8s.io/component-helpers/resource"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+)
+
+// Pod is what the core needs to know of a pod, computed once from its object.
+type Pod struct {
+	// Object is shared with the cache and never mutated.
+	Object *corev1.Pod
+	// Priority is spec.priority, zero when unset.
+	Priority int32
+
+	needs    needs
+	ports    []hostPort
+	affinity *podTerms
+	keys     *classKeys
+}
+
+// UID identifies the pod for as long as it lives.
+func (p *Pod) UID() types.UID { return p.Object.UID }
+
+// needs are summed requests. The nonzero pair counts something for containers
+// that request nothing, so that those spread too; it is for scores only.
+type needs struct {
+	cpu, memory, ephemeral int64
+	scalars                []scalar
+	nonzeroCPU             int64
+	nonzeroMemory          int64
+}
+
+// scalar is a request for an extended resource or huge pages.
+type scalar struct {
+	name     corev1.ResourceName
+	quantity int64
+}
+
+// hostPort is one port claimed on the node's own address.
+type hostPort struct {
+	ip       string
+	protocol corev1.Protocol
+	port     int32
+}
+
+const anyAddress = "0.0.0.0"
+
+// What a container that requests nothing is taken to need, for scores.
+const (
+	assumedMilliCPU = 100
+	assumedMemory   = 200 << 20
+)
+
+// NewPod reads obj, which must stay unchanged.
+func NewPod(obj *corev1.Pod) *Pod {
+	return &Pod{
+		Object:   obj,
+		Priority: corev1helpers.PodPriority(obj),
+		needs:    needsOf(obj),
+		ports:    hostPortsOf(obj),
+		affinity: termsOf(obj),
+	}
+}
+
+func needsOf(obj *corev1.Pod) needs {
+	opts := resourcehelpers.PodResourcesOptions{
+		UseStatusResources: true,
+		InPlacePodLevelResourcesVerticalScalingEnabled: true,
+	}
+	var n needs
+	for name, q := range resourcehelpers.PodRequests(obj, opts) {
+		switch name {
+		case corev1.ResourceCPU:
+			n.cpu = clamp(q.MilliValue())
+		case corev1.ResourceMemory:
+			n.memory = clamp(q.Value())
+		case corev1.ResourceEphemeralStorage:
+			n.ephemeral = clamp(q.Value())
+		default:
+			if v := clamp(q.Value()); v > 0 {
+				n.scalars = append(n.scalars, scalar{name, v})
+			}
+		}
+	}
+	slices.SortFunc(n.scalars, func(a, b scalar) int { return cmp.Compare(a.name, b.name) })
+	n.nonzeroCPU, n.nonzeroMemory = n.cpu, n.memory
+	if n.cpu == 0 || n.memory == 0 || silentContainer(obj) {
+		opts.NonMissingContainerRequests = corev1.ResourceList{
+			corev1.ResourceCPU:    *resource.NewMilliQuantity(assumedMilliCPU, resource.DecimalSI),
+			corev1.ResourceMemory: *resource.NewQuantity(assumedMemory, resource.DecimalSI),
+		}
+		list := resourcehelpers.PodRequests(obj, opts)
+		n.nonzeroCPU, n.nonzeroMemory = clamp(list.Cpu().MilliValue()), clamp(list.Memory().Value())
+	}
+	return n
+}
+
+// maxQuantity is more than any machine has. Sums of what is clamped to it do
+// not overflow, whatever pods and nodes claim.
+const maxQuantity = 1 << 53
+
+func clamp(v int64) int64 { return min(max(v, 0), maxQuantity) }
+
+// silentContainer says whether any container leaves cpu or memory out.
+func silentContainer(obj *corev1.Pod) bool {
+	silent := func(c *corev1.Container) bool {
+		_, cpu := c.Resources.Requests[corev1.ResourceCPU]
+		_, memory := c.Resources.Requests[corev1.ResourceMemory]
+		return !cpu || !memory
+	}
+	for i := range obj.Spec.Containers {
+		if silent(&obj.Spec.Containers[i]) {
+			return true
+		}
+	}
+	for i := range obj.Spec.InitContainers {
+		if silent(&obj.Spec.InitContainers[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *needs) equal(o *needs) bool {
+	return n.cpu == o.cpu && n.memory == o.memory && n.ephemeral == o.ephemeral &&
+		n.nonzeroCPU == o.nonzeroCPU && n.nonzeroMemory == o.nonzeroMemory && slices.Equal(n.scalars, o.scalars)
+}
+
+func hostPortsOf(obj *corev1.Pod) []hostPort {
+	var out []hostPort
+	add := func(c *corev1.Container) {
+		for _, p := range c.Ports {
+			if p.HostPort <= 0 {
+				continue
+			}
+			out = append(out, hostPort{
+				ip:       cmp.Or(p.HostIP, anyAddress),
+				protocol: cmp.Or(p.Protocol, corev1.ProtocolTCP),
+				port:     p.HostPort,
+			})
+		}
+	}
+	for i := range obj.Spec.Containers {
+		add(&obj.Spec.Containers[i])
+	}
+	for i := range obj.Spec.InitContainers { // sidecars hold their ports for as long as the pod runs
+		c := &obj.Spec.InitContainers[i]
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			add(c)
+		}
+	}
+	return out
+}
+
+func (p hostPort) conflicts(o hostPort) bool {
+	return p.port == o.port && p.protocol == o.protocol &&
+		(p.ip == o.ip || p.ip == anyAddress || o.ip == anyAddress)
+}
+
+// SameFootprint says whether p and o weigh the same on a node and count the
+// same for other pods: replacing one by the other changes no decision.
+func (p *Pod) SameFootprint(o *Pod) bool {
+	a, b := p.Object, o.Object
+	return p.Priority == o.Priority && p.needs.equal(&o.needs) && slices.Equal(p.ports, o.ports) &&
+		(a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) && maps.Equal(a.Labels, b.Labels)
+}
+
+// classKeys name the classes that a pod belongs to.
+type classKeys struct {
+	placement string // what is compared with the node object alone
+	class     string // placement, resources, ports and images
+	pinned    []string
+	isPinned  bool
+	images    []string
+	parts     int // images and containers that count for ImageLocality
+}
+
+// Class is equal for pods to which MightFit and FitsNow give equal answers.
+func (p *Pod) Class() string { return p.classify().class }
+
+// classify computes the keys of a pending pod. Pods whose keys are equal get
+// the same verdict and score on every node, labels and topology aside.
+func (p *Pod) classify() *classKeys {
+	if p.keys != nil {
+		return p.keys
+	}
+	spec := &p.Object.Spec
+	k := &classKeys{}
+	var affinity *corev1.NodeAffinity
+	if spec.Affinity != nil {
+		affinity = spec.Affinity.NodeAffinity
+	}
+	k.pinned, k.isPinned = pinnedNodes(affinity)
+
+	b := make([]byte, 0, 256)
+	for _, name := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
+		b = appendString(appendString(b, name), spec.NodeSelector[name])
+	}
+	b = append(b, '|')
+	for i := range spec.Tolerations {
+		t := &spec.Tolerations[i]
+		b = appendString(appendString(b, t.Key), t.Value)
+		b = appendString(appendString(b, string(t.Operator)), string(t.Effect))
+	}
+	b = append(b, '|')
+	if affinity != nil {
+		raw, err := json.Marshal(affinity)
+		if err != nil { // plain data always marshals; were it not so, share with nobody
+			raw = []byte(p.Object.UID)
+		}
+		b = append(b, raw...)
+	}
+	k.placement = string(b)
+
+	b = appendInts(append(b, '|'), p.needs.cpu, p.needs.memory, p.needs.ephemeral, p.needs.nonzeroCPU, p.needs.nonzeroMemory)
+	for _, s := range p.needs.scalars {
+		b = appendInts(appendString(b, string(s.name)), s.quantity)
+	}
+	b = append(b, '|')
+	for _, port := range p.ports {
+		b = appendInts(appendString(appendString(b, port.ip), string(port.protocol)), int64(port.port))
+	}
+	b = append(b, '|')
+	for i := range spec.InitContainers {
+		k.images = append(k.images, imageName(spec.InitContainers[i].Image))
+	}
+	for i := range spec.Containers {
+		k.images = append(k.images, imageName(spec.Containers[i].Image))
+	}
+	for _, v := range spec.Volumes {
+		if v.Image != nil {
+			k.images = append(k.images, imageName(v.Image.Reference))
+		}
+	}
+	k.parts = len(k.images)
+	for _, image := range k.images {
+		b = appendString(b, image)
+	}
+	k.class = string(b)
+	p.keys = k
+	return k
+}
+
+// appendString keeps its parts apart, whatever they contain.
+func appendString(b []byte, s string) []byte {
+	b = strconv.AppendInt(b, int64(len(s)), 10)
+	b = append(b, ':')
+	return append(b, s...)
+}
+
+func appendInts(b []byte, values ...int64) []byte {
+	for _, v := range values {
+		b = append(strconv.AppendInt(b, v, 36), ',')
+	}
+	return b
+}
+
+// pinnedNodes returns the nodes that the required terms name by
+// metadata.name, and whether every term does: then no other node matters,
+// which is how the pods of a DaemonSet stay cheap.
+func pinnedNodes(affinity *corev1.NodeAffinity) ([]string, bool) {
+	if affinity == nil || affinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil, false
+	}
+	terms := affinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	var all []string
+	for i := range terms {
+		var names []string
+		named := false
+		for _, r := range terms[i].MatchFields {
+			if r.Key != "metadata.name" || r.Operator != corev1.NodeSelectorOpIn {
+				continue
+			}
+			if !named {
+				named, names = true, slices.Clone(r.Values)
+			} else {
+				names = slices.DeleteFunc(names, func(n string) bool { return !slices.Contains(r.Values, n) })
+			}
+		}
+		if !named {
+			return nil, false
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), len(terms) > 0
+}

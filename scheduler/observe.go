@@ -1,0 +1,249 @@
+package scheduler
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/scheduler/core"
+	"github.com/proa-dev/proa/scheduler/queue"
+)
+
+// handler makes two functions of the state out of informer events: seen gets
+// each new state, gone the last one known. An object that was replaced under
+// its name while nobody watched is gone first.
+func handler[T ctrl.Object](seen, gone func(T)) toolscache.ResourceEventHandler {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if o, ok := obj.(T); ok {
+				seen(o)
+			}
+		},
+		UpdateFunc: func(was, obj any) {
+			o, ok := obj.(T)
+			if !ok {
+				return
+			}
+			if w, ok := was.(T); ok && w.GetUID() != o.GetUID() {
+				gone(w)
+			}
+			seen(o)
+		},
+		DeleteFunc: func(obj any) {
+			if t, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+				obj = t.Obj
+			}
+			if o, ok := obj.(T); ok {
+				gone(o)
+			}
+		},
+	}
+}
+
+func (s *Scheduler) onNamespace(obj *corev1.Namespace) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.snapshot.SetNamespace(obj.Name, obj.Labels) {
+		s.wake(func(it *queue.Item) bool { return it.Failed.Has(core.InterPodAffinity) })
+	}
+}
+
+func (s *Scheduler) onNamespaceGone(obj *corev1.Namespace) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.RemoveNamespace(obj.Name)
+}
+
+func (s *Scheduler) onBudget(obj *policyv1.PodDisruptionBudget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.budgets[types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}] = obj
+}
+
+func (s *Scheduler) onBudgetGone(obj *policyv1.PodDisruptionBudget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.budgets, types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name})
+}
+
+func (s *Scheduler) onNode(obj *corev1.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change := s.snapshot.SetNode(obj)
+	if change == 0 {
+		return
+	}
+	moved := change&^core.NodeAllocatable != 0 // topology may look different
+	might := onceAClass(func(p *core.Pod) bool { return s.snapshot.MightFit(p, obj.Name) })
+	s.wake(func(it *queue.Item) bool { return moved && dependsOnPods(it) || might(it.Pod) })
+}
+
+func (s *Scheduler) onNodeGone(obj *corev1.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.RemoveNode(obj.Name)
+	s.wake(func(it *queue.Item) bool { return it.Failed.Has(core.PodTopologySpread) })
+}
+
+func (s *Scheduler) onPod(obj *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case obj.Status.Phase == corev1.PodSucceeded || obj.Status.Phase == corev1.PodFailed:
+		s.podGone(obj.UID)
+	case obj.Spec.NodeName != "":
+		s.podBound(obj)
+	default:
+		s.podPending(obj)
+	}
+}
+
+func (s *Scheduler) onPodGone(obj *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.podGone(obj.UID)
+}
+
+// podGone forgets a pod that uses nothing any more.
+func (s *Scheduler) podGone(uid types.UID) {
+	s.drop(uid)
+	delete(s.binding, uid)
+	s.leave(uid)
+	if _, node, ok := s.snapshot.Pod(uid); ok {
+		s.snapshot.RemovePod(uid)
+		s.freed(node)
+	}
+}
+
+// leave ends a pod's wait for volumes.
+func (s *Scheduler) leave(uid types.UID) {
+	if p, ok := s.parked[uid]; ok {
+		delete(s.parked, uid)
+		s.snapshot.Withdraw(p.plan)
+	}
+}
+
+// drop takes a pod out of the queue for good.
+func (s *Scheduler) drop(uid types.UID) {
+	s.queue.Delete(uid)
+	s.snapshot.Denominate(uid)
+	delete(s.chores, uid)
+}
+
+func (s *Scheduler) podBound(obj *corev1.Pod) {
+	s.drop(obj.UID)
+	pod := core.NewPod(obj)
+	was, node, known := s.snapshot.Pod(obj.UID)
+	same := known && node == obj.Spec.NodeName && was.SameFootprint(pod)
+	s.snapshot.PutPod(pod, obj.Spec.NodeName)
+	if same {
+		return
+	}
+	s.joined()
+	if known { // smaller, terminating or elsewhere
+		s.freed(node)
+	}
+}
+
+func (s *Scheduler) podPending(obj *corev1.Pod) {
+	it, underWay := s.binding[obj.UID]
+	if underWay {
+		it.Pod = core.NewPod(obj) // for the case that the bind fails
+	}
+	switch {
+	case obj.Spec.SchedulerName != s.name, obj.DeletionTimestamp != nil:
+		s.drop(obj.UID)
+		if p, ok := s.parked[obj.UID]; ok { // deleted before it started
+			s.giveUp(obj.UID, p, "pod is being deleted")
+		}
+		return
+	case len(obj.Spec.SchedulingGates) > 0:
+		s.drop(obj.UID)
+		s.reportGated(obj)
+		return
+	}
+	if underWay {
+		return
+	}
+	if _, _, ok := s.snapshot.Pod(obj.UID); ok {
+		return // bound; this is older news
+	}
+	now := time.Now()
+	pod := core.NewPod(obj)
+	it, waiting := s.queue.Get(obj.UID)
+	switch {
+	case !waiting:
+		s.queue.Add(pod, now)
+		s.renominate(pod, "")
+	default:
+		was := it.Pod.Object
+		s.queue.Update(pod, !sameWishes(was, obj), now)
+		s.renominate(pod, was.Status.NominatedNodeName)
+	}
+	s.wakeUp()
+}
+
+// sameWishes says that nothing changed that could let the pod fit: our own
+// writes to its status must not start it over.
+func sameWishes(a, b *corev1.Pod) bool {
+	return (a.Generation != 0 && a.Generation == b.Generation || equality.Semantic.DeepEqual(&a.Spec, &b.Spec)) &&
+		equality.Semantic.DeepEqual(a.Labels, b.Labels)
+}
+
+// renominate follows a nomination that another component made or withdrew.
+func (s *Scheduler) renominate(pod *core.Pod, was string) {
+	switch now := pod.Object.Status.NominatedNodeName; {
+	case now == was:
+	case now == "":
+		s.snapshot.Denominate(pod.UID())
+	default:
+		s.snapshot.Nominate(pod, now)
+	}
+}
+
+// nominate restores the nomination of a waiting pod: at start its node may be
+// seen after the pod.
+func (s *Scheduler) nominate(it *queue.Item) {
+	if node := it.Pod.Object.Status.NominatedNodeName; node != "" {
+		s.snapshot.Nominate(it.Pod, node)
+	}
+}
+
+// wake lets the unschedulable pods try again for which f is true.
+func (s *Scheduler) wake(f func(*queue.Item) bool) {
+	s.queue.Wake(time.Now(), f)
+	s.wakeUp()
+}
+
+// freed wakes the pods that room on a node may help.
+func (s *Scheduler) freed(node string) {
+	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
+	s.wake(func(it *queue.Item) bool { return dependsOnPods(it) || dependsOnVolumes(it) || fits(it.Pod) })
+}
+
+// onceAClass asks f once for all pods that get the same answer: thousands may
+// be waiting, and they are mostly alike.
+func onceAClass(f func(*core.Pod) bool) func(*core.Pod) bool {
+	answers := map[string]bool{}
+	return func(p *core.Pod) bool {
+		class := p.Class()
+		answer, known := answers[class]
+		if !known {
+			answer = f(p)
+			answers[class] = answer
+		}
+		return answer
+	}
+}
+
+// joined wakes the pods that wait for other pods' company.
+func (s *Scheduler) joined() { s.wake(dependsOnPods) }
+
+func dependsOnPods(it *queue.Item) bool {
+	return it.Failed.Has(core.InterPodAffinity) || it.Failed.Has(core.PodTopologySpread)
+}

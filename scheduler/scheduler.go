@@ -1,0 +1,242 @@
+// Package scheduler gives every pod a node.
+//
+//	informers ──> snapshot + queue ──> decision ──> assumed at once
+//	                    ▲                               │ written behind by many writers
+//	                    └───── forgotten, retried <──fails──┴──> bound, event
+//
+// Decisions are made one by one by the pure core (package core), under one
+// lock that informer handlers share: each takes microseconds, while API calls
+// are made outside of it. Nothing is kept that a restart would miss: what is
+// bound or nominated is read from the pods themselves.
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/scheduler/core"
+	"github.com/proa-dev/proa/scheduler/queue"
+)
+
+// Config is what a scheduler may be told. The zero value is upstream's default
+// profile.
+type Config struct {
+	Logger *slog.Logger
+	// Name is the spec.schedulerName that is served; "default-scheduler".
+	Name string
+	// Writers is how many API calls may be under way at once; 64.
+	Writers int
+	// Seed breaks ties between nodes of equal score.
+	Seed uint64
+}
+
+// Scheduler assigns pods to nodes until its context ends.
+type Scheduler struct {
+	cluster  client.Cluster
+	recorder record.EventRecorder
+	logger   *slog.Logger
+	name     string
+	writers  chan struct{}
+	kick     chan struct{} // something may be ready in the queue
+
+	mu       sync.Mutex
+	snapshot *core.Snapshot
+	queue    *queue.Queue
+	// binding are the pods whose bind is being written. They are in the
+	// snapshot already.
+	binding map[types.UID]*queue.Item
+	// parked are those among them that wait for volumes.
+	parked  map[types.UID]*parked
+	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
+	// chores are API calls that informer handlers want made, one a pod.
+	chores map[types.UID]task
+}
+
+// task is what remains to be written after a decision.
+type task func(ctx context.Context)
+
+// New returns a scheduler for the cluster.
+func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
+	if cluster == nil {
+		return nil, errors.New("scheduler: no cluster")
+	}
+	if cfg.Writers < 0 {
+		return nil, fmt.Errorf("scheduler: %d writers", cfg.Writers)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	name := cmp.Or(cfg.Name, corev1.DefaultSchedulerName)
+	return &Scheduler{
+		cluster:  cluster,
+		recorder: cluster.Recorder(name),
+		logger:   cfg.Logger,
+		name:     name,
+		writers:  make(chan struct{}, cmp.Or(cfg.Writers, 64)),
+		kick:     make(chan struct{}, 1),
+		snapshot: core.NewSnapshot(cfg.Seed),
+		queue:    queue.New(),
+		binding:  map[types.UID]*queue.Item{},
+		parked:   map[types.UID]*parked{},
+		budgets:  map[types.NamespacedName]*policyv1.PodDisruptionBudget{},
+		chores:   map[types.UID]task{},
+	}, nil
+}
+
+// Run schedules until ctx ends. It calls ready once the cluster's state is
+// known.
+func (s *Scheduler) Run(ctx context.Context, ready func()) error {
+	stop, err := s.observe(ctx)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.queue.Each(s.nominate)
+	s.mu.Unlock()
+	ready()
+	return s.work(ctx)
+}
+
+// observe subscribes to everything that decisions depend on, and returns when
+// the first state of it all has been seen. No decision is made before.
+func (s *Scheduler) observe(ctx context.Context) (stop func(), err error) {
+	var undo []func()
+	stop = func() {
+		for _, f := range undo {
+			f()
+		}
+	}
+	var registrations []toolscache.ResourceEventHandlerRegistration
+	for _, source := range []struct {
+		object  ctrl.Object
+		handler toolscache.ResourceEventHandler
+	}{
+		{&storagev1.StorageClass{}, handler(s.onClass, s.onClassGone)},
+		{&corev1.PersistentVolume{}, handler(s.onVolume, s.onVolumeGone)},
+		{&corev1.PersistentVolumeClaim{}, handler(s.onClaim, s.onClaimGone)},
+		{&corev1.Namespace{}, handler(s.onNamespace, s.onNamespaceGone)},
+		{&corev1.Node{}, handler(s.onNode, s.onNodeGone)},
+		{&policyv1.PodDisruptionBudget{}, handler(s.onBudget, s.onBudgetGone)},
+		{&corev1.Pod{}, handler(s.onPod, s.onPodGone)},
+	} {
+		informer, err := s.cluster.Cache().GetInformer(ctx, source.object, cache.BlockUntilSynced(false))
+		if meta.IsNoMatchError(err) || runtime.IsNotRegisteredError(err) {
+			s.logger.Info("kind is not served, scheduling without", "kind", fmt.Sprintf("%T", source.object))
+			continue
+		}
+		if err != nil {
+			return stop, fmt.Errorf("watch %T: %w", source.object, err)
+		}
+		r, err := informer.AddEventHandler(source.handler)
+		if err != nil {
+			return stop, fmt.Errorf("watch %T: %w", source.object, err)
+		}
+		undo = append(undo, func() {
+			if err := informer.RemoveEventHandler(r); err != nil {
+				s.logger.Warn("stop watching", "error", err)
+			}
+		})
+		registrations = append(registrations, r)
+	}
+	for _, r := range registrations {
+		select {
+		case <-r.HasSyncedChecker().Done():
+		case <-ctx.Done():
+			return stop, ctx.Err()
+		}
+	}
+	return stop, nil
+}
+
+// work takes pods from the queue one by one and hands what is to be written to
+// the writers. When all are busy it waits: the queue is where pods wait.
+func (s *Scheduler) work(ctx context.Context) error {
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	for {
+		do, next := s.next(time.Now())
+		if do != nil {
+			select {
+			case s.writers <- struct{}{}:
+			case <-ctx.Done():
+				return nil
+			}
+			writing.Go(func() {
+				defer func() { <-s.writers }()
+				do(ctx)
+			})
+			continue
+		}
+		if !s.rest(ctx, next) {
+			return nil
+		}
+	}
+}
+
+// rest waits until the queue may have something; false is the end.
+func (s *Scheduler) rest(ctx context.Context, next time.Time) bool {
+	var due <-chan time.Time
+	if !next.IsZero() {
+		timer := time.NewTimer(time.Until(next))
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-s.kick:
+	case <-due:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// next makes decisions until one leaves something to write; without one it
+// says when to look again.
+func (s *Scheduler) next(now time.Time) (task, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	expiry := s.expire(now)
+	for uid, do := range s.chores {
+		delete(s.chores, uid)
+		return do, time.Time{}
+	}
+	for {
+		item := s.queue.Pop(now)
+		if item == nil {
+			next := s.queue.Next()
+			if next.IsZero() || !expiry.IsZero() && expiry.Before(next) {
+				next = expiry
+			}
+			return nil, next
+		}
+		if do := s.decide(item, now); do != nil {
+			return do, time.Time{}
+		}
+	}
+}
+
+// wakeUp makes the worker look at the queue.
+func (s *Scheduler) wakeUp() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}

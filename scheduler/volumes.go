@@ -1,0 +1,192 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/storage/volume"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/scheduler/core"
+	"github.com/proa-dev/proa/scheduler/queue"
+)
+
+// maxVolumeWait is how long a pod with a node waits for its volumes before it
+// is scheduled anew.
+const maxVolumeWait = 10 * time.Minute
+
+// parked is a pod that has a node and waits for its volumes.
+type parked struct {
+	object    *corev1.Pod
+	plan      *core.VolumePlan
+	nominated string
+	deadline  time.Time
+	written   bool // the plan is, and only events are awaited
+	// selected says that the choice of node has been seen on a claim. When it
+	// is gone later, the provisioner gave the claim back.
+	selected map[types.UID]bool
+}
+
+func (s *Scheduler) onClaim(obj *corev1.PersistentVolumeClaim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.SetClaim(obj)
+	for uid, p := range s.parked {
+		s.followClaim(uid, p, obj)
+	}
+	s.wake(dependsOnVolumes)
+}
+
+func (s *Scheduler) onClaimGone(obj *corev1.PersistentVolumeClaim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.RemoveClaim(types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name})
+	for uid, p := range s.parked {
+		for _, c := range p.plan.Claims() {
+			if c.UID == obj.UID {
+				s.giveUp(uid, p, fmt.Sprintf("persistentvolumeclaim %q not found", obj.Name))
+			}
+		}
+	}
+}
+
+func (s *Scheduler) onVolume(obj *corev1.PersistentVolume) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.SetVolume(obj)
+	s.wake(dependsOnVolumes)
+}
+
+func (s *Scheduler) onVolumeGone(obj *corev1.PersistentVolume) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.RemoveVolume(obj.Name, false)
+}
+
+func (s *Scheduler) onClass(obj *storagev1.StorageClass) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.SetClass(obj)
+	s.wake(dependsOnVolumes)
+}
+
+func (s *Scheduler) onClassGone(obj *storagev1.StorageClass) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.RemoveClass(obj.Name)
+}
+
+func dependsOnVolumes(it *queue.Item) bool { return it.Failed.Has(core.VolumeBinding) }
+
+// followClaim moves a parked pod on when a claim of it changed.
+func (s *Scheduler) followClaim(uid types.UID, p *parked, claim *corev1.PersistentVolumeClaim) {
+	for _, c := range p.plan.Provision {
+		if c.UID != claim.UID {
+			continue
+		}
+		switch node, ok := claim.Annotations[volume.AnnSelectedNode]; {
+		case ok && node == p.plan.Node:
+			p.selected[c.UID] = true
+		case p.selected[c.UID] && !core.FullyBound(claim):
+			s.giveUp(uid, p, fmt.Sprintf("provisioning failed for PVC %q", claim.Name))
+			return
+		}
+	}
+	s.unpark(uid, p)
+}
+
+// unpark lets the bind be written once every claim has its volume.
+func (s *Scheduler) unpark(uid types.UID, p *parked) {
+	if !p.written || !s.snapshot.ClaimsBound(p.plan) {
+		return
+	}
+	delete(s.parked, uid)
+	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.object, p.plan.Node, p.nominated) }
+	s.wakeUp()
+}
+
+// giveUp schedules a parked pod anew.
+func (s *Scheduler) giveUp(uid types.UID, p *parked, why string) {
+	delete(s.parked, uid)
+	s.snapshot.Withdraw(p.plan)
+	if s.forgetLocked(uid, p.plan.Node, p.nominated) {
+		s.chores[uid] = func(ctx context.Context) {
+			s.report(ctx, p.object, corev1.PodReasonSchedulerError, preBind+why, p.nominated)
+		}
+		s.wakeUp()
+	}
+}
+
+const preBind = `running PreBind plugin "VolumeBinding": binding volumes: `
+
+// expire gives up on the pods whose volumes take too long, and returns when
+// the next would.
+func (s *Scheduler) expire(now time.Time) (next time.Time) {
+	for uid, p := range s.parked {
+		if !now.Before(p.deadline) {
+			s.giveUp(uid, p, context.DeadlineExceeded.Error())
+		} else if next.IsZero() || p.deadline.Before(next) {
+			next = p.deadline
+		}
+	}
+	return next
+}
+
+// bindVolumes writes a plan. The pod is bound when events tell that the volume
+// controller and the provisioners have done their part.
+func (s *Scheduler) bindVolumes(ctx context.Context, uid types.UID, p *parked) {
+	err := s.writePlan(ctx, p.plan)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.parked[uid] != p {
+		return // the pod is gone, or was given up
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			s.giveUp(uid, p, err.Error())
+		}
+		return
+	}
+	p.written = true
+	s.unpark(uid, p)
+}
+
+func (s *Scheduler) writePlan(ctx context.Context, plan *core.VolumePlan) error {
+	for _, m := range plan.Bind {
+		pv, dirty, err := volume.GetBindVolumeToClaim(m.Volume, m.Claim)
+		if err != nil {
+			return err
+		}
+		if dirty {
+			if err := s.cluster.Client().Update(ctx, pv); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range plan.Provision {
+		if c.Annotations[volume.AnnSelectedNode] == plan.Node {
+			continue
+		}
+		body, err := json.Marshal(map[string]any{"metadata": map[string]any{
+			"uid": c.UID, "annotations": map[string]string{volume.AnnSelectedNode: plan.Node},
+		}})
+		if err != nil {
+			return fmt.Errorf("encode annotation: %w", err)
+		}
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name}}
+		if err := s.cluster.Client().Patch(ctx, claim, ctrl.RawPatch(types.MergePatchType, body)); err != nil {
+			if apierrors.IsNotFound(err) {
+				return fmt.Errorf("persistentvolumeclaim %q not found", c.Name)
+			}
+			return err
+		}
+	}
+	return nil
+}

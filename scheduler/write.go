@@ -1,0 +1,157 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/scheduler/core"
+)
+
+// maxNote is the length of an event's message.
+const maxNote = 1024
+
+func ctrlKey(obj *corev1.Pod) string { return obj.Namespace + "/" + obj.Name }
+
+// bare is the pod by name, for calls that write their answer into it.
+func bare(obj *corev1.Pod) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID}}
+}
+
+func (s *Scheduler) writeBinding(ctx context.Context, obj *corev1.Pod, node string) error {
+	return s.cluster.Client().SubResource("binding").Create(ctx, bare(obj), &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	})
+}
+
+// report tells the user why a pod waits: an event, and the condition if it
+// says something else so far.
+func (s *Scheduler) report(ctx context.Context, obj *corev1.Pod, reason, message, nominated string) {
+	s.recorder.Event(obj, corev1.EventTypeWarning, "FailedScheduling", note(message))
+	status := map[string]any{}
+	if c := changedCondition(obj, corev1.PodScheduled, corev1.ConditionFalse, reason, message); c != nil {
+		status["conditions"] = []*corev1.PodCondition{c}
+	}
+	if obj.Status.NominatedNodeName != nominated {
+		status["nominatedNodeName"] = nominated
+		if nominated == "" {
+			status["nominatedNodeName"] = nil
+		}
+	}
+	if err := s.patchStatus(ctx, obj, status); err != nil {
+		s.logger.Warn("update pod status", "pod", ctrlKey(obj), "error", err)
+	}
+}
+
+// reportGated says on the pod that it waits for its gates.
+func (s *Scheduler) reportGated(obj *corev1.Pod) {
+	c := changedCondition(obj, corev1.PodScheduled, corev1.ConditionFalse, corev1.PodReasonSchedulingGated,
+		"Scheduling is blocked due to non-empty scheduling gates")
+	if c == nil {
+		return
+	}
+	s.chores[obj.UID] = func(ctx context.Context) {
+		if err := s.patchStatus(ctx, obj, map[string]any{"conditions": []*corev1.PodCondition{c}}); err != nil {
+			s.logger.Warn("update pod status", "pod", ctrlKey(obj), "error", err)
+		}
+	}
+	s.wakeUp()
+}
+
+func note(message string) string {
+	if len(message) <= maxNote {
+		return message
+	}
+	const more = " ..."
+	return message[:maxNote-len(more)] + more
+}
+
+// changedCondition returns the condition to write, nil when it stands already.
+func changedCondition(obj *corev1.Pod, kind corev1.PodConditionType, status corev1.ConditionStatus, reason, message string) *corev1.PodCondition {
+	c := &corev1.PodCondition{
+		Type: kind, Status: status, Reason: reason, Message: message,
+		ObservedGeneration: obj.Generation,
+		LastTransitionTime: metav1.NewTime(time.Now()),
+	}
+	i := slices.IndexFunc(obj.Status.Conditions, func(o corev1.PodCondition) bool { return o.Type == kind })
+	if i < 0 {
+		return c
+	}
+	old := &obj.Status.Conditions[i]
+	if old.Status == status {
+		c.LastTransitionTime = old.LastTransitionTime
+		if old.Reason == reason && old.Message == message && old.ObservedGeneration == obj.Generation {
+			return nil
+		}
+	}
+	return c
+}
+
+// patchStatus merges into the status of this very pod, not of one that took
+// its name. A pod that is gone needs nothing.
+func (s *Scheduler) patchStatus(ctx context.Context, obj *corev1.Pod, status map[string]any) error {
+	if len(status) == 0 {
+		return nil
+	}
+	body, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": obj.UID},
+		"status":   status,
+	})
+	if err != nil {
+		return fmt.Errorf("encode status of %s: %w", ctrlKey(obj), err)
+	}
+	err = s.cluster.Client().SubResource("status").Patch(ctx, bare(obj), ctrl.RawPatch(types.StrategicMergePatchType, body))
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+// evict makes room for a pod. It returns false if a victim could not be
+// evicted: the pod should then not wait for it.
+func (s *Scheduler) evict(ctx context.Context, pod *core.Pod, way *core.Preemption) bool {
+	for _, other := range way.Displaced {
+		if err := s.patchStatus(ctx, other.Object, map[string]any{"nominatedNodeName": nil}); err != nil {
+			s.logger.Warn("withdraw nomination", "pod", ctrlKey(other.Object), "error", err)
+		}
+		s.again(other)
+	}
+	ok := true
+	for _, victim := range way.Victims {
+		if victim.Object.DeletionTimestamp != nil {
+			continue
+		}
+		if err := s.evictOne(ctx, pod, victim.Object, way.Node); err != nil {
+			s.logger.Warn("preempt pod", "victim", ctrlKey(victim.Object), "for", ctrlKey(pod.Object), "error", err)
+			ok = false
+		}
+	}
+	return ok
+}
+
+func (s *Scheduler) evictOne(ctx context.Context, pod *core.Pod, victim *corev1.Pod, node string) error {
+	c := changedCondition(victim, corev1.DisruptionTarget, corev1.ConditionTrue, corev1.PodReasonPreemptionByScheduler,
+		pod.Object.Spec.SchedulerName+": preempting to accommodate a higher priority pod")
+	if c != nil {
+		if err := s.patchStatus(ctx, victim, map[string]any{"conditions": []*corev1.PodCondition{c}}); err != nil {
+			return err
+		}
+	}
+	err := s.cluster.Client().Delete(ctx, bare(victim), ctrl.Preconditions{UID: &victim.UID})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	if err == nil {
+		s.recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID(), node)
+	}
+	return err
+}
