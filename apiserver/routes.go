@@ -17,6 +17,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/openapi"
 )
 
@@ -26,7 +27,7 @@ func (s *Server) connect(hc *handlers.Config) error {
 		return nil
 	}
 	p, err := connect.New(connect.Config{
-		Source: s.cfg.Store, Transport: s.cfg.Kubelet, Registry: s.registry, Authorizer: s.cfg.Authorizer, Logger: s.cfg.Logger,
+		Source: live.New(s.cfg.Store, s.cfg.Kinds), Transport: s.cfg.Kubelet, Registry: s.registry, Authorizer: s.cfg.Authorizer, Logger: s.cfg.Logger,
 		Fail: func(w http.ResponseWriter, r *http.Request, err error) { handlers.WriteError(w, r, s.codec, err) },
 	})
 	if err != nil {

@@ -81,7 +81,8 @@ type resource struct {
 	kind     *api.Kind
 	stored   *api.Kind
 	store    *store.Resource
-	managers sync.Map // subresource to *fieldManager
+	managers sync.Map // subresource to *managedfields.FieldManager
+	fields   fieldCache
 }
 
 func (c *Core) resource(k *api.Kind) (*resource, error) {

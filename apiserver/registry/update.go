@@ -128,13 +128,18 @@ func (c *Core) Put(ctx context.Context, t Target, obj runtime.Object, opts *meta
 		t.Kind.Default(o)
 	}
 	dedupOwners(ctx, o, false)
-	versioned := o.GetResourceVersion() != ""
+	versioned, used := o.GetResourceVersion() != "", false
 	ch := change{
 		make: func(*state) (api.Object, error) {
-			if versioned { // another round can only end in a conflict: no copy needed
-				return o, nil
+			if !versioned {
+				return o.DeepCopyObject().(api.Object), nil
 			}
-			return o.DeepCopyObject().(api.Object), nil
+			// The store has o since the first round; somebody else was faster.
+			if used {
+				return nil, conflict(t, errors.New(modifiedText))
+			}
+			used = true
+			return o, nil
 		},
 		rules: ru, manager: opts.FieldManager, put: true,
 		create: t.Kind.CreateOnUpdate && t.Subresource == "", createOptions: createOptions(opts.DryRun, opts.FieldManager, opts.FieldValidation),

@@ -47,9 +47,11 @@ func parser() (*typed.Parser, error) {
 		return nil, fmt.Errorf("unpack the type schema: %w", err)
 	}
 	p := &typed.Parser{}
-	if err := json.NewDecoder(z).Decode(&p.Schema.Types); err != nil {
+	var nodes []typeNode
+	if err := json.NewDecoder(z).Decode(&nodes); err != nil {
 		return nil, fmt.Errorf("read the type schema: %w", err)
 	}
+	p.Schema.Types = unpackTypes(nodes)
 	return p, nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
-	"reflect"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,7 +25,7 @@ func TestSchemaIsThatOfClientGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := json.Marshal(plain(reflect.ValueOf(theirs.Schema().Types)).Interface())
+	want, err := json.Marshal(typeschema.Pack(theirs.Schema().Types))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,49 +50,13 @@ func TestSchemaIsThatOfClientGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	have, err := json.Marshal(ours.Schema().Types)
+	have, err := json.Marshal(typeschema.Pack(ours.Schema().Types))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(have, want) {
 		t.Error("schema.json.gz is not client-go's schema: run this test with -update")
 	}
-}
-
-// plain returns a copy of v in which YAML's maps of anything, which JSON cannot
-// write, are maps of strings.
-func plain(v reflect.Value) reflect.Value {
-	out := reflect.New(v.Type()).Elem()
-	switch v.Kind() {
-	case reflect.Pointer:
-		if !v.IsNil() {
-			out.Set(reflect.New(v.Type().Elem()))
-			out.Elem().Set(plain(v.Elem()))
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			out = reflect.Append(out, plain(v.Index(i)))
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() {
-				out.Field(i).Set(plain(v.Field(i)))
-			}
-		}
-	case reflect.Interface:
-		m, ok := v.Interface().(map[any]any)
-		if !ok {
-			return v
-		}
-		fixed := map[string]any{}
-		for k, x := range m {
-			fixed[k.(string)] = plain(reflect.ValueOf(&x).Elem()).Interface()
-		}
-		out.Set(reflect.ValueOf(fixed))
-	default:
-		return v
-	}
-	return out
 }
 
 func BenchmarkConverter(b *testing.B) {
