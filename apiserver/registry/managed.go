@@ -164,15 +164,3 @@ func (v versions) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	return obj, nil
 }
-
-// managedFieldsError says what is wrong with the managed fields of a request.
-// Those that the object has already need no second look.
-func managedFieldsError(entries, had []metav1.ManagedFieldsEntry) error {
-	if len(entries) == 0 || slices.EqualFunc(entries, had, sameEntry) {
-		return nil
-	}
-	if err := managedfields.ValidateManagedFields(entries); err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("metadata.managedFields is invalid: %v", err))
-	}
-	return nil
-}

@@ -235,9 +235,7 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 		return nil, err
 	}
 	if !ch.tracked {
-		if err := c.track(r, t, ch, obj, live); err != nil {
-			return nil, err
-		}
+		c.manageUpdate(r, t.Subresource, live, obj, ch.manager)
 	}
 	a := c.attributes(ctx, t, admission.Update, obj, live, ch.options, ch.dryRun)
 	if err := c.admit(ctx, a); err != nil {
@@ -302,17 +300,6 @@ func (c *Core) checkVersion(r *resource, t Target, ch change, obj, live api.Obje
 	if uid := obj.GetUID(); uid != "" && uid != live.GetUID() {
 		return conflict(t, preconditionError(r, t, uid, live.GetUID()))
 	}
-	return nil
-}
-
-// track records who changed which field.
-func (c *Core) track(r *resource, t Target, ch change, obj, live api.Object) error {
-	if t.Subresource == "" {
-		if err := managedFieldsError(obj.GetManagedFields(), live.GetManagedFields()); err != nil {
-			return err
-		}
-	}
-	c.manageUpdate(r, t.Subresource, live, obj, ch.manager)
 	return nil
 }
 
