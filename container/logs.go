@@ -57,8 +57,10 @@ func attrs(fields logrus.Fields) []any {
 }
 
 // expected tells messages that containerd finds alarming and that belong to
-// the normal course here: the pod network comes up after the runtime.
+// the normal course here: the pod network comes up after the runtime, and few
+// file systems know fs-verity.
 func expected(msg string) bool {
 	return strings.HasPrefix(msg, "failed to load cni during init") ||
-		strings.HasPrefix(msg, "failed to reload cni configuration after receiving fs change event")
+		strings.HasPrefix(msg, "failed to reload cni configuration after receiving fs change event") ||
+		strings.HasPrefix(msg, "failed check for fsverity support")
 }

@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -59,11 +58,31 @@ func Dir(t testing.TB) string {
 	}
 	t.Cleanup(func() {
 		unmountBelow(t, dir)
+		removeCgroups(t, cgroupOf(dir))
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("scratch directory: %v", err)
 		}
 	})
 	return dir
+}
+
+// cgroupOf is the parent of all cgroups of a test.
+func cgroupOf(dir string) string { return "/" + filepath.Base(dir) + "-test" }
+
+// removeCgroups removes a group from every hierarchy; the runtime leaves the
+// parents that it made on the way.
+func removeCgroups(t testing.TB, name string) {
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		groups, err := filepath.Glob(pattern + name)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, g := range groups {
+			if err := os.Remove(g); err != nil {
+				t.Errorf("cgroup: %v", err)
+			}
+		}
+	}
 }
 
 // Mounts lists the mount points under dir.
@@ -105,9 +124,21 @@ func Start(t testing.TB, dir string, adjust ...func(*container.Config)) *Node {
 	n := &Node{t: t, Config: cfg}
 	n.Up()
 	t.Cleanup(func() {
+		if n.stop == nil {
+			n.Up()
+		}
 		n.RemovePods()
 		n.Down()
 	})
+	return n
+}
+
+// Attach gives a Node for a Runtime on dir that the test runs itself.
+func Attach(t testing.TB, dir string) *Node {
+	t.Helper()
+	n := &Node{t: t, Config: container.Config{DataDir: filepath.Join(dir, "data"), StateDir: filepath.Join(dir, "run")}}
+	n.conn, n.RPC, n.Images = Dial(t, "unix://"+container.Socket(n.Config.StateDir))
+	t.Cleanup(func() { _ = n.conn.Close() })
 	return n
 }
 
@@ -151,7 +182,8 @@ func (n *Node) Down() {
 // Dial makes CRI clients for an endpoint.
 func Dial(t testing.TB, endpoint string) (*grpc.ClientConn, runtimeapi.RuntimeServiceClient, runtimeapi.ImageServiceClient) {
 	t.Helper()
-	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +250,7 @@ func (n *Node) RunPod(adjust ...func(*runtimeapi.PodSandboxConfig)) *Pod {
 		Hostname:     name,
 		LogDirectory: filepath.Join(filepath.Dir(n.Config.DataDir), "logs", name),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			CgroupParent:    "/proa-test-" + filepath.Base(filepath.Dir(n.Config.DataDir)),
+			CgroupParent:    cgroupOf(filepath.Dir(n.Config.DataDir)),
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}},
 		},
 	}
@@ -311,13 +343,19 @@ func (n *Node) Exec(container string, command ...string) (stdout string, code in
 // State is that of a container.
 func (n *Node) State(container string) runtimeapi.ContainerState {
 	n.t.Helper()
+	return n.Status(container).GetState()
+}
+
+// Status is that of a container.
+func (n *Node) Status(container string) *runtimeapi.ContainerStatus {
+	n.t.Helper()
 	ctx, cancel := n.ctx()
 	defer cancel()
 	resp, err := n.RPC.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: container})
 	if err != nil {
 		n.t.Fatalf("ContainerStatus: %v", err)
 	}
-	return resp.GetStatus().GetState()
+	return resp.GetStatus()
 }
 
 // Remove stops and removes the pod.
@@ -333,12 +371,9 @@ func (p *Pod) Remove() {
 	}
 }
 
-// RemovePods removes every pod, starting the Runtime if it is down.
+// RemovePods removes every pod.
 func (n *Node) RemovePods() {
 	n.t.Helper()
-	if n.stop == nil {
-		n.Up()
-	}
 	ctx, cancel := n.ctx()
 	defer cancel()
 	list, err := n.RPC.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
@@ -365,6 +400,3 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 		}
 	}
 }
-
-// Discard is a logger for those who want none.
-func Discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

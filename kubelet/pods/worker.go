@@ -43,6 +43,7 @@ type worker struct {
 	inbox      inbox
 	cancelSync context.CancelFunc // ends what blocks the present sync
 	published  published
+	watchers   []watcher
 
 	// Below: the goroutine's own.
 	pod        *corev1.Pod
@@ -81,9 +82,10 @@ type inbox struct {
 
 // published is what others may ask for.
 type published struct {
-	pod    *corev1.Pod
-	status corev1.PodStatus
-	state  state
+	pod     *corev1.Pod
+	status  corev1.PodStatus
+	state   state
+	runtime *cri.Pod
 }
 
 // retry spaces out attempts at what fails.
@@ -123,6 +125,7 @@ func (w *worker) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer w.wg.Wait()
 	defer cancel()
+	defer w.closeWatchers()
 	for {
 		next, done := w.sync(ctx)
 		if done || ctx.Err() != nil {
@@ -132,6 +135,15 @@ func (w *worker) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (w *worker) closeWatchers() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, x := range w.watchers {
+		close(x.done)
+	}
+	w.watchers = nil
 }
 
 // wait returns at news or when it is time; false when ctx has ended.
@@ -434,7 +446,10 @@ func (w *worker) report(remove bool) {
 func (w *worker) publish() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.published = published{pod: w.pod, status: w.status, state: w.state}
+	w.published = published{pod: w.pod, status: w.status, state: w.state, runtime: w.runtime}
+	if w.runtime != nil {
+		w.tellEnded()
+	}
 }
 
 func (w *worker) message(k *cri.Container, _ *corev1.Container) string {

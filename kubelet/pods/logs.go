@@ -1,0 +1,144 @@
+package pods
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/proa-dev/proa/kubelet/cri"
+	"github.com/proa-dev/proa/kubelet/logs"
+)
+
+// rotatePeriod is how often the sizes of logs are looked at.
+const rotatePeriod = 10 * time.Second
+
+// RotateLogs keeps the logs of running containers in bounds until ctx ends.
+func (m *Manager) RotateLogs(ctx context.Context) {
+	for {
+		t := m.cfg.Clock.NewTimer(rotatePeriod)
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		for _, c := range m.running() {
+			err := logs.Rotate(c.LogPath, func() error {
+				callCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+				defer cancel()
+				_, err := m.cfg.CRI.Runtime.ReopenContainerLog(callCtx, &runtimeapi.ReopenContainerLogRequest{ContainerId: c.Id})
+				return err
+			})
+			if err != nil && ctx.Err() == nil {
+				m.cfg.Logger.Warn("log not rotated", "log", c.LogPath, "err", err)
+			}
+		}
+	}
+}
+
+func (m *Manager) running() []*cri.Container {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []*cri.Container
+	for _, w := range m.workers {
+		w.mu.Lock()
+		if w.published.runtime != nil {
+			for _, c := range w.published.runtime.Containers {
+				if c.Running() && c.LogPath != "" {
+					out = append(out, c)
+				}
+			}
+		}
+		w.mu.Unlock()
+	}
+	return out
+}
+
+// Container finds a container of a pod as the runtime has it: the newest of
+// that name, or the one before. Ended is closed once it does not run.
+func (m *Manager) Container(pod *corev1.Pod, name string, previous bool) (c *cri.Container, ended <-chan struct{}) {
+	m.mu.Lock()
+	w := m.workers[pod.UID]
+	m.mu.Unlock()
+	if w == nil {
+		return nil, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.published.runtime == nil {
+		return nil, nil
+	}
+	for _, k := range w.published.runtime.Containers {
+		if k.Name() != name {
+			continue
+		}
+		if previous {
+			previous = false
+			continue
+		}
+		done := make(chan struct{})
+		if k.Running() {
+			w.watchers = append(w.watchers, watcher{k.Id, done})
+		} else {
+			close(done)
+		}
+		return k, done
+	}
+	return nil, nil
+}
+
+// Sandbox is the pod's running sandbox, or empty.
+func (m *Manager) Sandbox(pod *corev1.Pod) string {
+	m.mu.Lock()
+	w := m.workers[pod.UID]
+	m.mu.Unlock()
+	if w == nil {
+		return ""
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.published.runtime == nil || w.published.runtime.Sandbox() == nil {
+		return ""
+	}
+	return w.published.runtime.Sandbox().Id
+}
+
+// HasStatic says that the static pod of a mirror is on this node.
+func (m *Manager) HasStatic(mirror *corev1.Pod) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.mu.Lock()
+		p := w.published.pod
+		w.mu.Unlock()
+		if p != nil && IsStatic(p) && nameOf(p) == nameOf(mirror) {
+			return true
+		}
+	}
+	return false
+}
+
+// watcher waits for the end of a container.
+type watcher struct {
+	id   string
+	done chan struct{}
+}
+
+// tellEnded wakes those who wait for containers that run no more; w.mu is held.
+func (w *worker) tellEnded() {
+	var kept []watcher
+	for _, x := range w.watchers {
+		alive := false
+		for _, c := range w.runtime.Containers {
+			alive = alive || (c.Id == x.id && c.Running())
+		}
+		if alive {
+			kept = append(kept, x)
+		} else {
+			close(x.done)
+		}
+	}
+	w.watchers = kept
+}
