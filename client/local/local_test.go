@@ -16,7 +16,7 @@ import (
 	"github.com/proa-dev/proa/client/local"
 )
 
-func newCluster(t *testing.T) client.Cluster {
+func newCluster(t testing.TB) client.Cluster {
 	t.Helper()
 	s := apiservertest.Start(t, nil)
 	c, err := local.New(local.Config{
@@ -39,4 +39,6 @@ func newCluster(t *testing.T) client.Cluster {
 	return c
 }
 
-func TestCluster(t *testing.T) { clienttest.Run(t, newCluster) }
+func TestCluster(t *testing.T) {
+	clienttest.Run(t, func(t *testing.T) client.Cluster { return newCluster(t) })
+}
