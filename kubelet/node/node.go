@@ -25,6 +25,9 @@ const (
 	leasePeriod   = 10 * time.Second
 	statusPeriod  = 10 * time.Second // looked at; written when it differs
 	statusRefresh = 5 * time.Minute  // written anyway
+	// unreadyPeriod is the first while the node is not Ready: the runtime does
+	// not tell when its network is.
+	unreadyPeriod = 50 * time.Millisecond
 )
 
 // Config is what a Node needs.
@@ -82,6 +85,16 @@ func (n *Node) Get() *corev1.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.current
+}
+
+// ready says whether the node was last reported Ready.
+func (n *Node) ready() bool {
+	for _, c := range n.Get().Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
 }
 
 // MilliCPU is what the machine has of it.
@@ -232,7 +245,11 @@ func (n *Node) Run(ctx context.Context) {
 	wg.Go(func() { n.runLease(ctx) })
 	written := n.cfg.Clock.Now()
 	for {
-		t := n.cfg.Clock.NewTimer(statusPeriod)
+		period := statusPeriod
+		if !n.ready() {
+			period = unreadyPeriod
+		}
+		t := n.cfg.Clock.NewTimer(period)
 		select {
 		case <-t.C():
 		case <-n.poke:
