@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -267,7 +266,8 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 	}
 	p.objects = objects.New(ctx, direct{k.cluster.Reader(), k.cluster.Client()}, k.log)
 	p.volumes = volumes.New(volumes.Config{RootDir: k.cfg.RootDir, Objects: p.objects, Tokens: tokens{k.cluster.Client()},
-		Reader: k.cluster.Reader(), Logger: k.log, Now: now, Plugins: k.cfg.VolumePlugins})
+		Certificates: certificates{k.cluster, func() uidType { return p.node.Get().UID }},
+		Reader:       k.cluster.Reader(), Logger: k.log, Now: now, Plugins: k.cfg.VolumePlugins})
 	p.images = images.New(images.Config{Client: p.cri, Now: now})
 	p.gc = &images.Collector{Client: p.cri, Logger: k.log, High: 85, Low: 80, MinAge: 2 * time.Minute, Now: now}
 	p.writer = status.NewWriter(k.cluster.Client(), k.log)
@@ -303,9 +303,6 @@ func (k *Kubelet) extras(p *parts) {
 		})
 	}
 }
-
-// Handler is not served anywhere: it exists while Run runs, behind Listen.
-var _ http.Handler = (*server.Server)(nil)
 
 // follow hands in the API's pods, services and node as they change, and
 // returns when the first lists are through.

@@ -16,6 +16,7 @@ func ControllerRevision() *api.Kind {
 		New:         api.Maker[appsv1.ControllerRevision](),
 		NewList:     api.ListMaker[appsv1.ControllerRevisionList](),
 		StoragePath: "controllerrevisions",
+		Columns:     revisionColumns(),
 
 		Validate:       api.Check(validateControllerRevision),
 		ValidateUpdate: api.CheckUpdate(validateControllerRevisionUpdate),

@@ -20,6 +20,7 @@ func DaemonSet() *api.Kind {
 		New:         api.Maker[appsv1.DaemonSet](),
 		NewList:     api.ListMaker[appsv1.DaemonSetList](),
 		StoragePath: "daemonsets",
+		Columns:     daemonSetColumns(),
 
 		Default: api.On(defaultDaemonSet),
 		PrepareCreate: api.On(func(d *appsv1.DaemonSet) {

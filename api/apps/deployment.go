@@ -22,6 +22,7 @@ func Deployment() *api.Kind {
 		New:         api.Maker[appsv1.Deployment](),
 		NewList:     api.ListMaker[appsv1.DeploymentList](),
 		StoragePath: "deployments",
+		Columns:     deploymentColumns(),
 
 		Default: api.On(defaultDeployment),
 		PrepareCreate: api.On(func(d *appsv1.Deployment) {

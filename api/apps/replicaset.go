@@ -23,6 +23,7 @@ func ReplicaSet() *api.Kind {
 		New:         api.Maker[appsv1.ReplicaSet](),
 		NewList:     api.ListMaker[appsv1.ReplicaSetList](),
 		StoragePath: "replicasets",
+		Columns:     replicaSetColumns(),
 
 		Default: api.On(func(r *appsv1.ReplicaSet) {
 			podspec.Default(&r.Spec.Template.Spec)

@@ -22,6 +22,7 @@ func StatefulSet() *api.Kind {
 		New:         api.Maker[appsv1.StatefulSet](),
 		NewList:     api.ListMaker[appsv1.StatefulSetList](),
 		StoragePath: "statefulsets",
+		Columns:     statefulSetColumns(),
 
 		Default: api.On(defaultStatefulSet),
 		PrepareCreate: api.On(func(s *appsv1.StatefulSet) {

@@ -18,12 +18,16 @@ func Kinds() []*api.Kind { return []*api.Kind{Lease()} }
 // Lease is the kind of leases.
 func Lease() *api.Kind {
 	return &api.Kind{
-		GVK:                    coordinationv1.SchemeGroupVersion.WithKind("Lease"),
-		Resource:               "leases",
-		Namespaced:             true,
-		New:                    api.Maker[coordinationv1.Lease](),
-		NewList:                api.ListMaker[coordinationv1.LeaseList](),
-		StoragePath:            "leases",
+		GVK:         coordinationv1.SchemeGroupVersion.WithKind("Lease"),
+		Resource:    "leases",
+		Namespaced:  true,
+		New:         api.Maker[coordinationv1.Lease](),
+		NewList:     api.ListMaker[coordinationv1.LeaseList](),
+		StoragePath: "leases",
+		Columns: []api.Column{
+			api.Col("Holder", "string", "Who has the lease.", func(l *coordinationv1.Lease) any { return ptr.Deref(l.Spec.HolderIdentity, "") }),
+			api.AgeColumn(),
+		},
 		CreateOnUpdate:         true,
 		RequireVersionOnUpdate: true,
 		Validate:               api.Check(validateLease),

@@ -23,6 +23,10 @@ func ConfigMap() *api.Kind {
 		New:         api.Maker[corev1.ConfigMap](),
 		NewList:     api.ListMaker[corev1.ConfigMapList](),
 		StoragePath: "configmaps",
+		Columns: []api.Column{
+			api.Col("Data", "string", "Number of keys.", func(c *corev1.ConfigMap) any { return int64(len(c.Data) + len(c.BinaryData)) }),
+			api.AgeColumn(),
+		},
 
 		Validate:       api.Check(validateConfigMap),
 		ValidateUpdate: api.CheckUpdate(validateConfigMapUpdate),

@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/core/quota"
 )
 
 // Kinds lists the kinds of the group.
@@ -15,7 +16,7 @@ func Kinds() []*api.Kind {
 		ConfigMap(),
 		Endpoints(),
 		Event(),
-		LimitRange(),
+		quota.LimitRange(),
 		Namespace(),
 		Node(),
 		PersistentVolume(),
@@ -23,7 +24,7 @@ func Kinds() []*api.Kind {
 		Pod(),
 		PodTemplate(),
 		ReplicationController(),
-		ResourceQuota(),
+		quota.ResourceQuota(),
 		Secret(),
 		Service(),
 		ServiceAccount(),

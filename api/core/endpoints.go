@@ -19,6 +19,7 @@ func Endpoints() *api.Kind {
 		New:            api.Maker[corev1.Endpoints](),
 		NewList:        api.ListMaker[corev1.EndpointsList](),
 		StoragePath:    "services/endpoints",
+		Columns:        endpointsColumns(),
 		CreateOnUpdate: true,
 
 		Validate:       api.Check(func(e *corev1.Endpoints) field.ErrorList { return validateEndpoints(e, nil) }),

@@ -23,6 +23,7 @@ func Event() *api.Kind {
 		New:            api.Maker[corev1.Event](),
 		NewList:        api.ListMaker[corev1.EventList](),
 		StoragePath:    "events",
+		Columns:        EventColumns(func(e *corev1.Event) *corev1.Event { return e }),
 		CreateOnUpdate: true,
 
 		Validate:       api.Check(ValidateEvent),

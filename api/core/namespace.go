@@ -23,7 +23,11 @@ func Namespace() *api.Kind {
 		New:        api.Maker[corev1.Namespace](),
 		NewList:    api.ListMaker[corev1.NamespaceList](),
 
-		StoragePath:  "namespaces",
+		StoragePath: "namespaces",
+		Columns: []api.Column{
+			api.Col("Status", "string", "The status of the namespace.", func(n *corev1.Namespace) any { return string(n.Status.Phase) }),
+			api.AgeColumn(),
+		},
 		ValidateName: validation.ValidateNamespaceName,
 
 		Default: api.On(labelNamespace),

@@ -27,6 +27,7 @@ func Node() *api.Kind {
 		New:         api.Maker[corev1.Node](),
 		NewList:     api.ListMaker[corev1.NodeList](),
 		StoragePath: "minions",
+		Columns:     nodeColumns(),
 
 		Default: api.On(func(n *corev1.Node) {
 			// The single field and the first of the list say the same.

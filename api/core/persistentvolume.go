@@ -25,6 +25,7 @@ func PersistentVolume() *api.Kind {
 		New:         api.Maker[corev1.PersistentVolume](),
 		NewList:     api.ListMaker[corev1.PersistentVolumeList](),
 		StoragePath: "persistentvolumes",
+		Columns:     volumeColumns(),
 
 		Default: api.On(func(v *corev1.PersistentVolume) {
 			if v.Status.Phase == "" {
@@ -71,6 +72,7 @@ func PersistentVolumeClaim() *api.Kind {
 		New:         api.Maker[corev1.PersistentVolumeClaim](),
 		NewList:     api.ListMaker[corev1.PersistentVolumeClaimList](),
 		StoragePath: "persistentvolumeclaims",
+		Columns:     claimColumns(),
 
 		Default: api.On(func(c *corev1.PersistentVolumeClaim) {
 			if c.Status.Phase == "" {

@@ -30,6 +30,7 @@ func Pod() *api.Kind {
 		New:         api.Maker[corev1.Pod](),
 		NewList:     api.ListMaker[corev1.PodList](),
 		StoragePath: "pods",
+		Columns:     podColumns(),
 
 		Default:        api.On(podspec.DefaultPod),
 		PrepareCreate:  api.On(preparePod),

@@ -17,6 +17,7 @@ func PodTemplate() *api.Kind {
 		New:         api.Maker[corev1.PodTemplate](),
 		NewList:     api.ListMaker[corev1.PodTemplateList](),
 		StoragePath: "podtemplates",
+		Columns:     podTemplateColumns(),
 
 		Default: api.On(func(t *corev1.PodTemplate) { podspec.Default(&t.Template.Spec) }),
 		Validate: api.Check(func(t *corev1.PodTemplate) field.ErrorList {

@@ -26,6 +26,7 @@ func ReplicationController() *api.Kind {
 		New:         api.Maker[corev1.ReplicationController](),
 		NewList:     api.ListMaker[corev1.ReplicationControllerList](),
 		StoragePath: "controllers",
+		Columns:     replicationControllerColumns(),
 
 		Default: api.On(defaultReplicationController),
 		PrepareCreate: api.On(func(r *corev1.ReplicationController) {

@@ -24,6 +24,11 @@ func Secret() *api.Kind {
 		New:         api.Maker[corev1.Secret](),
 		NewList:     api.ListMaker[corev1.SecretList](),
 		StoragePath: "secrets",
+		Columns: []api.Column{
+			api.Col("Type", "string", "What the secret is for.", func(s *corev1.Secret) any { return string(s.Type) }),
+			api.Col("Data", "string", "Number of keys.", func(s *corev1.Secret) any { return int64(len(s.Data)) }),
+			api.AgeColumn(),
+		},
 
 		Default:       api.On(defaultSecret),
 		PrepareCreate: api.On(mergeStringData),

@@ -28,6 +28,7 @@ func Service() *api.Kind {
 		New:         api.Maker[corev1.Service](),
 		NewList:     api.ListMaker[corev1.ServiceList](),
 		StoragePath: "services/specs",
+		Columns:     serviceColumns(),
 
 		ValidateName:   validation.NameIsDNS1035Label,
 		CreateOnUpdate: true,

@@ -2,6 +2,8 @@
 package discovery
 
 import (
+	"strconv"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -28,6 +30,12 @@ func EndpointSlice() *api.Kind {
 		New:         api.Maker[discoveryv1.EndpointSlice](),
 		NewList:     api.ListMaker[discoveryv1.EndpointSliceList](),
 		StoragePath: "endpointslices",
+		Columns: []api.Column{
+			api.Col("AddressType", "string", "What kind of addresses these are.", func(s *discoveryv1.EndpointSlice) any { return string(s.AddressType) }),
+			api.Col("Ports", "string", "Ports of the endpoints.", func(s *discoveryv1.EndpointSlice) any { return portList(s) }),
+			api.Col("Endpoints", "string", "Addresses of the endpoints.", func(s *discoveryv1.EndpointSlice) any { return addressList(s) }),
+			api.AgeColumn(),
+		},
 
 		Default: api.On(func(s *discoveryv1.EndpointSlice) {
 			for i := range s.Ports {
@@ -188,4 +196,35 @@ func validatePorts(path *field.Path, ports []discoveryv1.EndpointPort) field.Err
 		}
 	}
 	return errs
+}
+
+const maxListed = 3 // ports and addresses shown of many
+
+func portList(s *discoveryv1.EndpointSlice) string {
+	var out []string
+	for _, p := range s.Ports {
+		switch {
+		case p.Port != nil:
+			out = append(out, strconv.Itoa(int(*p.Port)))
+		case ptr.Deref(p.Name, "") != "":
+			out = append(out, *p.Name)
+		default:
+			out = append(out, "*")
+		}
+	}
+	if len(out) == 0 {
+		return "<unset>"
+	}
+	return api.Shortened(out, maxListed)
+}
+
+func addressList(s *discoveryv1.EndpointSlice) string {
+	var out []string
+	for _, e := range s.Endpoints {
+		out = append(out, e.Addresses...)
+	}
+	if len(out) == 0 {
+		return "<unset>"
+	}
+	return api.Shortened(out, maxListed)
 }

@@ -29,6 +29,7 @@ func Event() *api.Kind {
 		New:            api.Maker[eventsv1.Event](),
 		NewList:        api.ListMaker[eventsv1.EventList](),
 		StoragePath:    "events",
+		Columns:        core.EventColumns(stored),
 		CreateOnUpdate: true,
 		Storage: &api.Conversion{
 			Kind: corev1.SchemeGroupVersion.WithKind("Event"),

@@ -41,6 +41,14 @@ func PodDisruptionBudget() *api.Kind {
 		New:         api.Maker[policyv1.PodDisruptionBudget](),
 		NewList:     api.ListMaker[policyv1.PodDisruptionBudgetList](),
 		StoragePath: "poddisruptionbudgets",
+		Columns: []api.Column{
+			api.Col("Min Available", "string", "Pods that must stay available.", func(b *policyv1.PodDisruptionBudget) any { return orNA(b.Spec.MinAvailable) }),
+			api.Col("Max Unavailable", "string", "Pods that may be unavailable.", func(b *policyv1.PodDisruptionBudget) any { return orNA(b.Spec.MaxUnavailable) }),
+			api.Col("Allowed Disruptions", "integer", "Pods that may be disrupted now.", func(b *policyv1.PodDisruptionBudget) any {
+				return int64(b.Status.DisruptionsAllowed)
+			}),
+			api.AgeColumn(),
+		},
 
 		RequireVersionOnUpdate: true,
 		PrepareCreate: api.On(func(b *policyv1.PodDisruptionBudget) {
@@ -100,4 +108,11 @@ func validateBudgetStatus(b, _ *policyv1.PodDisruptionBudget) field.ErrorList {
 		errs = append(errs, validate.NonNegative(path.Child(f.name), int64(f.value))...)
 	}
 	return errs
+}
+
+func orNA(v *intstr.IntOrString) string {
+	if v == nil {
+		return "N/A"
+	}
+	return v.String()
 }

@@ -2,6 +2,8 @@
 package rbac
 
 import (
+	"strings"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,6 +30,7 @@ func Role() *api.Kind {
 		New:            api.Maker[rbacv1.Role](),
 		NewList:        api.ListMaker[rbacv1.RoleList](),
 		StoragePath:    "roles",
+		Columns:        []api.Column{api.CreatedColumn()},
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
 		Validate:       api.Check(func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
@@ -43,6 +46,7 @@ func ClusterRole() *api.Kind {
 		New:            api.Maker[rbacv1.ClusterRole](),
 		NewList:        api.ListMaker[rbacv1.ClusterRoleList](),
 		StoragePath:    "clusterroles",
+		Columns:        []api.Column{api.CreatedColumn()},
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
 		Validate:       api.Check(validateClusterRole),
@@ -59,6 +63,7 @@ func RoleBinding() *api.Kind {
 		New:            api.Maker[rbacv1.RoleBinding](),
 		NewList:        api.ListMaker[rbacv1.RoleBindingList](),
 		StoragePath:    "rolebindings",
+		Columns:        bindingColumns(func(b *rbacv1.RoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
 		Default: api.On(func(b *rbacv1.RoleBinding) {
@@ -81,6 +86,7 @@ func ClusterRoleBinding() *api.Kind {
 		New:            api.Maker[rbacv1.ClusterRoleBinding](),
 		NewList:        api.ListMaker[rbacv1.ClusterRoleBindingList](),
 		StoragePath:    "clusterrolebindings",
+		Columns:        bindingColumns(func(b *rbacv1.ClusterRoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 		CreateOnUpdate: true,
 		ValidateName:   path.ValidatePathSegmentName,
 		Default: api.On(func(b *rbacv1.ClusterRoleBinding) {
@@ -104,5 +110,34 @@ func defaultBinding(ref *rbacv1.RoleRef, subjects []rbacv1.Subject) {
 		if s.APIGroup == "" && (s.Kind == rbacv1.UserKind || s.Kind == rbacv1.GroupKind) {
 			s.APIGroup = rbacv1.GroupName
 		}
+	}
+}
+
+func bindingColumns[P api.Object](of func(P) (rbacv1.RoleRef, []rbacv1.Subject)) []api.Column {
+	subjects := func(kind string) func(P) any {
+		return func(o P) any {
+			_, all := of(o)
+			var out []string
+			for _, s := range all {
+				switch {
+				case s.Kind != kind:
+				case kind == rbacv1.ServiceAccountKind:
+					out = append(out, s.Namespace+"/"+s.Name)
+				default:
+					out = append(out, s.Name)
+				}
+			}
+			return strings.Join(out, ", ")
+		}
+	}
+	return []api.Column{
+		api.Col("Role", "string", "The role that is given.", func(o P) any {
+			ref, _ := of(o)
+			return ref.Kind + "/" + ref.Name
+		}),
+		api.AgeColumn(),
+		api.WideCol("Users", "string", "Users that have it.", subjects(rbacv1.UserKind)),
+		api.WideCol("Groups", "string", "Groups that have it.", subjects(rbacv1.GroupKind)),
+		api.WideCol("ServiceAccounts", "string", "Service accounts that have it.", subjects(rbacv1.ServiceAccountKind)),
 	}
 }

@@ -26,6 +26,14 @@ func PriorityClass() *api.Kind {
 		New:         api.Maker[schedulingv1.PriorityClass](),
 		NewList:     api.ListMaker[schedulingv1.PriorityClassList](),
 		StoragePath: "priorityclasses",
+		Columns: []api.Column{
+			api.Col("Value", "integer", "Priority of the class's pods.", func(c *schedulingv1.PriorityClass) any { return int64(c.Value) }),
+			api.Col("Global-Default", "boolean", "Whether pods without a class are of this one.", func(c *schedulingv1.PriorityClass) any { return c.GlobalDefault }),
+			api.AgeColumn(),
+			api.Col("PreemptionPolicy", "string", "Whether the class's pods may drive out others.", func(c *schedulingv1.PriorityClass) any {
+				return string(ptr.Deref(c.PreemptionPolicy, ""))
+			}),
+		},
 
 		Default: api.On(func(c *schedulingv1.PriorityClass) {
 			if c.PreemptionPolicy == nil {

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/component-base/version"
 
@@ -56,7 +58,11 @@ type node struct {
 func newNode(cfg *serverConfig, p *controlPlane) (*node, error) {
 	n := &node{cfg: cfg}
 	var err error
-	if n.self, err = p.as("system:node:"+cfg.nodeName, "system:nodes"); err != nil {
+	own := map[schema.GroupVersionKind]fields.Selector{
+		corev1.SchemeGroupVersion.WithKind("Pod"):  fields.OneTermEqualSelector("spec.nodeName", cfg.nodeName),
+		corev1.SchemeGroupVersion.WithKind("Node"): fields.OneTermEqualSelector("metadata.name", cfg.nodeName),
+	}
+	if n.self, err = p.asOnly(own, "system:node:"+cfg.nodeName, "system:nodes"); err != nil {
 		return nil, err
 	}
 	if n.services, err = p.as("system:kube-proxy"); err != nil {

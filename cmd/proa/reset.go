@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -43,7 +44,10 @@ func resetCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 			defer cancel()
-			return reset(ctx, &serverConfig{serverOptions: serverOptions{dataDir: dir}, runDir: runDir(dir), pods: pods})
+			return reset(ctx, &serverConfig{
+				serverOptions: serverOptions{dataDir: dir}, runDir: runDir(dir), pods: pods,
+				logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
+			})
 		},
 	}
 	cmd.Flags().StringVar(&dataDir, "data-dir", defaultDataDir, "folder that holds all state")

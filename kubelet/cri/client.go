@@ -245,7 +245,11 @@ func (c *Client) pod(ctx context.Context, uid string, sandboxes []*runtimeapi.Po
 		return a.CreatedAt > b.CreatedAt
 	})
 	sort.SliceStable(pod.Containers, func(i, j int) bool {
-		return pod.Containers[i].CreatedAt > pod.Containers[j].CreatedAt
+		a, b := pod.Containers[i], pod.Containers[j]
+		if a.CreatedAt != b.CreatedAt {
+			return a.CreatedAt > b.CreatedAt
+		}
+		return a.GetMetadata().GetAttempt() > b.GetMetadata().GetAttempt()
 	})
 	return pod, nil
 }

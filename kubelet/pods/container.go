@@ -51,30 +51,32 @@ func (c *container) wait(reason, message string) bool {
 	return news
 }
 
-// startAll starts containers in order, each as soon as its turn has come, and
-// returns when to try those again that could not be started.
-func (w *worker) startAll(ctx context.Context, list []*corev1.Container) (next time.Time) {
+// startAll starts containers in order, each as soon as its turn has come. It
+// says whether any was started, and when to try those again that were not.
+func (w *worker) startAll(ctx context.Context, list []*corev1.Container) (started bool, next time.Time) {
 	for _, c := range list {
 		if ctx.Err() != nil {
-			return next
+			break
 		}
-		next = soonest(next, w.tryStart(ctx, c))
+		ok, at := w.tryStart(ctx, c)
+		started = started || ok
+		next = soonest(next, at)
 	}
-	return next
+	return started, next
 }
 
-func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (next time.Time) {
+func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (started bool, next time.Time) {
 	k := w.container(c.Name)
 	if until := w.crashBackOff(c, k); !until.IsZero() {
-		return until
+		return false, until
 	}
 	now := w.now()
 	if now.Before(k.configRetry.at) {
-		return k.configRetry.at
+		return false, k.configRetry.at
 	}
 	image, at := w.ensureImage(ctx, c, k)
 	if image == nil {
-		return at
+		return false, at
 	}
 	attempt := w.nextAttempt(c.Name)
 	err := w.start(ctx, c, k, image, attempt)
@@ -83,10 +85,13 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (next time.T
 		w.advanceBackOff(c, k)
 		k.waiting, k.configRetry = nil, retry{}
 		w.collect(ctx, c.Name)
-		return time.Time{}
+		if w.dirty { // it was not seen to run: look
+			return false, now
+		}
+		return true, time.Time{}
 	}
 	if ctx.Err() != nil {
-		return time.Time{}
+		return false, time.Time{}
 	}
 	var failed *startError
 	if !errors.As(err, &failed) {
@@ -97,9 +102,12 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (next time.T
 	if failed.reason == "RunContainerError" || failed.reason == "PostStartHookError" {
 		w.advanceBackOff(c, k)
 		w.dirty = true
-		return now
+		return false, now
 	}
-	return k.configRetry.fail(now)
+	if failed.reason == "CreateContainerConfigError" { // a change of what it lacks wakes it at once
+		k.configRetry.delay = max(k.configRetry.delay, 5*time.Second)
+	}
+	return false, k.configRetry.fail(now)
 }
 
 // startError is a failed start with the reason that the status shows.
@@ -212,7 +220,7 @@ func (w *worker) start(ctx context.Context, c *corev1.Container, k *container, i
 	if err := w.hook(ctx, c, made.ContainerId, c.Lifecycle.PostStart); err != nil && ctx.Err() == nil {
 		w.event(c.Name, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 		if running := w.runtime.Latest(c.Name); running != nil {
-			w.kill(ctx, running, w.podGrace(), "FailedPostStartHook", false)
+			w.kill(running, w.podGrace(), "FailedPostStartHook")
 		}
 		return &startError{"PostStartHookError", fmt.Errorf("PostStartHook %q failed: %w", hookName(c.Lifecycle.PostStart), err)}
 	}

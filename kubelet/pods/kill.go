@@ -59,8 +59,8 @@ func (w *worker) probeGrace(c *cri.Container) time.Duration {
 
 // kill stops a container beside the worker, hook first. Called again with an
 // earlier end it starts over with that.
-func (w *worker) kill(_ context.Context, c *cri.Container, grace time.Duration, message string, again bool) {
-	deadline := w.now().Add(grace)
+func (w *worker) kill(c *cri.Container, grace time.Duration, message string) {
+	deadline, again := w.now().Add(grace), false
 	if old := w.kills[c.Id]; old != nil {
 		if !deadline.Before(old.deadline.Add(-time.Second)) {
 			return
@@ -210,10 +210,10 @@ func (w *worker) stopAll(ctx context.Context) error {
 			continue
 		}
 		main = true
-		w.kill(ctx, c, left, "", false)
+		w.kill(c, left, "")
 	}
 	if !main && last != nil {
-		w.kill(ctx, last, left, "", false)
+		w.kill(last, left, "")
 	}
 	if main || last != nil {
 		return nil

@@ -143,7 +143,7 @@ func (m *Manager) Update(pod *corev1.Pod) {
 	final := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	if !here && !final && pod.DeletionTimestamp == nil {
 		if r := admit(pod, m.active(pod.UID), m.cfg.Node()); r != nil {
-			w.verdict = &status.Verdict{Phase: corev1.PodFailed, Reason: r.reason, Message: "Pod was rejected: " + r.message}
+			w.verdict = &status.Verdict{Phase: corev1.PodFailed, Reason: r.reason, Message: "Pod was rejected: " + r.message, Rejected: true}
 			m.cfg.Recorder.Event(pod, corev1.EventTypeWarning, r.reason, r.message)
 		}
 	}

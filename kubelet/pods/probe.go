@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,7 +51,7 @@ func (c *container) stopProbes() {
 }
 
 // probeAll probes what runs and forgets what does not.
-func (w *worker) probeAll(ctx context.Context) {
+func (w *worker) probeAll() {
 	w.forgetProbes()
 	each := func(list []corev1.Container, init bool) {
 		for i := range list {
@@ -145,7 +146,8 @@ func (w *worker) runProbe(ctx context.Context, c *corev1.Container, p *corev1.Pr
 		Target: probes.Target{PodIP: ip, Container: c, Exec: w.m.exec(running.Id)},
 		Failed: func(err error) {
 			if errors.Is(err, probes.ErrUnknown) {
-				event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %v", kind, errors.Unwrap(err)))
+				event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %v", kind,
+					strings.TrimPrefix(err.Error(), probes.ErrUnknown.Error()+": ")))
 				return
 			}
 			event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %v", kind, err))

@@ -104,7 +104,7 @@ func (w *worker) resizeContainer(ctx context.Context, c *corev1.Container, runni
 		changed := p.ResourceName == corev1.ResourceCPU && (have.CpuShares != want.CpuShares || max(have.CpuQuota, 0) != want.CpuQuota) ||
 			p.ResourceName == corev1.ResourceMemory && have.MemoryLimitInBytes != want.MemoryLimitInBytes
 		if changed && p.RestartPolicy == corev1.RestartContainer {
-			w.kill(ctx, running, w.podGrace(), fmt.Sprintf("Container %s resize requires restart", c.Name), false)
+			w.kill(running, w.podGrace(), fmt.Sprintf("Container %s resize requires restart", c.Name))
 			return nil
 		}
 	}

@@ -300,17 +300,27 @@ func (w *worker) syncRunning(ctx context.Context) (next time.Time) {
 		p = makePlan(w.view())
 	}
 	w.retry = retry{}
-	if p.over {
-		w.end()
-		next, _ = w.syncEnding(ctx)
-		return next
-	}
-	for _, k := range p.kill {
-		w.kill(ctx, k.container, w.probeGrace(k.container), k.message, false)
-	}
-	if usable(w.pod, w.runtime) {
-		next = w.startAll(ctx, p.start)
-		w.probeAll(ctx)
+	// What was started may let the next ones start: a sidecar without a
+	// startup probe holds nothing back.
+	for {
+		if p.over {
+			w.end()
+			next, _ = w.syncEnding(ctx)
+			return next
+		}
+		for _, k := range p.kill {
+			w.kill(k.container, w.probeGrace(k.container), k.message)
+		}
+		if !usable(w.pod, w.runtime) {
+			break
+		}
+		started, at := w.startAll(ctx, p.start)
+		w.probeAll()
+		next = at
+		if !started || ctx.Err() != nil {
+			break
+		}
+		p = makePlan(w.view())
 	}
 	if at := w.resize(ctx); !at.IsZero() {
 		next = soonest(next, at)
@@ -429,7 +439,9 @@ func (w *worker) report(remove bool) {
 		}
 	}
 	got := status.Compute(in)
-	w.resources(&got)
+	if w.verdict == nil || !w.verdict.Rejected {
+		w.resources(&got)
+	}
 	if w.reported && !remove && equality.Semantic.DeepEqual(got, w.status) {
 		return
 	}

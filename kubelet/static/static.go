@@ -46,6 +46,7 @@ type Config struct {
 type Source struct {
 	cfg  Config
 	have map[types.UID]*corev1.Pod
+	gone []*corev1.Pod // whose mirrors are to be deleted
 	poke chan struct{}
 }
 
@@ -133,6 +134,7 @@ func (s *Source) load() {
 			continue
 		}
 		s.cfg.Remove(pod)
+		s.gone = append(s.gone, pod)
 	}
 	for uid, pod := range now {
 		if s.have[uid] == nil {
@@ -207,10 +209,28 @@ func (s *Source) mirror(ctx context.Context) error {
 		return errors.New("the node is not registered yet")
 	}
 	var errs []error
+	var again []*corev1.Pod
+	for _, pod := range s.gone {
+		if err := s.unmirror(ctx, pod); err != nil {
+			errs, again = append(errs, err), append(again, pod)
+		}
+	}
+	s.gone = again
 	for _, pod := range s.have {
 		errs = append(errs, s.mirrorOne(ctx, pod))
 	}
 	return errors.Join(errs...)
+}
+
+// unmirror deletes the mirror of a static pod that is gone, unless another
+// took its name.
+func (s *Source) unmirror(ctx context.Context, pod *corev1.Pod) error {
+	have := &corev1.Pod{}
+	err := s.cfg.Reader.Get(ctx, ctrl.ObjectKeyFromObject(pod), have)
+	if err != nil || have.Annotations[pods.AnnotationMirror] != pod.Annotations[pods.AnnotationHash] {
+		return ctrl.IgnoreNotFound(err)
+	}
+	return s.Gone(ctx, have)
 }
 
 func (s *Source) mirrorOne(ctx context.Context, pod *corev1.Pod) error {

@@ -21,6 +21,8 @@ type Verdict struct {
 	Reason, Message string
 	// Disrupted adds the condition DisruptionTarget: an eviction.
 	Disrupted bool
+	// Rejected says that the pod was never let in: there is no more to say.
+	Rejected bool
 }
 
 // Input is all that a pod's status depends on.
@@ -59,6 +61,11 @@ func Compute(in Input) corev1.PodStatus {
 		Reason:             in.Old.Reason,
 		Message:            in.Old.Message,
 		Resize:             in.Old.Resize,
+	}
+	if in.Verdict != nil && in.Verdict.Rejected {
+		out.Phase, out.Reason, out.Message = in.Verdict.Phase, in.Verdict.Reason, in.Verdict.Message
+		out.Conditions = in.Old.Conditions
+		return out
 	}
 	if out.StartTime == nil {
 		now := metav1.NewTime(in.Now.Truncate(time.Second))

@@ -20,6 +20,7 @@ type payloads struct {
 	objects Objects
 	reader  ctrl.Reader
 	tokens  *tokenCache
+	certs   *certCache
 }
 
 func modeOr(mode *int32, otherwise int32) int32 {
@@ -67,6 +68,8 @@ func (p *payloads) projected(ctx context.Context, req Request) (payload, error) 
 			err = p.addToken(ctx, &out, req, s.ServiceAccountToken, mode)
 		case s.ClusterTrustBundle != nil:
 			err = p.addTrust(ctx, &out, s.ClusterTrustBundle, mode)
+		case s.PodCertificate != nil && p.certs.source != nil:
+			err = p.addCertificate(ctx, &out, req, i, s.PodCertificate, mode)
 		default:
 			err = fmt.Errorf("source %d of the projected volume is of a type that this node does not support", i)
 		}

@@ -78,9 +78,11 @@ type Config struct {
 	RootDir string // the kubelet's
 	Objects Objects
 	Tokens  Tokens
-	Reader  ctrl.Reader // for cluster-wide trust bundles
-	Logger  *slog.Logger
-	Now     func() time.Time
+	// Certificates may be nil: projected pod certificates then fail.
+	Certificates Certificates
+	Reader       ctrl.Reader // for cluster-wide trust bundles
+	Logger       *slog.Logger
+	Now          func() time.Time
 	// Plugins are tried before those of this package.
 	Plugins []Plugin
 }
@@ -90,6 +92,7 @@ type Config struct {
 type Manager struct {
 	cfg     Config
 	plugins []Plugin
+	certs   *certCache
 
 	mu   sync.Mutex
 	pods map[types.UID]map[string]Volume
@@ -100,8 +103,9 @@ func New(cfg Config) *Manager {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	source := &payloads{objects: cfg.Objects, reader: cfg.Reader, tokens: newTokenCache(cfg.Tokens, cfg.Now)}
-	return &Manager{cfg: cfg, pods: map[types.UID]map[string]Volume{}, plugins: append(cfg.Plugins,
+	certs := &certCache{source: cfg.Certificates, now: cfg.Now, certs: map[certKey]*certificate{}}
+	source := &payloads{objects: cfg.Objects, reader: cfg.Reader, tokens: newTokenCache(cfg.Tokens, cfg.Now), certs: certs}
+	return &Manager{cfg: cfg, certs: certs, pods: map[types.UID]map[string]Volume{}, plugins: append(cfg.Plugins,
 		&emptyDir{},
 		&hostPath{},
 		&image{},
@@ -195,6 +199,7 @@ func (m *Manager) TearDown(ctx context.Context, uid types.UID) error {
 	m.mu.Lock()
 	delete(m.pods, uid)
 	m.mu.Unlock()
+	m.certs.forget(uid)
 	dir := m.PodDir(uid)
 	if uid == "" || strings.ContainsAny(string(uid), "/\x00") || uid == "." || uid == ".." {
 		return fmt.Errorf("%q is no uid of a pod", uid)

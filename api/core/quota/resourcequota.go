@@ -1,7 +1,11 @@
-package core
+// Package quota holds the kinds of the core group that bound what a namespace
+// may use.
+package quota
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -14,13 +18,14 @@ import (
 // ResourceQuota is the kind of quotas.
 func ResourceQuota() *api.Kind {
 	return &api.Kind{
-		GVK:         gvk("ResourceQuota"),
+		GVK:         corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
 		Resource:    "resourcequotas",
 		ShortNames:  []string{"quota"},
 		Namespaced:  true,
 		New:         api.Maker[corev1.ResourceQuota](),
 		NewList:     api.ListMaker[corev1.ResourceQuotaList](),
 		StoragePath: "resourcequotas",
+		Columns:     quotaColumns(),
 
 		PrepareCreate: api.On(func(q *corev1.ResourceQuota) { q.Status = corev1.ResourceQuotaStatus{} }),
 		PrepareUpdate: api.OnUpdate(func(q, old *corev1.ResourceQuota) { q.Status = old.Status }),
@@ -164,4 +169,30 @@ func conflictingScopes(path *field.Path, scopes, value []corev1.ResourceQuotaSco
 		}
 	}
 	return errs
+}
+
+func quotaColumns() []api.Column {
+	amounts := func(limits bool) func(*corev1.ResourceQuota) any {
+		return func(q *corev1.ResourceQuota) any {
+			names := make([]string, 0, len(q.Status.Hard))
+			for name := range q.Status.Hard {
+				names = append(names, string(name))
+			}
+			slices.Sort(names)
+			var out []string
+			for _, name := range names {
+				if strings.HasPrefix(name, "limits") != limits {
+					continue
+				}
+				used, hard := q.Status.Used[corev1.ResourceName(name)], q.Status.Hard[corev1.ResourceName(name)]
+				out = append(out, fmt.Sprintf("%s: %s/%s", name, used.String(), hard.String()))
+			}
+			return strings.Join(out, ", ")
+		}
+	}
+	return []api.Column{
+		api.Col("Request", "string", "What is requested, of what may be.", amounts(false)),
+		api.Col("Limit", "string", "What is limited to, of what may be.", amounts(true)),
+		api.AgeColumn(),
+	}
 }

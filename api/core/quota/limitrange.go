@@ -1,4 +1,4 @@
-package core
+package quota
 
 import (
 	"fmt"
@@ -18,13 +18,14 @@ import (
 // LimitRange is the kind of limit ranges.
 func LimitRange() *api.Kind {
 	return &api.Kind{
-		GVK:            gvk("LimitRange"),
+		GVK:            corev1.SchemeGroupVersion.WithKind("LimitRange"),
 		Resource:       "limitranges",
 		ShortNames:     []string{"limits"},
 		Namespaced:     true,
 		New:            api.Maker[corev1.LimitRange](),
 		NewList:        api.ListMaker[corev1.LimitRangeList](),
 		StoragePath:    "limitranges",
+		Columns:        []api.Column{api.CreatedColumn()},
 		CreateOnUpdate: true,
 
 		Validate:       api.Check(validateLimitRange),
