@@ -96,12 +96,12 @@ type Runtime struct {
 // maxUnixPath is the longest path of a socket, less what containerd appends.
 const maxUnixPath = 100
 
-// New unpacks the helper programs and prepares a Runtime; Run starts it.
+// New prepares a Runtime; Run unpacks the helper programs and starts it.
 func New(cfg Config) (*Runtime, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	bin, err := runtimebin.Unpack(filepath.Join(cfg.DataDir, "bin"))
+	bin, err := runtimebin.Locate(filepath.Join(cfg.DataDir, "bin"))
 	if err != nil {
 		return nil, fmt.Errorf("container: %w", err)
 	}
@@ -157,6 +157,9 @@ func (r *Runtime) state(name string) string { return filepath.Join(r.cfg.StateDi
 // under <DataDir>/images are there. Containers run on after it.
 func (r *Runtime) Run(ctx context.Context, ready func()) error {
 	if err := os.MkdirAll(r.root(), 0o700); err != nil {
+		return fmt.Errorf("container: %w", err)
+	}
+	if _, err := runtimebin.Unpack(filepath.Dir(r.bin.Dir)); err != nil {
 		return fmt.Errorf("container: %w", err)
 	}
 	// containerd finds the shim, and the shim runc, by PATH. Ours go first: a
