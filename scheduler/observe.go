@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
@@ -69,6 +70,31 @@ func (s *Scheduler) onBudgetGone(obj *policyv1.PodDisruptionBudget) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.budgets, types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name})
+}
+
+func (s *Scheduler) onService(obj *corev1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.SetService(obj.Namespace, obj.Name, obj.Spec.Selector)
+}
+
+func (s *Scheduler) onServiceGone(obj *corev1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.RemoveService(obj.Namespace, obj.Name)
+}
+
+// controllerHandler follows a kind that owns pods and selects them.
+func controllerHandler[T ctrl.Object](s *Scheduler, selector func(T) *metav1.LabelSelector) toolscache.ResourceEventHandler {
+	return handler(func(obj T) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.snapshot.SetController(obj.GetUID(), selector(obj))
+	}, func(obj T) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.snapshot.RemoveController(obj.GetUID())
+	})
 }
 
 func (s *Scheduler) onNode(obj *corev1.Node) {
@@ -170,8 +196,11 @@ func (s *Scheduler) podPending(obj *corev1.Pod) {
 	if underWay {
 		return
 	}
-	if _, _, ok := s.snapshot.Pod(obj.UID); ok {
-		return // bound; this is older news
+	if known, _, ok := s.snapshot.Pod(obj.UID); ok {
+		if known.Object.Spec.NodeName == "" {
+			return // bound by us; this is older news
+		}
+		s.snapshot.RemovePod(obj.UID) // the datastore was taken back to before the bind
 	}
 	now := time.Now()
 	pod := core.NewPod(obj)

@@ -19,10 +19,12 @@ import (
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -115,6 +117,30 @@ func (s *Scheduler) Run(ctx context.Context, ready func()) error {
 	return s.work(ctx)
 }
 
+// source is one kind that decisions depend on.
+type source struct {
+	object  ctrl.Object
+	handler toolscache.ResourceEventHandler
+}
+
+func (s *Scheduler) sources() []source {
+	return []source{
+		{&storagev1.StorageClass{}, handler(s.onClass, s.onClassGone)},
+		{&corev1.PersistentVolume{}, handler(s.onVolume, s.onVolumeGone)},
+		{&corev1.PersistentVolumeClaim{}, handler(s.onClaim, s.onClaimGone)},
+		{&corev1.Service{}, handler(s.onService, s.onServiceGone)},
+		{&corev1.ReplicationController{}, controllerHandler(s, func(o *corev1.ReplicationController) *metav1.LabelSelector {
+			return &metav1.LabelSelector{MatchLabels: o.Spec.Selector}
+		})},
+		{&appsv1.ReplicaSet{}, controllerHandler(s, func(o *appsv1.ReplicaSet) *metav1.LabelSelector { return o.Spec.Selector })},
+		{&appsv1.StatefulSet{}, controllerHandler(s, func(o *appsv1.StatefulSet) *metav1.LabelSelector { return o.Spec.Selector })},
+		{&corev1.Namespace{}, handler(s.onNamespace, s.onNamespaceGone)},
+		{&corev1.Node{}, handler(s.onNode, s.onNodeGone)},
+		{&policyv1.PodDisruptionBudget{}, handler(s.onBudget, s.onBudgetGone)},
+		{&corev1.Pod{}, handler(s.onPod, s.onPodGone)},
+	}
+}
+
 // observe subscribes to everything that decisions depend on, and returns when
 // the first state of it all has been seen. No decision is made before.
 func (s *Scheduler) observe(ctx context.Context) (stop func(), err error) {
@@ -125,18 +151,7 @@ func (s *Scheduler) observe(ctx context.Context) (stop func(), err error) {
 		}
 	}
 	var registrations []toolscache.ResourceEventHandlerRegistration
-	for _, source := range []struct {
-		object  ctrl.Object
-		handler toolscache.ResourceEventHandler
-	}{
-		{&storagev1.StorageClass{}, handler(s.onClass, s.onClassGone)},
-		{&corev1.PersistentVolume{}, handler(s.onVolume, s.onVolumeGone)},
-		{&corev1.PersistentVolumeClaim{}, handler(s.onClaim, s.onClaimGone)},
-		{&corev1.Namespace{}, handler(s.onNamespace, s.onNamespaceGone)},
-		{&corev1.Node{}, handler(s.onNode, s.onNodeGone)},
-		{&policyv1.PodDisruptionBudget{}, handler(s.onBudget, s.onBudgetGone)},
-		{&corev1.Pod{}, handler(s.onPod, s.onPodGone)},
-	} {
+	for _, source := range s.sources() {
 		informer, err := s.cluster.Cache().GetInformer(ctx, source.object, cache.BlockUntilSynced(false))
 		if meta.IsNoMatchError(err) || runtime.IsNotRegisteredError(err) {
 			s.logger.Info("kind is not served, scheduling without", "kind", fmt.Sprintf("%T", source.object))

@@ -26,6 +26,9 @@ func etcdCode(err error) (codes.Code, string) {
 }
 
 func isNoSpace(err error) bool {
+	if err == nil {
+		return false
+	}
 	_, text := etcdCode(err)
 	return text == rpctypes.ErrorDesc(rpctypes.ErrGRPCNoSpace)
 }

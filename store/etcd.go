@@ -19,6 +19,8 @@ type etcd struct {
 	client *clientv3.Client
 	member *embed.Etcd
 	log    *slog.Logger
+	// stopping quiets etcd's log.
+	stopping *atomic.Bool
 
 	reads coalesced
 	// askProgress makes an outside etcd report how far the watch is.
@@ -41,6 +43,7 @@ func openEtcd(ctx context.Context, cfg Config) (*etcd, error) {
 }
 
 func (e *etcd) close() error {
+	e.stopping.Store(true)
 	err := e.client.Close()
 	if errors.Is(err, context.Canceled) {
 		err = nil // what an in-process client says
@@ -83,9 +86,10 @@ func (e *etcd) commit(ctx context.Context, w write) (rev int64, ok bool, err err
 }
 
 // currentRevision is at least the revision of every write acknowledged before
-// the call. The only member of a cluster knows it without asking anybody.
+// the call. Our member knows it without asking anybody: it listens for no
+// peers, so that nothing is acknowledged anywhere that it has not applied.
 func (e *etcd) currentRevision(ctx context.Context) (int64, error) {
-	if e.member != nil && len(e.member.Server.Cluster().Members()) == 1 {
+	if e.member != nil {
 		return e.member.Server.KV().Rev(), nil
 	}
 	return e.readRevision(ctx)

@@ -13,7 +13,7 @@ const (
 	logAge      = 5 * time.Minute
 	logMinCount = 128
 	logMaxCount = 100_000
-	logMaxBytes = 24 << 20 // of stored bytes; the objects are a few times that
+	logMaxBytes = 16 << 20 // of stored bytes; the objects are a few times that
 )
 
 // node is one event of a resource. Nodes are a list from the oldest to the

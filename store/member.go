@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -18,8 +19,7 @@ import (
 )
 
 const (
-	// quota is etcd's own limit of its file; upkeep acts before.
-	quota = 8 << 30
+	defaultQuota = 8 << 30
 	// A socket's path has at most 107 bytes on Linux.
 	maxSocketPath = 107
 )
@@ -31,7 +31,9 @@ func startMember(ctx context.Context, cfg Config) (*etcd, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
-	ec := memberConfig(dir, cfg)
+	stopping := &atomic.Bool{}
+	fatal := newFatalHook()
+	ec := memberConfig(dir, cfg.Quota, zap.New(newLogCore(cfg.Logger, stopping), zap.WithFatalHook(fatal)))
 	type result struct {
 		member *embed.Etcd
 		err    error
@@ -40,8 +42,8 @@ func startMember(ctx context.Context, cfg Config) (*etcd, error) {
 	go func() {
 		var res result
 		defer func() {
-			if p := recover(); p != nil { // what etcd logs as fatal
-				res.err = fmt.Errorf("%v", p)
+			if p := recover(); p != nil { // what etcd logs as fatal, or worse
+				res.err = fatal.explain(p)
 			}
 			started <- res
 		}()
@@ -71,10 +73,10 @@ func startMember(ctx context.Context, cfg Config) (*etcd, error) {
 		member.Close()
 		return nil, fmt.Errorf("store: etcd in %s did not become ready: %w", dir, ctx.Err())
 	}
-	return &etcd{client: v3client.New(member.Server), member: member, log: cfg.Logger}, nil
+	return &etcd{client: v3client.New(member.Server), member: member, log: cfg.Logger, stopping: stopping}, nil
 }
 
-func memberConfig(dir string, cfg Config) *embed.Config {
+func memberConfig(dir string, quota int64, log *zap.Logger) *embed.Config {
 	ec := embed.NewConfig()
 	ec.Name = "proa"
 	ec.Dir = dir
@@ -92,6 +94,9 @@ func memberConfig(dir string, cfg Config) *embed.Config {
 	// A single member waits for nobody: short ticks only make it elect itself
 	// soon after the start.
 	ec.TickMs, ec.ElectionMs = 10, 50
+	if quota == 0 {
+		quota = defaultQuota
+	}
 	ec.QuotaBackendBytes = quota
 	ec.MaxTxnOps = 1024
 	ec.SnapshotCount = 50_000
@@ -99,7 +104,7 @@ func memberConfig(dir string, cfg Config) *embed.Config {
 	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, "0" // upkeep does it
 	ec.WarningApplyDuration = time.Second
 	ec.WarningUnaryRequestDuration = 3 * time.Second
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(newLogCore(cfg.Logger), zap.WithFatalHook(panicHook{})))
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	return ec
 }
 

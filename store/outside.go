@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -12,17 +13,25 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // connectEtcd connects to an etcd cluster of the user's.
 func connectEtcd(ctx context.Context, cfg Config) (*etcd, error) {
+	stopping := &atomic.Bool{}
 	cc := clientv3.Config{
 		Endpoints:            cfg.Endpoints,
 		DialTimeout:          10 * time.Second,
 		DialKeepAliveTime:    30 * time.Second,
 		DialKeepAliveTimeout: 10 * time.Second,
-		Logger:               zap.New(newLogCore(cfg.Logger), zap.WithFatalHook(panicHook{})),
+		Logger:               zap.New(newLogCore(cfg.Logger, stopping), zap.WithFatalHook(newFatalHook())),
 	}
+	// gRPC's own waits grow to two minutes: a cluster is to go on soon after
+	// its etcd does.
+	params := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
+	params.Backoff.BaseDelay, params.Backoff.MaxDelay = 100*time.Millisecond, 3*time.Second
+	cc.DialOptions = []grpc.DialOption{grpc.WithConnectParams(params)}
 	if cfg.CAFile != "" || cfg.CertFile != "" || strings.HasPrefix(cfg.Endpoints[0], "https://") {
 		info := transport.TLSInfo{TrustedCAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile}
 		tls, err := info.ClientConfig()
@@ -35,7 +44,7 @@ func connectEtcd(ctx context.Context, cfg Config) (*etcd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: connect to etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
 	}
-	return &etcd{client: client, log: cfg.Logger}, nil
+	return &etcd{client: client, log: cfg.Logger, stopping: stopping}, nil
 }
 
 // watchOutside watches our keys alone: the cluster may have other users.

@@ -36,11 +36,20 @@ func (p *pending) init() {
 	p.ahead = map[int64]*Entry{}
 }
 
-func (p *pending) add(w *pendingWrite) *pendingWrite {
+func (p *pending) add(w *pendingWrite) {
 	p.mu.Lock()
 	p.byKey[w.key] = append(p.byKey[w.key], w)
 	p.mu.Unlock()
-	return w
+}
+
+// claimed returns w's entry and drops w if the feed has seen it happen.
+func (p *pending) claimed(w *pendingWrite) *Entry {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.entry != nil {
+		p.dropLocked(w)
+	}
+	return w.entry
 }
 
 func (p *pending) drop(w *pendingWrite) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -61,19 +62,15 @@ func (r *Resource) Create(ctx context.Context, key string, obj api.Object, ttl i
 	if ttl > 0 {
 		r.ttl.Store(ttl)
 		if put.lease, err = r.store.leases.get(ctx, ttl); err != nil {
-			return nil, r.failed(err, "create")
+			return nil, asStatus(err, "create")
 		}
 	}
-	p := r.pending.add(&pendingWrite{key: key, obj: obj, value: data, leased: put.lease != 0})
-	rev, ok, err := r.store.etcd.commit(ctx, put)
-	if err != nil || !ok {
-		r.pending.drop(p)
-		if err != nil {
-			return nil, r.failed(err, "create")
-		}
+	p := &pendingWrite{key: key, obj: obj, value: data, leased: put.lease != 0}
+	e, err := r.commit(ctx, put, p, "create")
+	if errors.Is(err, ErrChanged) {
 		return nil, apierrors.NewAlreadyExists(k.GR(), key[strings.LastIndexByte(key, '/')+1:])
 	}
-	return r.written(ctx, p, rev)
+	return e, err
 }
 
 // Update replaces old by obj when old is still the latest revision, else it
@@ -102,34 +99,44 @@ func (r *Resource) Update(ctx context.Context, old *Entry, obj api.Object) (*Ent
 		if ttl := r.ttl.Load(); ttl == 0 {
 			put.keepLease = true
 		} else if put.lease, err = r.store.leases.get(ctx, ttl); err != nil {
-			return nil, r.failed(err, "update")
+			return nil, asStatus(err, "update")
 		}
 	}
-	p := r.pending.add(&pendingWrite{key: old.Key, obj: obj, value: data, leased: old.leased})
-	rev, ok, err := r.store.etcd.commit(ctx, put)
-	if err != nil || !ok {
-		r.pending.drop(p)
-		if err != nil {
-			return nil, r.failed(err, "update")
-		}
-		return nil, ErrChanged
-	}
-	return r.written(ctx, p, rev)
+	p := &pendingWrite{key: old.Key, obj: obj, value: data, leased: old.leased}
+	return r.commit(ctx, put, p, "update")
 }
 
 // Delete removes old when it is still the latest revision, else it returns
 // ErrChanged. The entry returned carries the deletion's revision.
 func (r *Resource) Delete(ctx context.Context, old *Entry) (*Entry, error) {
-	p := r.pending.add(&pendingWrite{key: old.Key, old: old})
-	rev, ok, err := r.store.etcd.commit(ctx, write{key: r.prefix + old.Key, expect: old.Revision, remove: true})
-	if err != nil || !ok {
-		r.pending.drop(p)
-		if err != nil {
-			return nil, r.failed(err, "delete")
-		}
-		return nil, ErrChanged
+	w := write{key: r.prefix + old.Key, expect: old.Revision, remove: true}
+	return r.commit(ctx, w, &pendingWrite{key: old.Key, old: old}, "delete")
+}
+
+// commit carries out w; ErrChanged says that its condition does not hold.
+func (r *Resource) commit(ctx context.Context, w write, p *pendingWrite, verb string) (*Entry, error) {
+	if r.ctx.Err() != nil {
+		return nil, asStatus(errClosed, verb) // nobody would wait for the event
 	}
-	return r.written(ctx, p, rev)
+	r.pending.add(p)
+	rev, ok, err := r.store.etcd.commit(ctx, w)
+	switch {
+	case err == nil && ok:
+		return r.written(ctx, p, rev)
+	case isNoSpace(err):
+		// etcd answers so to the write that fills its quota, but does it.
+		r.store.makeSpace()
+		if caught := r.catchUp(ctx); caught == nil {
+			if e := r.pending.claimed(p); e != nil {
+				return e, nil
+			}
+		}
+	}
+	r.pending.drop(p)
+	if err != nil {
+		return nil, asStatus(err, verb)
+	}
+	return nil, ErrChanged
 }
 
 // written ends a successful write once the cache has it, so that who wrote
@@ -144,14 +151,6 @@ func (r *Resource) written(ctx context.Context, p *pendingWrite, rev int64) (*En
 		cancel()
 	}
 	return e, err
-}
-
-// failed maps an error of etcd, and asks for space where that is the trouble.
-func (r *Resource) failed(err error, verb string) error {
-	if isNoSpace(err) {
-		r.store.makeSpace()
-	}
-	return asStatus(err, verb)
 }
 
 // ErrChanged says that an object was written by somebody else meanwhile.
@@ -181,6 +180,9 @@ func (r *Resource) Cached(key string) *Entry {
 
 // catchUp waits until the cache has every write acknowledged before the call.
 func (r *Resource) catchUp(ctx context.Context) error {
+	if r.ctx.Err() != nil {
+		return asStatus(errClosed, "get")
+	}
 	rev, err := r.store.etcd.currentRevision(ctx)
 	if err == nil && r.store.feed.rev.Load() < rev {
 		wait, cancel := context.WithTimeout(ctx, catchUpTimeout)

@@ -58,6 +58,9 @@ type Config struct {
 	// DataDir holds the etcd member of this process (<data-dir>/etcd). Used
 	// when Endpoints is empty.
 	DataDir string
+	// Quota bounds its file in bytes; 0 means 8 GiB. Space is made before it
+	// is reached; where that is impossible, writes fail.
+	Quota int64
 	// Endpoints are an outside etcd's client URLs, with the files of its TLS.
 	Endpoints                 []string
 	CAFile, CertFile, KeyFile string

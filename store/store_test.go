@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +40,9 @@ func configMap(name, value string) *corev1.ConfigMap {
 }
 
 func quiet() *slog.Logger {
+	if testing.Verbose() {
+		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
 	return slog.New(slog.NewTextHandler(io.Discard, nil))
 }
 
@@ -159,18 +164,9 @@ func TestWriteAndRead(t *testing.T) {
 	if e, err := r.Latest(ctx, "ns/a"); e != nil || err != nil {
 		t.Fatalf("after delete: %v, %v", e, err)
 	}
-	if got, want := string(a.JSON()), `"kind":"ConfigMap"`; len(got) == 0 || !contains(got, want) {
+	if got, want := string(a.JSON()), `"kind":"ConfigMap"`; !strings.Contains(got, want) {
 		t.Fatalf("JSON %s lacks %s", got, want)
 	}
-}
-
-func contains(s, sub string) bool {
-	for i := 0; i+len(sub) <= len(s); i++ {
-		if s[i:i+len(sub)] == sub {
-			return true
-		}
-	}
-	return false
 }
 
 func TestWatch(t *testing.T) {
@@ -215,12 +211,81 @@ func TestWatch(t *testing.T) {
 	if _, err := all.Next(t.Context(), nil); err != io.EOF {
 		t.Fatalf("after Stop: %v", err)
 	}
-	if _, err := r.Watch(store.WatchOptions{Since: 1}); err == nil || !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
-		// Revision 1 is before the cache was loaded, unless nothing was there.
-		t.Logf("watch from the beginning: %v", err)
+}
+
+// TestWatchFallsBehind: who does not read costs no memory beyond the window,
+// and is told.
+func TestWatchFallsBehind(t *testing.T) {
+	r := opened(t).Resource(configMaps())
+	e := create(t, r, "a", "0")
+	slow, err := r.Watch(store.WatchOptions{Since: e.Revision})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got[0].Type != watch.Added {
-		t.Fatal(got)
+	big := strings.Repeat("x", 1_000_000)
+	for i := range 20 {
+		obj := configMap("a", fmt.Sprint(i+1))
+		obj.Data["big"] = big
+		if e, err = r.Update(t.Context(), e, obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := events(t, slow, 1)
+	if got[0].Type != watch.Error || !apierrors.IsResourceExpired(got[0].Err) {
+		t.Fatalf("a watcher that fell behind got %v %v", show(got), got[0].Err)
+	}
+	if _, err := slow.Next(t.Context(), nil); err != io.EOF {
+		t.Fatalf("after the error: %v", err)
+	}
+	if _, err := r.Watch(store.WatchOptions{Since: e.Revision - 19}); !apierrors.IsResourceExpired(err) {
+		t.Fatalf("watch from before the window: %v", err)
+	}
+	if _, err := r.Snapshot(t.Context(), store.MatchExact, e.Revision-19); !apierrors.IsResourceExpired(err) {
+		t.Fatalf("list from before the window: %v", err)
+	}
+}
+
+// TestBookmark: a watch that reaches its time limit says how far it came.
+func TestBookmark(t *testing.T) {
+	s := opened(t)
+	r := s.Resource(configMaps())
+	e := create(t, r, "a", "1")
+	w, err := r.Watch(store.WatchOptions{Since: e.Revision, Key: "ns/a", Bookmarks: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := create(t, r, "b", "1")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	got, err := w.Next(ctx, nil)
+	if err != nil || len(got) != 1 || got[0].Type != watch.Bookmark || got[0].Revision != last.Revision {
+		t.Fatalf("got %+v, %v; want a bookmark at %d", got, err, last.Revision)
+	}
+	if _, err := w.Next(ctx, got); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("after the bookmark: %v", err)
+	}
+}
+
+// TestForget: a kind that is no longer served costs nothing and comes back
+// with what is stored.
+func TestForget(t *testing.T) {
+	s := opened(t)
+	k := configMaps()
+	r := s.Resource(k)
+	e := create(t, r, "a", "1")
+	w, err := r.Watch(store.WatchOptions{Since: e.Revision})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Forget(k)
+	if _, err := w.Next(t.Context(), nil); err != io.EOF {
+		t.Fatalf("a watch of a forgotten kind: %v", err)
+	}
+	if _, err := r.Create(t.Context(), "ns/b", configMap("b", "1"), 0); !apierrors.IsServiceUnavailable(err) {
+		t.Fatalf("a write to a forgotten kind: %v", err)
+	}
+	if got := s.Resource(k).Cached("ns/a"); got == nil || got.Revision != e.Revision {
+		t.Fatalf("served again, it has %v", got)
 	}
 }
 

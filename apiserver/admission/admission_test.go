@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -155,6 +157,26 @@ func TestPodGetsServiceAccountAndDefaults(t *testing.T) {
 	}
 }
 
+func TestDefaultServiceAccountIsAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := cluster()
+		source.Delete(res("serviceaccounts"), "ns", "default")
+		chain := admission.Default(admission.Config{Source: source})
+		start := time.Now()
+		want := `pods "p" is forbidden: error looking up service account ns/default: serviceaccount "default" not found`
+		if got := text(run(chain, attributes(admission.Create, res("pods"), newPod(nil)))); got != want || time.Since(start) > 2*time.Second {
+			t.Errorf("never made: %q after %s", got, time.Since(start))
+		}
+		start = time.Now()
+		time.AfterFunc(100*time.Millisecond, func() {
+			source.Put(res("serviceaccounts"), &corev1.ServiceAccount{ObjectMeta: meta("ns", "default")})
+		})
+		if err := run(chain, attributes(admission.Create, res("pods"), newPod(nil))); err != nil || time.Since(start) > 150*time.Millisecond {
+			t.Errorf("made a moment later: %v after %s", err, time.Since(start))
+		}
+	})
+}
+
 func TestPods(t *testing.T) {
 	yes, no, number, never := true, false, int32(7), corev1.PreemptNever
 	class := "gvisor"
@@ -203,7 +225,9 @@ func TestPods(t *testing.T) {
 		{"path is taken", func(p *corev1.Pod) {
 			p.Spec.InitContainers = nil
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "x", MountPath: "/var/run/secrets/kubernetes.io/serviceaccount"}}
-		}, "", func(p *corev1.Pod) bool { return len(p.Spec.Volumes) == 0 && len(p.Spec.Containers[0].VolumeMounts) == 1 }},
+		}, "", func(p *corev1.Pod) bool {
+			return len(p.Spec.Volumes) == 0 && len(p.Spec.Containers[0].VolumeMounts) == 1
+		}},
 		{"listed secret", secret("mine"), "", nil},
 		{"other secret", secret("yours"), `pods "p" is forbidden: volume with secret.secretName="yours" is not allowed because service account strict does not reference that secret`, nil},
 		{"mirror pod", mirror(nil), "", func(p *corev1.Pod) bool { return len(p.Spec.Volumes) == 0 && p.Spec.ServiceAccountName == "" }},
@@ -268,4 +292,3 @@ func TestNewNodesAreNotReady(t *testing.T) {
 		t.Errorf("taints %v", node.Spec.Taints)
 	}
 }
-

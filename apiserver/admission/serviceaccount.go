@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,6 +24,9 @@ const (
 	// to live an hour, see authn.IssueToken.
 	tokenSeconds = 60*60 + 7
 	rootCA       = "kube-root-ca.crt"
+
+	defaultAccountWait = 1500 * time.Millisecond
+	defaultAccountLook = 10 * time.Millisecond
 )
 
 // ServiceAccount gives every pod a service account, and mounts its token, the
@@ -68,13 +72,41 @@ func (p *ServiceAccount) Admit(ctx context.Context, a *Attributes) error {
 
 func (p *ServiceAccount) account(ctx context.Context, a *Attributes, pod *corev1.Pod) (*corev1.ServiceAccount, error) {
 	name := pod.Spec.ServiceAccountName
-	obj, _ := p.lookup.Get(ctx, corev1.Resource("serviceaccounts"), a.Namespace, name)
-	sa, ok := obj.(*corev1.ServiceAccount)
+	sa, ok := p.get(ctx, a.Namespace, name)
+	if !ok && name == defaultServiceAccount {
+		sa, ok = p.await(ctx, a.Namespace, name)
+	}
 	if !ok {
 		return nil, Forbidden(a, fmt.Errorf("error looking up service account %s/%s: %w", a.Namespace, name,
 			apierrors.NewNotFound(corev1.Resource("serviceaccount"), name)))
 	}
 	return sa, nil
+}
+
+func (p *ServiceAccount) get(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, bool) {
+	obj, _ := p.lookup.Get(ctx, corev1.Resource("serviceaccounts"), namespace, name)
+	sa, ok := obj.(*corev1.ServiceAccount)
+	return sa, ok
+}
+
+// await gives the controller that makes default accounts a little time: it is
+// usual to make a namespace and a pod in it in one breath.
+func (p *ServiceAccount) await(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, bool) {
+	ctx, cancel := context.WithTimeout(ctx, defaultAccountWait)
+	defer cancel()
+	tick := time.NewTicker(defaultAccountLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case <-tick.C:
+			if obj, ok := p.lookup.Source.Get(corev1.Resource("serviceaccounts"), namespace, name); ok {
+				sa, ok := obj.(*corev1.ServiceAccount)
+				return sa, ok
+			}
+		}
+	}
 }
 
 func automounts(sa *corev1.ServiceAccount, pod *corev1.Pod) bool {

@@ -108,20 +108,31 @@ var anonymous = &authenticator.Response{User: &user.DefaultInfo{
 // AuthenticateRequest returns the user of req. It removes the credentials
 // from the headers, so that they do not travel on with a proxied request.
 func (a *Authenticator) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
-	var errs []error
-	for _, method := range []func(*http.Request) (user.Info, error){a.frontProxy, a.certificate, a.bearer, a.webSocket} {
-		u, err := method(req)
-		if u != nil {
-			return &authenticator.Response{User: withAuthenticated(u), Audiences: a.cfg.Audiences}, true, nil
-		}
-		if err != nil {
-			errs = append(errs, err)
-		}
+	if resp := a.frontProxy(req); resp != nil {
+		return resp, true, nil
 	}
-	if len(errs) > 0 {
-		return nil, false, errors.Join(errs...)
+	resp, certErr := a.certificate(req)
+	if resp != nil {
+		return resp, true, nil
+	}
+	resp, tokenErr := a.bearer(req)
+	if resp != nil {
+		return resp, true, nil
+	}
+	resp, protocolErr := a.webSocket(req)
+	if resp != nil {
+		return resp, true, nil
+	}
+	if err := errors.Join(certErr, tokenErr, protocolErr); err != nil {
+		return nil, false, err
 	}
 	return anonymous, true, nil
+}
+
+// response is for u, which it adds to the group of those who are known. It is
+// made once per credential and shared by its requests: nobody may change it.
+func (a *Authenticator) response(u user.Info) *authenticator.Response {
+	return &authenticator.Response{User: withAuthenticated(u), Audiences: a.cfg.Audiences}
 }
 
 // withAuthenticated adds the group of everybody who is known.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 )
 
 // maxToken bounds what is hashed and parsed of a stranger's request.
@@ -19,7 +19,7 @@ var (
 )
 
 // bearer authenticates by the Authorization header.
-func (a *Authenticator) bearer(req *http.Request) (user.Info, error) {
+func (a *Authenticator) bearer(req *http.Request) (*authenticator.Response, error) {
 	header := strings.TrimSpace(req.Header.Get("Authorization"))
 	scheme, token, ok := strings.Cut(header, " ")
 	if !ok || !strings.EqualFold(scheme, "bearer") {
@@ -29,12 +29,12 @@ func (a *Authenticator) bearer(req *http.Request) (user.Info, error) {
 	if token == "" {
 		return nil, nil
 	}
-	u, err := a.token(req.Context(), token)
+	resp, err := a.token(req.Context(), token)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Del("Authorization")
-	return u, nil
+	return resp, nil
 }
 
 const (
@@ -45,7 +45,7 @@ const (
 // webSocket authenticates by a subprotocol, the only header that a browser
 // lets a script set. Exactly one must carry a token and another one must be
 // left, since a server has to choose one that the client offered.
-func (a *Authenticator) webSocket(req *http.Request) (user.Info, error) {
+func (a *Authenticator) webSocket(req *http.Request) (*authenticator.Response, error) {
 	if !strings.EqualFold(req.Header.Get("Upgrade"), "websocket") || !headerHas(req, "Connection", "upgrade") {
 		return nil, nil
 	}
@@ -75,12 +75,12 @@ func (a *Authenticator) webSocket(req *http.Request) (user.Info, error) {
 	if len(rest) == 0 {
 		return nil, errNotWebSocket
 	}
-	u, err := a.token(req.Context(), token)
+	resp, err := a.token(req.Context(), token)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set(protocolHeader, strings.Join(rest, ","))
-	return u, nil
+	return resp, nil
 }
 
 func headerHas(req *http.Request, header, word string) bool {

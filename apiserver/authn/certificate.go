@@ -8,20 +8,21 @@ import (
 	"net/http"
 	"time"
 
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
 // certUser is a verified certificate: the user, for as long as every
 // certificate of its chain is valid.
 type certUser struct {
-	user        user.Info
+	resp        *authenticator.Response
 	from, until time.Time
 }
 
 // certificate authenticates by the TLS client certificate. The handshake only
 // asks for one (tls.RequestClientCert): a foreign certificate is a 401 here,
 // not a broken connection.
-func (a *Authenticator) certificate(req *http.Request) (user.Info, error) {
+func (a *Authenticator) certificate(req *http.Request) (*authenticator.Response, error) {
 	if req.TLS == nil || len(req.TLS.PeerCertificates) == 0 {
 		return nil, nil
 	}
@@ -29,7 +30,7 @@ func (a *Authenticator) certificate(req *http.Request) (user.Info, error) {
 	now := a.cfg.Clock.Now()
 	key := chainKey(peers)
 	if known, ok := a.certs.get(key); ok && !now.Before(known.from) && !now.After(known.until) {
-		return known.user, nil
+		return known.resp, nil
 	}
 	chain, err := verifyClient(peers, a.cfg.ClientCAs, now)
 	if err != nil {
@@ -40,11 +41,11 @@ func (a *Authenticator) certificate(req *http.Request) (user.Info, error) {
 		return nil, nil
 	}
 	found := &certUser{
-		user: &user.DefaultInfo{
+		resp: a.response(&user.DefaultInfo{
 			Name:   subject.CommonName,
-			Groups: append(append([]string(nil), subject.Organization...), user.AllAuthenticated),
+			Groups: subject.Organization,
 			Extra:  map[string][]string{user.CredentialIDKey: {credentialID(chain[0])}},
-		},
+		}),
 		from: chain[0].NotBefore, until: chain[0].NotAfter,
 	}
 	for _, c := range chain[1:] {
@@ -56,7 +57,7 @@ func (a *Authenticator) certificate(req *http.Request) (user.Info, error) {
 		}
 	}
 	a.certs.put(key, found)
-	return found.user, nil
+	return found.resp, nil
 }
 
 // credentialID is upstream's name of a certificate in audit logs.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
-	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 
 	"github.com/proa-dev/proa/internal/certs"
 )
@@ -26,8 +26,8 @@ type claims struct {
 	LegacyName      string `json:"kubernetes.io/serviceaccount/service-account.name,omitempty"`
 	LegacyUID       string `json:"kubernetes.io/serviceaccount/service-account.uid,omitempty"`
 
-	// user is made once, when the signature has been verified.
-	user user.Info
+	// resp is made once, when the signature has been verified.
+	resp *authenticator.Response
 }
 
 // audience is always written as a list, as verifiers of Kubernetes tokens

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -20,17 +21,17 @@ const (
 // frontProxy authenticates by headers, when the client's certificate is a
 // front proxy's. A client that only claims to be one is not an error: it may
 // have a credential of its own.
-func (a *Authenticator) frontProxy(req *http.Request) (user.Info, error) {
+func (a *Authenticator) frontProxy(req *http.Request) *authenticator.Response {
 	if a.cfg.FrontProxyCAs == nil || req.Header.Get(headerUser) == "" ||
 		req.TLS == nil || len(req.TLS.PeerCertificates) == 0 {
-		return nil, nil
+		return nil
 	}
 	peers := req.TLS.PeerCertificates
 	if _, err := verifyClient(peers, a.cfg.FrontProxyCAs, a.cfg.Clock.Now()); err != nil {
-		return nil, nil
+		return nil
 	}
 	if names := a.cfg.FrontProxyNames; len(names) > 0 && !slices.Contains(names, peers[0].Subject.CommonName) {
-		return nil, nil
+		return nil
 	}
 	u := &user.DefaultInfo{
 		Name:   req.Header.Get(headerUser),
@@ -55,5 +56,5 @@ func (a *Authenticator) frontProxy(req *http.Request) (user.Info, error) {
 	for _, h := range []string{headerUser, headerUID, headerGroup} {
 		req.Header.Del(h)
 	}
-	return u, nil
+	return a.response(u)
 }

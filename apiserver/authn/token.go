@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
-	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -25,15 +24,15 @@ var (
 )
 
 // token authenticates a bearer token for the API server itself.
-func (a *Authenticator) token(ctx context.Context, token string) (user.Info, error) {
+func (a *Authenticator) token(ctx context.Context, token string) (*authenticator.Response, error) {
 	c, err := a.claims(ctx, token)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBadToken, err)
 	}
-	if len(a.matching(c, a.cfg.Audiences)) == 0 {
+	if !c.isFor(a.cfg.Audiences) {
 		return nil, fmt.Errorf("%w: token audiences %q is invalid for the target audiences %q", errBadToken, []string(c.Audience), a.cfg.Audiences)
 	}
-	return c.user, nil
+	return c.resp, nil
 }
 
 // AuthenticateToken authenticates a token for the audiences in ctx
@@ -52,7 +51,13 @@ func (a *Authenticator) AuthenticateToken(ctx context.Context, token string) (*a
 	if len(matching) == 0 {
 		return nil, false, fmt.Errorf("%w: token audiences %q is invalid for the target audiences %q", errBadToken, []string(c.Audience), []string(wanted))
 	}
-	return &authenticator.Response{User: withAuthenticated(c.user), Audiences: matching}, true, nil
+	return &authenticator.Response{User: c.resp.User, Audiences: matching}, true, nil
+}
+
+// isFor says whether the token is for one of audiences. Legacy tokens name
+// none and are for the API server.
+func (c *claims) isFor(own []string) bool {
+	return len(c.Audience) == 0 || slices.ContainsFunc(c.Audience, func(a string) bool { return slices.Contains(own, a) })
 }
 
 // matching returns the wanted audiences that the token is for. Legacy tokens
@@ -134,7 +139,7 @@ func (a *Authenticator) verified(token string) (*claims, error) {
 	if c.Subject != serviceaccount.MakeUsername(info.Namespace, info.Name) {
 		return nil, errors.New("sub claim does not match the service account")
 	}
-	c.user = withAuthenticated(info.UserInfo())
+	c.resp = a.response(info.UserInfo())
 	return c, nil
 }
 

@@ -1,7 +1,9 @@
 package authz_test
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -232,6 +234,33 @@ func TestRBACFollowsChanges(t *testing.T) {
 	check(t, a, ask)
 }
 
+func TestRBACWhileRolesChange(t *testing.T) {
+	source := policy(binding("ns", "b", "ClusterRole", "view", person("u")))
+	a := authz.New(source)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 200 {
+			source.Put(rbac("rolebindings"), binding("other", fmt.Sprint(i), "ClusterRole", "edit", person("v")))
+		}
+	}()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for ended := false; !ended; {
+				select {
+				case <-done:
+					ended = true
+				default:
+				}
+				check(t, a, []question{{"u", "get core/pods ns/p", true, ""}, {"u", "create core/pods ns", false, ""}})
+			}
+		})
+	}
+	wg.Wait()
+	check(t, a, []question{{"v", "create core/pods other", true, ""}})
+}
+
 func TestNode(t *testing.T) {
 	mirror := pod("ns", "mirror", "n1", "evil")
 	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
@@ -277,6 +306,8 @@ func TestNode(t *testing.T) {
 		{"system:node:n2 system:nodes", "get storage.k8s.io/volumeattachments /va", false, ""},
 		{n1, "create core/serviceaccounts/token ns/sa-one", true, ""},
 		{n1, "create core/serviceaccounts/token ns/sa-two", false, noRelation},
+		{n1, "get core/serviceaccounts ns/sa-one", true, ""},
+		{n1, "get core/serviceaccounts ns/sa-two", false, noRelation},
 		{n1, "create core/serviceaccounts ns", false, "can only create tokens for individual service accounts"},
 		{n1, "get core/nodes /n1", true, ""},
 		{n1, "get core/nodes /n2", false, "node 'n1' cannot read 'n2', only its own Node object"},

@@ -70,7 +70,7 @@ func (n *Node) Authorize(_ context.Context, attrs authorizer.Attributes) (author
 		case schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattachments"}:
 			return n.get(node, attachmentRelation, attrs)
 		case corev1.Resource("serviceaccounts"):
-			return n.createToken(node, attrs)
+			return n.serviceAccount(node, attrs)
 		case schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}:
 			return lease(node, attrs)
 		case schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}:
@@ -141,7 +141,12 @@ func (n *Node) updateStatus(node string, attrs authorizer.Attributes) (authorize
 	return n.needs(node, claimRelation, attrs)
 }
 
-func (n *Node) createToken(node string, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
+// serviceAccount lets a node read the accounts of its pods (for credentials of
+// image registries) and get their tokens.
+func (n *Node) serviceAccount(node string, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
+	if attrs.GetVerb() == "get" && attrs.GetSubresource() == "" {
+		return n.needs(node, serviceAccountRelation, attrs)
+	}
 	if attrs.GetVerb() != "create" || attrs.GetName() == "" {
 		return refuse("can only create tokens for individual service accounts")
 	}

@@ -112,6 +112,7 @@ func nodeRules() []rbacv1.PolicyRule {
 		on("get create update patch delete", "coordination.k8s.io", "leases"),
 		on("get", "storage.k8s.io", "volumeattachments"),
 		on("create", "core", "serviceaccounts/token"),
+		on("get", "core", "serviceaccounts"),
 		on("get update patch", "core", "persistentvolumeclaims/status"),
 		on(read, "storage.k8s.io", "csidrivers"),
 		on("get create update patch delete", "storage.k8s.io", "csinodes"),

@@ -45,6 +45,14 @@ type Endpoints struct {
 // Run registers this server, calls ready, and keeps the endpoints until ctx
 // ends; then it takes this server out.
 func (e *Endpoints) Run(ctx context.Context, ready func()) error {
+	if e.Address.Addr().IsLoopback() {
+		// Endpoints may not be loopback addresses: in a pod's network that
+		// would be the pod itself.
+		e.Logger.Warn("pods cannot reach the API server: its address is a loopback address", "address", e.Address)
+		ready()
+		<-ctx.Done()
+		return nil
+	}
 	if err := e.sync(ctx); err != nil {
 		return err
 	}

@@ -10,6 +10,9 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -171,16 +174,54 @@ func (c *Core) authorize(ctx context.Context, verb string, t Target) error {
 
 // authorizeAlso checks a verb that the request's URL does not show.
 func (c *Core) authorizeAlso(ctx context.Context, verb string, t Target) error {
+	attrs, err := attributesOf(ctx, verb, t)
+	if err != nil {
+		return err
+	}
+	return Authorize(ctx, c.cfg.Authorizer, attrs)
+}
+
+// authorizeMany checks a verb on a collection. What its selectors leave out
+// counts: a node may list the pods that are bound to it, and no others.
+func (c *Core) authorizeMany(ctx context.Context, verb string, t Target, opts *metav1.ListOptions) error {
+	if done, _ := ctx.Value(authorizedKey{}).(bool); done {
+		return nil
+	}
+	attrs, err := attributesOf(ctx, verb, t)
+	if err != nil {
+		return err
+	}
+	if opts != nil && opts.FieldSelector != "" {
+		if sel, err := fields.ParseSelector(opts.FieldSelector); err != nil {
+			attrs.FieldSelectorParsingErr = err
+		} else {
+			attrs.FieldSelectorRequirements = sel.Requirements()
+			if name, ok := sel.RequiresExactMatch("metadata.name"); ok {
+				attrs.Name = name // as the HTTP server's request info has it
+			}
+		}
+	}
+	if opts != nil && opts.LabelSelector != "" {
+		if sel, err := labels.Parse(opts.LabelSelector); err != nil {
+			attrs.LabelSelectorParsingErr = err
+		} else {
+			attrs.LabelSelectorRequirements, _ = sel.Requirements()
+		}
+	}
+	return Authorize(ctx, c.cfg.Authorizer, attrs)
+}
+
+func attributesOf(ctx context.Context, verb string, t Target) (authorizer.AttributesRecord, error) {
 	u, ok := request.UserFrom(ctx)
 	if !ok {
-		return apierrors.NewInternalError(errors.New("no user in the request's context"))
+		return authorizer.AttributesRecord{}, apierrors.NewInternalError(errors.New("no user in the request's context"))
 	}
-	return Authorize(ctx, c.cfg.Authorizer, authorizer.AttributesRecord{
+	return authorizer.AttributesRecord{
 		User: u, Verb: verb, Namespace: t.Namespace, Name: t.Name,
 		APIGroup: t.Kind.GVK.Group, APIVersion: t.Kind.GVK.Version,
 		Resource: t.Kind.Resource, Subresource: t.Subresource,
 		ResourceRequest: true,
-	})
+	}, nil
 }
 
 // Authorize asks a and makes upstream's 403 of a refusal.

@@ -308,7 +308,7 @@ const collectionWorkers = 8
 
 // DeleteCollection implements Registry.
 func (c *Core) DeleteCollection(ctx context.Context, t Target, opts *metav1.DeleteOptions, list *metav1.ListOptions) (runtime.Object, error) {
-	if err := c.authorize(ctx, "deletecollection", t); err != nil {
+	if err := c.authorizeMany(ctx, "deletecollection", t, list); err != nil {
 		return nil, err
 	}
 	if opts == nil {

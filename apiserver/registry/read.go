@@ -101,7 +101,7 @@ func (t Target) prefix() string {
 
 // List implements Registry.
 func (c *Core) List(ctx context.Context, t Target, opts *metav1.ListOptions) (*List, error) {
-	if err := c.authorize(ctx, "list", t); err != nil {
+	if err := c.authorizeMany(ctx, "list", t, opts); err != nil {
 		return nil, err
 	}
 	return c.list(ctx, t, opts)
@@ -192,7 +192,7 @@ func (r *resource) collect(snap *store.Snapshot, sel *selection, t Target, prefi
 
 // Watch implements Registry.
 func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*Watch, error) {
-	if err := c.authorize(ctx, "watch", t); err != nil {
+	if err := c.authorizeMany(ctx, "watch", t, opts); err != nil {
 		return nil, err
 	}
 	if opts == nil {

@@ -42,7 +42,10 @@ func Run(t *testing.T, make Factory) {
 		"events":         events,
 		"unknown kind":   unknownKind,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, start(t, make)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // HTTP servers take a second to stop
+			test(t, start(t, make))
+		})
 	}
 }
 

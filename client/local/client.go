@@ -95,7 +95,7 @@ func (c *localClient) List(ctx context.Context, list ctrl.ObjectList, opts ...ct
 		limit = ask.Limit
 		ask.ResourceVersion, ask.Limit = anyVersion, 0
 	}
-	res, err := c.Registry.List(c.as(ctx), target(k, o.Namespace, "", ""), &ask)
+	res, err := c.Registry.List(c.as(ctx), target(k, o.Namespace, nameIn(o), ""), &ask)
 	if err != nil {
 		return err
 	}
@@ -113,6 +113,16 @@ func (c *localClient) List(ctx context.Context, list ctrl.ObjectList, opts ...ct
 	list.SetRemainingItemCount(res.Meta.RemainingItemCount)
 	list.GetObjectKind().SetGroupVersionKind(k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List"))
 	return intoList(list, first(objs, limit), share)
+}
+
+// nameIn is the one name that a list or watch is limited to, which counts for
+// its authorization: who may see one object may list and watch it.
+func nameIn(o *ctrl.ListOptions) string {
+	if o.FieldSelector == nil {
+		return ""
+	}
+	name, _ := o.FieldSelector.RequiresExactMatch("metadata.name")
+	return name
 }
 
 func first(objs []api.Object, limit int64) []api.Object {

@@ -155,7 +155,12 @@ func (i *informer) follow(ctx context.Context) error {
 		return err
 	}
 	initial := true
+	only := ""
+	if sel := i.access.Only[i.gvk]; sel != nil {
+		only = sel.String()
+	}
 	w, err := i.access.Registry.Watch(i.access.as(ctx), target(k, "", "", ""), &metav1.ListOptions{
+		FieldSelector:        only,
 		SendInitialEvents:    &initial,
 		ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
 		AllowWatchBookmarks:  true,

@@ -15,7 +15,9 @@ import (
 	"log/slog"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -35,7 +37,10 @@ type Config struct {
 	Kinds    *kinds.Table
 	Scheme   *runtime.Scheme
 	User     user.Info
-	Logger   *slog.Logger
+	// Only limits what informers see of a kind, by a field selector: a node
+	// may watch its own pods and no others.
+	Only   map[schema.GroupVersionKind]fields.Selector
+	Logger *slog.Logger
 }
 
 // Validate says what is missing.

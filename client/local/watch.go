@@ -26,7 +26,7 @@ func (c *localClient) Watch(ctx context.Context, list ctrl.ObjectList, opts ...c
 	o := (&ctrl.ListOptions{}).ApplyOptions(opts)
 	ask := *o.AsListOptions()
 	ask.Watch = true
-	w, err := c.Registry.Watch(c.as(ctx), target(k, o.Namespace, "", ""), &ask)
+	w, err := c.Registry.Watch(c.as(ctx), target(k, o.Namespace, nameIn(o), ""), &ask)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/utils/clock"
@@ -27,6 +28,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
+	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/services"
 	"github.com/proa-dev/proa/apiserver/virtual"
@@ -57,10 +59,11 @@ type controlPlane struct {
 // newControlPlane opens what may fail for reasons of the machine: the port,
 // the data directory, the datastore.
 func newControlPlane(ctx context.Context, cfg *serverConfig) (p *controlPlane, err error) {
-	p = &controlPlane{cfg: cfg}
+	made := &controlPlane{cfg: cfg}
+	p = made
 	defer func() {
 		if err != nil {
-			p.close()
+			made.close()
 		}
 	}()
 	at := netip.AddrPortFrom(netip.MustParseAddr(cfg.bindAddress), uint16(cfg.port)).String()
@@ -94,28 +97,31 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
+	kinds := builtin.Kinds()
+	objects := live.New(p.store, kinds)
 	authenticator, err := authn.New(authn.Config{
 		Key: p.authority.SigningKey(), ClientCAs: p.authority.Pool(), FrontProxyCAs: p.authority.FrontProxyPool(),
-		Source: p.store, Live: p.live, Clock: clock.RealClock{},
+		FrontProxyNames: []string{certs.FrontProxyUser},
+		Source:          objects, Live: objects.Live, Clock: clock.RealClock{},
 	})
 	if err != nil {
 		return err
 	}
-	paths, err := authenticator.Discovery(p.url())
+	paths, err := authenticator.Discovery("")
 	if err != nil {
 		return err
 	}
 	maps.Copy(paths, profiles())
-	authorizer := authz.New(p.store)
+	authorizer := authz.New(objects)
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
 	metrics := prometheus.NewRegistry()
 	p.server, err = apiserver.New(apiserver.Config{
-		Store: p.store, Kinds: builtin.Kinds(), Scheme: builtin.Scheme(),
+		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
 		Authenticator: authenticator, Authorizer: authorizer,
-		Admission: append(admission.Default(admission.Config{Source: p.store, Live: p.live, Authorizer: authorizer}),
-			authz.NewEscalation(authorizer, admission.Lookup{Source: p.store, Live: p.live})),
+		Admission: append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}),
+			authz.NewEscalation(authorizer, admission.Lookup{Source: objects, Live: objects.Live})),
 		Virtual: virtual.Functions(virtual.Config{Tokens: authenticator, Authorizer: authorizer}),
 		Token:   authenticator.IssueToken,
 		Kubelet: &http.Transport{
@@ -156,30 +162,16 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 
 // as is the cluster as a user sees it.
 func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error) {
-	return local.New(local.Config{
-		Registry: p.server.Registry(), Store: p.store, Kinds: p.server.Kinds(), Scheme: builtin.Scheme(),
-		User:   &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)},
-		Logger: p.cfg.logger.With("user", name),
-	})
+	return p.asOnly(nil, name, groups...)
 }
 
-// live reads one object past the cache.
-func (p *controlPlane) live(ctx context.Context, gr schema.GroupResource, namespace, name string) (api.Object, bool) {
-	kinds := p.server.Kinds().Set()
-	k := kinds.ByGroupResource(gr)
-	if k == nil {
-		return nil, false
-	}
-	k = kinds.Stored(k)
-	key := name
-	if k.Namespaced {
-		key = namespace + "/" + name
-	}
-	e, err := p.store.Resource(k).Latest(ctx, key)
-	if err != nil || e == nil {
-		return nil, false
-	}
-	return e.Object, true
+// asOnly is as with informers that see no more of a kind than a selector says.
+func (p *controlPlane) asOnly(only map[schema.GroupVersionKind]fields.Selector, name string, groups ...string) (client.Cluster, error) {
+	return local.New(local.Config{
+		Registry: p.server.Registry(), Store: p.store, Kinds: p.server.Kinds(), Scheme: builtin.Scheme(),
+		User: &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)},
+		Only: only, Logger: p.cfg.logger.With("user", name),
+	})
 }
 
 // url is where clients on this machine reach the API server.
@@ -210,7 +202,8 @@ func (p *controlPlane) runAPIServer(ctx context.Context, ready func()) error {
 // runBootstrap makes the first objects, then keeps this server's address
 // among the endpoints of the Service kubernetes.
 func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
-	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr}); err != nil {
+	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr,
+		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser}}); err != nil {
 		return err
 	}
 	endpoints := bootstrap.Endpoints{

@@ -30,6 +30,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), imageCommand(), versionCommand())
+	root.AddCommand(serverCommand(), imageCommand(), resetCommand(), versionCommand())
 	return root
 }

@@ -20,7 +20,7 @@ up() {
 		setsid bin/proa server --data-dir "$dir" --write-kubeconfig "$config" >>"$log" 2>&1 </dev/null &
 		echo $! >"$pidfile"
 	fi
-	for _ in $(seq 300); do
+	for _ in $(seq 60); do
 		running || { echo "Proa ended early. Its last words:" >&2; tail -n 20 "$log" >&2; exit 1; }
 		if bin/kubectl --kubeconfig "$config" wait --for=condition=Ready node --all --timeout=1s >/dev/null 2>&1; then
 			echo "The node is Ready. Try:"

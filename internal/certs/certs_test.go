@@ -174,6 +174,7 @@ func TestDamagedAndForeignFilesAreNamed(t *testing.T) {
 		{"key gone", func(t *testing.T, dir string) { _ = os.Remove(filepath.Join(dir, "ca.key")) }, 0, []string{"its key", "put the key back"}},
 		{"readable key", func(t *testing.T, dir string) { _ = os.Chmod(filepath.Join(dir, "service-account.key"), 0o644) }, 0, []string{"service-account.key", "chmod 600"}},
 		{"a certificate for a key", write("service-account.key", read("ca.crt")), 0, []string{"service-account.key is damaged"}},
+		{"clock set back", func(*testing.T, string) {}, -24 * time.Hour, []string{"ca.crt is not valid before", "clock"}},
 		{"expired", func(*testing.T, string) {}, 11 * 365 * 24 * time.Hour, []string{"ca.crt expired on"}},
 	}
 	for _, c := range cases {
@@ -182,7 +183,7 @@ func TestDamagedAndForeignFilesAreNamed(t *testing.T) {
 			clk := clocktesting.NewFakeClock(start)
 			open(t, dir, clk)
 			c.spoil(t, dir)
-			clk.Step(c.after)
+			clk.SetTime(start.Add(c.after))
 			_, err := certs.Open(dir, clk, slog.New(slog.DiscardHandler))
 			if err == nil {
 				t.Fatal("opened")

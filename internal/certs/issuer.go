@@ -69,6 +69,9 @@ func readIssuer(certPath, keyPath string, key crypto.Signer, now time.Time) (*is
 	if now.After(cert.NotAfter) {
 		return nil, fmt.Errorf("%s expired on %s: remove it to have it made again from %s, then hand it to every client", certPath, cert.NotAfter.Format(time.DateOnly), keyPath)
 	}
+	if now.Before(cert.NotBefore) {
+		return nil, fmt.Errorf("%s is not valid before %s, and it is %s: set this machine's clock", certPath, cert.NotBefore.Format(time.DateTime), now.Format(time.DateTime))
+	}
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
 	return &issuer{path: certPath, key: key, cert: cert, pem: encodeCert(cert.Raw), pool: pool}, nil

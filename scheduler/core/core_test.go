@@ -275,6 +275,58 @@ func TestTies(t *testing.T) {
 	}
 }
 
+// Pods of a Service or a controller go to different nodes and zones, even when
+// another node is emptier.
+func TestSiblingsAreSpread(t *testing.T) {
+	owned := func(p *corev1.Pod) {
+		controller := true
+		p.OwnerReferences = []metav1.OwnerReference{{UID: "rs", Controller: &controller}}
+	}
+	for _, test := range []struct {
+		name string
+		tell func(*core.Snapshot)
+		want string
+	}{
+		{"strangers", func(*core.Snapshot) {}, "big"},
+		{"of a Service", func(s *core.Snapshot) { s.SetService("ns", "web", map[string]string{"app": "w"}) }, "small"},
+		{"of a controller", func(s *core.Snapshot) { s.SetController("rs", app("w")) }, "small"},
+		{"of another namespace", func(s *core.Snapshot) { s.SetService("other", "web", map[string]string{"app": "w"}) }, "big"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := snapshot([]*corev1.Node{node("big", "16", "32Gi"), node("small", "4", "8Gi")},
+				map[string][]*core.Pod{"big": {pod("x", hasLabels("app", "w"), requests("cpu", "1", "memory", "1Gi"))}})
+			test.tell(s)
+			if got, _ := s.Schedule(pod("p", hasLabels("app", "w"), owned, requests("cpu", "1", "memory", "1Gi"))); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// Many replicas on alike nodes end up evenly spread.
+func TestReplicasAreEven(t *testing.T) {
+	s := core.NewSnapshot(1)
+	for i := range 300 {
+		s.SetNode(node(fmt.Sprint(i), "32", "64Gi"))
+	}
+	s.SetService("ns", "web", map[string]string{"app": "w"})
+	count := map[string]int{}
+	for i := range 900 {
+		p := pod(fmt.Sprint(i), hasLabels("app", "w"), requests("cpu", "10m"))
+		name, why := s.Schedule(p)
+		if why != nil {
+			t.Fatal(why.Message())
+		}
+		s.PutPod(p, name)
+		count[name]++
+	}
+	for name, n := range count {
+		if n != 3 {
+			t.Errorf("%d on node %s, want 3", n, name)
+		}
+	}
+}
+
 func TestNamespaceSelector(t *testing.T) {
 	s := snapshot([]*corev1.Node{node("a", "4", "8Gi"), node("b", "4", "8Gi")}, map[string][]*core.Pod{"b": {pod("x", inNS("data"), hasLabels("app", "db"))}})
 	p := pod("p", near("db", "kubernetes.io/hostname"), func(p *corev1.Pod) {

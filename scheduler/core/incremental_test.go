@@ -119,6 +119,7 @@ func BenchmarkDecision(b *testing.B) {
 		}
 		run := func(b *testing.B, make func(i int) *core.Pod) {
 			s := setup()
+			s.SetService("ns", "w", map[string]string{"app": "w"})
 			pods := []*core.Pod{}
 			for i := range 1000 {
 				pods = append(pods, make(i))
@@ -145,6 +146,9 @@ func BenchmarkDecision(b *testing.B) {
 			run(b, func(i int) *core.Pod {
 				return pod(fmt.Sprint(i), hasLabels("app", "w"), spread(1, "kubernetes.io/hostname", "w", corev1.DoNotSchedule))
 			})
+		})
+		b.Run(fmt.Sprintf("siblings/%d", n), func(b *testing.B) {
+			run(b, func(i int) *core.Pod { return pod(fmt.Sprint(i), hasLabels("app", "w")) })
 		})
 		b.Run(fmt.Sprintf("pinned/%d", n), func(b *testing.B) {
 			run(b, func(i int) *core.Pod { return pod(fmt.Sprint(i), requires(named(fmt.Sprintf("node-%d", i%n)))) })

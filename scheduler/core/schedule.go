@@ -80,10 +80,23 @@ func (s *Snapshot) best(c *class, p *Pod) int32 {
 	return found
 }
 
+// maxScored bounds the nodes that are compared for a pod to which others
+// matter. In larger clusters each such pod sees others of them: always the
+// best of the heap would let the rest lie idle.
+const maxScored = 1000
+
 // bestNear is best for a pod to which other pods matter.
 func (s *Snapshot) bestNear(c *class, v *view, p *Pod) int32 {
-	feasible := make([]int32, 0, len(c.heap))
-	for _, slot := range c.heap {
+	feasible := make([]int32, 0, min(len(c.heap), maxScored))
+	start := 0
+	if len(c.heap) > maxScored {
+		start = s.rand.IntN(len(c.heap))
+	}
+	for i := range c.heap {
+		if len(feasible) == maxScored {
+			break
+		}
+		slot := c.heap[(start+i)%len(c.heap)]
 		if f, _, _ := v.check(slot); f == Fits && s.hasRoom(c, p, slot) {
 			feasible = append(feasible, slot)
 		}
@@ -180,7 +193,7 @@ func (s *Snapshot) besideNominated(p *Pod, slot int32, f func()) {
 
 // diagnose counts the reasons.
 func (s *Snapshot) diagnose(c *class, v *view, p *Pod) *Diagnosis {
-	shared := v == nil && c.built && len(s.nominated) == 0
+	shared := (v == nil || v.onlyScores()) && c.built && len(s.nominated) == 0
 	if shared && c.diagnosis != nil {
 		return c.diagnosis
 	}

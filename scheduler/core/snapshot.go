@@ -11,7 +11,15 @@
 // therefore costs what changed since its last one, not the number of nodes.
 //
 // What depends on other pods (affinity, spreading) is no part of the class:
-// it is summed per decision from tallies that are kept as pods come and go.
+// it is summed per decision from tallies that are kept as pods come and go,
+// and at most maxScored nodes are compared by it.
+//
+// To add a filter: name it among the Filters in the order in which it applies;
+// judge by it in placement.ask (the node object alone), class.judgeAnswer
+// (what the node has left) or view.check (other pods, volumes); say why in
+// upstream's words in Snapshot.explain; put what it compares into the class
+// key; wake those that it rejected where the scheduler observes the cause; add
+// a row to TestSchedule.
 //
 // A Snapshot is not safe for concurrent use.
 package core
@@ -55,6 +63,7 @@ type Snapshot struct {
 	classes    cacheOf[class]
 	topology   topologyIndex
 	storage    volumeIndex
+	siblings   siblingIndex
 	rand       *rand.Rand
 }
 
@@ -103,6 +112,7 @@ func NewSnapshot(seed uint64) *Snapshot {
 		classes:    newCacheOf[class](256),
 		topology:   newTopologyIndex(),
 		storage:    newVolumeIndex(),
+		siblings:   newSiblingIndex(),
 		rand:       rand.New(rand.NewPCG(seed, seed^0x9e3779b97f4a7c15)),
 	}
 }

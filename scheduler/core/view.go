@@ -8,6 +8,7 @@ type view struct {
 	snapshot   *Snapshot
 	claims     *claimsView
 	hard, soft []spreadRule
+	softAll    bool // a node without all the keys of soft gets no score for them
 
 	near      []sums
 	nearFree  bool // nobody matches yet and the pod matches itself: it may be the first
@@ -49,8 +50,11 @@ func (s *Snapshot) viewOf(p *Pod, place *placement) (v *view, refusal string) {
 	any := v.claims != nil
 	if len(p.Object.Spec.TopologySpreadConstraints) > 0 {
 		hard, soft := spreadTermsOf(p.Object)
-		v.hard = s.spreadRules(p, place, hard)
-		v.soft = s.spreadRules(p, place, soft)
+		v.hard = s.spreadRules(p, place, hard, true)
+		v.soft = s.spreadRules(p, place, soft, true)
+		v.softAll, any = true, true
+	} else if soft := s.defaultSpread(p.Object); soft != nil {
+		v.soft = s.spreadRules(p, place, soft, false)
 		any = true
 	}
 	if a := p.affinity; a != nil {
@@ -105,9 +109,9 @@ func (s *Snapshot) viewAffinity(v *view, p *Pod, a *podTerms) {
 }
 
 // spreadRules sums, for each constraint, the matching pods on eligible nodes:
-// those that have every topology key, and that selector and taints allow
-// where the constraint says so.
-func (s *Snapshot) spreadRules(p *Pod, place *placement, terms []*spreadTerm) []spreadRule {
+// those that have the topology key (with all, every one), and that selector
+// and taints allow where the constraint says so.
+func (s *Snapshot) spreadRules(p *Pod, place *placement, terms []*spreadTerm, all bool) []spreadRule {
 	if len(terms) == 0 {
 		return nil
 	}
@@ -128,7 +132,7 @@ func (s *Snapshot) spreadRules(p *Pod, place *placement, terms []*spreadTerm) []
 	}
 	for i := range s.nodes {
 		slot := int32(i)
-		if s.nodes[i].node == nil || !hasAll(rules, slot) {
+		if s.nodes[i].node == nil || all && !hasAll(rules, slot) {
 			continue
 		}
 		a := place.at(s, slot)
@@ -137,6 +141,9 @@ func (s *Snapshot) spreadRules(p *Pod, place *placement, terms []*spreadTerm) []
 				continue
 			}
 			id := rules[r].domains.at(slot)
+			if id < 0 {
+				continue
+			}
 			rules[r].present[id] = true
 			rules[r].by[id] += tallies[r].count.at(slot)
 		}
@@ -207,6 +214,11 @@ func (v *view) check(slot int32) (f Filter, reason string, hopeless bool) {
 	return Fits, "", false
 }
 
+// onlyScores says that check passes everywhere.
+func (v *view) onlyScores() bool {
+	return v.claims == nil && len(v.hard)+len(v.near)+len(v.apart)+len(v.refusedBy) == 0
+}
+
 // scores returns what to add to the score of each feasible slot.
 func (v *view) scores(feasible []int32) []int64 {
 	out := make([]int64, len(feasible))
@@ -247,7 +259,7 @@ func (v *view) addSpread(feasible []int32, out []int64) {
 		seen := make([]bool, len(v.soft[i].by))
 		size := 0
 		for _, slot := range feasible {
-			if id := v.soft[i].domains.at(slot); id >= 0 && !seen[id] && hasAll(v.soft, slot) {
+			if id := v.soft[i].domains.at(slot); id >= 0 && !seen[id] && (!v.softAll || hasAll(v.soft, slot)) {
 				seen[id] = true
 				size++
 			}
@@ -258,14 +270,15 @@ func (v *view) addSpread(feasible []int32, out []int64) {
 	raw := make([]int64, len(feasible))
 	lowest, highest := int64(math.MaxInt64), int64(0)
 	for i, slot := range feasible {
-		if !hasAll(v.soft, slot) {
+		if v.softAll && !hasAll(v.soft, slot) {
 			raw[i] = ignored
 			continue
 		}
 		sum := 0.0
 		for j := range v.soft {
-			n, _ := v.soft[j].at(slot)
-			sum += float64(n)*weights[j] + float64(v.soft[j].maxSkew-1)
+			if n, ok := v.soft[j].at(slot); ok {
+				sum += float64(n)*weights[j] + float64(v.soft[j].maxSkew-1)
+			}
 		}
 		raw[i] = int64(math.Round(sum))
 		lowest, highest = min(lowest, raw[i]), max(highest, raw[i])

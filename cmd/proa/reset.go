@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/proa-dev/proa/container"
+	"github.com/proa-dev/proa/kubelet"
+	"github.com/proa-dev/proa/network/dns"
+	"github.com/proa-dev/proa/network/podnet"
+	"github.com/proa-dev/proa/network/proxy"
+)
+
+func resetCommand() *cobra.Command {
+	var dataDir, clusterCIDR string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "reset",
+		Short: "Stop every pod of a stopped Proa and remove all it left on this machine",
+		Long: "Stop every pod of a Proa that no longer runs, and remove its data directory, mounts,\n" +
+			"cgroups, network links, rules and logs. Everything in the cluster is lost.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := filepath.Abs(dataDir)
+			if err != nil {
+				return err
+			}
+			pods, err := netip.ParsePrefix(clusterCIDR)
+			if err != nil {
+				return fmt.Errorf("--cluster-cidr: %q is not a network such as 10.42.0.0/16", clusterCIDR)
+			}
+			if !yes && !confirmed(cmd, dir) {
+				return errors.New("nothing was removed")
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
+			return reset(ctx, &serverConfig{
+				serverOptions: serverOptions{dataDir: dir}, runDir: runDir(dir), pods: pods,
+				logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
+			})
+		},
+	}
+	cmd.Flags().StringVar(&dataDir, "data-dir", defaultDataDir, "folder that holds all state")
+	cmd.Flags().StringVar(&clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func confirmed(cmd *cobra.Command, dir string) bool {
+	fmt.Fprintf(cmd.ErrOrStderr(), "This removes the cluster in %s with everything in it. Type yes to go on: ", dir)
+	answer, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	return strings.TrimSpace(answer) == "yes"
+}
+
+// reset removes things in the opposite order of their making, and goes on
+// when one of them fails.
+func reset(ctx context.Context, cfg *serverConfig) error {
+	if err := ours(cfg.dataDir); err != nil {
+		return err
+	}
+	if err := container.Cleanup(ctx, cfg.container()); err != nil {
+		return err // what still runs must not lose its files
+	}
+	err := errors.Join(
+		kubelet.Cleanup(ctx, kubelet.Config{
+			RootDir: cfg.kubeletDir(), PodLogsDir: podLogs, ContainerLogsDir: containerLogs, CgroupRoot: cfg.cgroupRoot(),
+		}),
+		dns.Cleanup(dnsLink),
+		proxy.Cleanup(proxyTable),
+		podnet.Cleanup(ctx, cfg.podnet()),
+	)
+	return errors.Join(err, os.RemoveAll(cfg.runDir), os.RemoveAll(cfg.dataDir))
+}
+
+// ours refuses to remove a folder that Proa did not make.
+func ours(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "tls" || e.Name() == "etcd" {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s does not look like a data directory of Proa: nothing was removed", dir)
+}
