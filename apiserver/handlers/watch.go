@@ -183,7 +183,7 @@ func (e *eventEncoder) encode(ev store.Event) ([]byte, error) {
 	}
 	switch e.accept.As {
 	case "Table":
-		return c.Marshal(e.accept.Format, e.versioned(table.Of(e.target.Kind, []api.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, e.include, e.cfg.Now())))
+		return c.Marshal(e.accept.Format, e.versioned(table.Of(e.target.Kind, []api.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, e.include)))
 	case "PartialObjectMetadata":
 		return c.Marshal(e.accept.Format, e.versioned(table.Partial(obj)))
 	}
