@@ -23,8 +23,9 @@ import (
 const (
 	leaseSeconds  = 40
 	leasePeriod   = 10 * time.Second
-	statusPeriod  = 10 * time.Second // looked at; written when it differs
-	statusRefresh = 5 * time.Minute  // written anyway
+	statusPeriod  = 10 * time.Second       // looked at; written when it differs
+	waitPeriod    = 250 * time.Millisecond // while the runtime is not ready
+	statusRefresh = 5 * time.Minute        // written anyway
 )
 
 // Config is what a Node needs.
@@ -232,7 +233,11 @@ func (n *Node) Run(ctx context.Context) {
 	wg.Go(func() { n.runLease(ctx) })
 	written := n.cfg.Clock.Now()
 	for {
-		t := n.cfg.Clock.NewTimer(statusPeriod)
+		period := statusPeriod
+		if !n.ready() {
+			period = waitPeriod
+		}
+		t := n.cfg.Clock.NewTimer(period)
 		select {
 		case <-t.C():
 		case <-n.poke:
@@ -256,6 +261,15 @@ func (n *Node) Run(ctx context.Context) {
 			written = n.cfg.Clock.Now()
 		}
 	}
+}
+
+func (n *Node) ready() bool {
+	for _, c := range n.Get().Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
 }
 
 func (n *Node) ref() *corev1.ObjectReference {
