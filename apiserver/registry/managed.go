@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/apiserver/ownership"
 )
 
 // unknownManager owns fields of requests that name no manager.
@@ -58,12 +60,15 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 // live (nil for a new object). It never fails: what cannot be tracked keeps
 // the owners it had.
 func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Object, manager string) {
+	if manager == "" {
+		manager = unknownManager
+	}
+	if live == nil && c.manageNew(r, obj, manager) {
+		return
+	}
 	m, err := c.manager(r, subresource)
 	if err != nil {
 		return
-	}
-	if manager == "" {
-		manager = unknownManager
 	}
 	if live == nil {
 		live = r.kind.New()
@@ -87,6 +92,33 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 		return
 	}
 	obj.SetManagedFields(o.GetManagedFields())
+}
+
+// manageNew is manageUpdate for a new object that is as most are; false leaves
+// it to the library.
+func (c *Core) manageNew(r *resource, obj api.Object, manager string) bool {
+	if len(obj.GetManagedFields()) > 0 || !utf8.ValidString(manager) {
+		return false
+	}
+	r.ownershipOnce.Do(func() {
+		empty := r.kind.New()
+		empty.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+		r.ownership = ownership.New(c.cfg.Types, empty, r.kind.ResetFields[""])
+	})
+	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	raw, ok := r.ownership.Fields(obj)
+	if !ok {
+		return false
+	}
+	if raw == nil {
+		obj.SetManagedFields(nil)
+		return true
+	}
+	obj.SetManagedFields([]metav1.ManagedFieldsEntry{{
+		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: r.kind.GVK.GroupVersion().String(),
+		Time: &metav1.Time{Time: c.cfg.Now().UTC()}, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: raw},
+	}})
+	return true
 }
 
 // sameEntry says that two entries differ in their time at most.
