@@ -186,16 +186,8 @@ func (w *walker) list(atom schema.Atom, was, have reflect.Value, had bool) (self
 	case atom.List.ElementRelationship == schema.Atomic:
 		return true
 	}
-	items := make([]item, have.Len())
-	for i := range items {
-		items[i] = item{w.key(atom.List, have.Index(i)), have.Index(i)}
-	}
-	slices.SortFunc(items, func(a, b item) int { return a.at.Compare(b.at) })
 	start := w.begin(!had)
-	for i, it := range items {
-		if i > 0 && it.at.Compare(items[i-1].at) == 0 {
-			bail()
-		}
+	for _, it := range w.items(atom.List, have) {
 		key, err := fieldpath.SerializePathElement(it.at)
 		if err != nil {
 			bail()

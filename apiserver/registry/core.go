@@ -24,7 +24,6 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/kinds"
-	"github.com/proa-dev/proa/apiserver/ownership"
 	"github.com/proa-dev/proa/apiserver/patch"
 	"github.com/proa-dev/proa/store"
 )
@@ -87,9 +86,7 @@ type resource struct {
 	store    *store.Resource
 	managers sync.Map // subresource to *managedfields.FieldManager
 	fields   fieldCache
-
-	ownershipOnce sync.Once
-	ownership     *ownership.Builder
+	owners   owners
 }
 
 func (c *Core) resource(k *api.Kind) (*resource, error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -82,6 +83,15 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 			is.SetManagedFields(live.GetManagedFields())
 		}
 	}
+	ch := ownership.Change{Was: was, Is: is, Subresource: subresource, Manager: manager, Entries: was.GetManagedFields()}
+	if subresource == "" {
+		ch.Entries = is.GetManagedFields()
+	}
+	entries, found, known := c.owners(r).memo.Recall(&ch, c.cfg.Now())
+	if found {
+		obj.SetManagedFields(entries)
+		return
+	}
 	out, err := m.Update(was, is, manager)
 	if err != nil {
 		obj.SetManagedFields(live.GetManagedFields())
@@ -91,7 +101,27 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 	if err != nil {
 		return
 	}
+	if known {
+		c.owners(r).memo.Remember(&ch, o.GetManagedFields())
+	}
 	obj.SetManagedFields(o.GetManagedFields())
+}
+
+// owners is what is faster than the library for what is usual.
+type owners struct {
+	once    sync.Once
+	builder *ownership.Builder
+	memo    *ownership.Memo
+}
+
+func (c *Core) owners(r *resource) *owners {
+	r.owners.once.Do(func() {
+		empty := r.kind.New()
+		empty.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+		r.owners.builder = ownership.New(c.cfg.Types, empty, r.kind.ResetFields[""])
+		r.owners.memo = ownership.NewMemo(r.owners.builder)
+	})
+	return &r.owners
 }
 
 // manageNew is manageUpdate for a new object that is as most are; false leaves
@@ -100,13 +130,8 @@ func (c *Core) manageNew(r *resource, obj api.Object, manager string) bool {
 	if len(obj.GetManagedFields()) > 0 || !utf8.ValidString(manager) {
 		return false
 	}
-	r.ownershipOnce.Do(func() {
-		empty := r.kind.New()
-		empty.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
-		r.ownership = ownership.New(c.cfg.Types, empty, r.kind.ResetFields[""])
-	})
 	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
-	raw, ok := r.ownership.Fields(obj)
+	raw, ok := c.owners(r).builder.Fields(obj)
 	if !ok {
 		return false
 	}
