@@ -12,12 +12,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/client-go/applyconfigurations"
 
 	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/openapi"
 )
 
@@ -27,7 +27,7 @@ func (s *Server) connect(hc *handlers.Config) error {
 		return nil
 	}
 	p, err := connect.New(connect.Config{
-		Source: s.cfg.Store, Transport: s.cfg.Kubelet, Registry: s.registry, Authorizer: s.cfg.Authorizer, Logger: s.cfg.Logger,
+		Source: live.New(s.cfg.Store, s.cfg.Kinds), Transport: s.cfg.Kubelet, Registry: s.registry, Authorizer: s.cfg.Authorizer, Logger: s.cfg.Logger,
 		Fail: func(w http.ResponseWriter, r *http.Request, err error) { handlers.WriteError(w, r, s.codec, err) },
 	})
 	if err != nil {
@@ -48,7 +48,7 @@ func (s *Server) routes() error {
 		}
 		return nil
 	}})
-	docs := openapi.New(s.kinds, applyconfigurations.NewTypeConverter(s.cfg.Scheme))
+	docs := openapi.New(s.kinds, s.types)
 	s.fixed = map[string]http.Handler{
 		"/":           http.HandlerFunc(s.index),
 		"/version":    version(),

@@ -16,11 +16,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/client-go/applyconfigurations"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
@@ -30,6 +30,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/apiserver/registry"
+	"github.com/proa-dev/proa/apiserver/typeschema"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -73,6 +74,7 @@ type Config struct {
 type Server struct {
 	cfg       Config
 	kinds     *kinds.Table
+	types     managedfields.TypeConverter
 	registry  *registry.Core
 	resources *handlers.Handler
 	discovery *discovery.Handler
@@ -112,6 +114,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, kinds: kinds.New(cfg.Kinds), codec: codec.New(cfg.Scheme),
+		types: typeschema.Converter(cfg.Scheme),
 		infos: request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		reads: newLimiter(cfg.MaxReads), writes: newLimiter(cfg.MaxWrites),
 	}
@@ -119,7 +122,7 @@ func New(cfg Config) (*Server, error) {
 	s.registry, err = registry.New(registry.Config{
 		Store: cfg.Store, Kinds: s.kinds, Authorizer: cfg.Authorizer, Admission: cfg.Admission,
 		Virtual: cfg.Virtual, Token: cfg.Token, Now: cfg.Now,
-		Types: applyconfigurations.NewTypeConverter(cfg.Scheme), Hooks: cfg.Hooks,
+		Types: s.types, Hooks: cfg.Hooks,
 		Report: func(err error) { cfg.Logger.Error("registry", "error", err) },
 	})
 	if err != nil {

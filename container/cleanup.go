@@ -31,7 +31,7 @@ func Cleanup(ctx context.Context, cfg Config) error {
 	if err := killFrom(ctx, filepath.Join(cfg.DataDir, "bin")+"/"); err != nil {
 		return err
 	}
-	return errors.Join(unmountBelow(cfg.StateDir), unmountBelow(cfg.DataDir))
+	return errors.Join(unmountBelow(cfg.StateDir), unmountBelow(cfg.DataDir), os.RemoveAll(shimSocketDir(cfg.StateDir)))
 }
 
 // killFrom ends every process that runs a program below dir, their children

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/proa-dev/proa/container/runtimebin"
 )
@@ -88,18 +89,19 @@ type Runtime struct {
 	socket        string
 	shimSocketDir string
 	cniBinDir     string
-	client        chan *engine // holds the running engine, empty when stopped
+	// running is nil before Run is ready and after it has ended.
+	running atomic.Pointer[engine]
 }
 
 // maxUnixPath is the longest path of a socket, less what containerd appends.
 const maxUnixPath = 100
 
-// New unpacks the helper programs and prepares a Runtime; Run starts it.
+// New prepares a Runtime; Run unpacks the helper programs and starts it.
 func New(cfg Config) (*Runtime, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	bin, err := runtimebin.Unpack(filepath.Join(cfg.DataDir, "bin"))
+	bin, err := runtimebin.Locate(filepath.Join(cfg.DataDir, "bin"))
 	if err != nil {
 		return nil, fmt.Errorf("container: %w", err)
 	}
@@ -116,7 +118,6 @@ func New(cfg Config) (*Runtime, error) {
 		socket:        Socket(cfg.StateDir),
 		shimSocketDir: shimSocketDir(cfg.StateDir),
 		cniBinDir:     cfg.CNIBinDir,
-		client:        make(chan *engine, 1),
 	}
 	if r.cniBinDir == "" {
 		r.cniBinDir = bin.Dir
@@ -158,6 +159,9 @@ func (r *Runtime) Run(ctx context.Context, ready func()) error {
 	if err := os.MkdirAll(r.root(), 0o700); err != nil {
 		return fmt.Errorf("container: %w", err)
 	}
+	if _, err := runtimebin.Unpack(filepath.Dir(r.bin.Dir)); err != nil {
+		return fmt.Errorf("container: %w", err)
+	}
 	// containerd finds the shim, and the shim runc, by PATH. Ours go first: a
 	// distribution's may be of any age.
 	if err := prependPath(r.bin.Dir); err != nil {
@@ -197,8 +201,8 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	if err := e.serve(r.socket, e.grpc.Serve); err != nil {
 		return err
 	}
-	r.client <- e
-	defer func() { <-r.client }()
+	r.running.Store(e)
+	defer r.running.Store(nil)
 	ready()
 	select {
 	case err := <-e.failed:

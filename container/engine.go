@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/platforms"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
@@ -49,11 +51,13 @@ const boltTimeout = 10 * time.Second
 // load starts the plugins in order of their dependencies.
 func (r *Runtime) load(ctx context.Context, settings map[string]table) (*engine, error) {
 	e := &engine{log: r.cfg.Logger, failed: make(chan error, 4)}
-	bridgeLogs(r.cfg.Logger, func() { e.fail(errors.New("containerd reported a fatal error")) })
+	bridgeLogs(ctx, r.cfg.Logger, func() { e.fail(errors.New("containerd reported a fatal error")) })
+	// Without its linker flags containerd does not quite know its own version.
+	version.Version = strings.TrimSuffix(version.Version, "+unknown")
 	timeout.Set("io.containerd.timeout.bolt.open", boltTimeout)
 
 	root, state := r.root(), r.state("containerd")
-	for dir, mode := range map[string]fs.FileMode{root: 0o700, state: 0o711, r.cfg.CNIConfDir: 0o700, r.cfg.RegistriesDir: 0o755} {
+	for dir, mode := range map[string]fs.FileMode{root: 0o700, state: 0o711, r.cfg.CNIConfDir: 0o755, r.cfg.RegistriesDir: 0o755} {
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return nil, err
 		}
@@ -238,7 +242,8 @@ type namespacedStream struct {
 // Context implements grpc.ServerStream.
 func (s namespacedStream) Context() context.Context { return s.ctx }
 
-// ttrpcAccept serves shims until the server is closed; ctx only names the owner.
+// ttrpcAccept serves shims until the server is closed, not until ctx ends: they
+// may tell of containers that end while the plugins close.
 func ttrpcAccept(ctx context.Context, e *engine) func(net.Listener) error {
 	return func(l net.Listener) error { return e.ttrpc.Serve(context.WithoutCancel(ctx), l) }
 }

@@ -47,13 +47,11 @@ type Image struct {
 // compressed by gzip or zstd, and gives the names of the images in it. When it
 // returns, pods can use them.
 func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]string, error) {
-	select {
-	case e := <-r.client:
-		r.client <- e
-		return e.importImage(ctx, archive)
-	default:
+	e := r.running.Load()
+	if e == nil {
 		return nil, ErrNotRunning
 	}
+	return e.importImage(ctx, archive)
 }
 
 func (e *engine) importImage(ctx context.Context, archive io.Reader) ([]string, error) {

@@ -1,29 +1,34 @@
 package container
 
 import (
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"strings"
 
 	"github.com/sirupsen/logrus"
+	bbolt "go.etcd.io/bbolt/errors"
+	"google.golang.org/grpc/status"
 )
 
 // bridge carries containerd's log, which goes to logrus's one standard logger,
 // into ours, and turns its fatal errors into errors: a library must not end the
 // process.
 type bridge struct {
+	ctx context.Context // of the Runtime: a hook is not handed the caller's
 	log *slog.Logger
 }
 
 // bridgeLogs installs the bridge. fatal is called on errors after which
 // containerd cannot go on.
-func bridgeLogs(log *slog.Logger, fatal func()) {
+func bridgeLogs(ctx context.Context, log *slog.Logger, fatal func()) {
 	std := logrus.StandardLogger()
 	std.SetOutput(io.Discard)
 	std.SetLevel(logrus.WarnLevel)
 	std.ExitFunc = func(int) { fatal() }
 	std.ReplaceHooks(logrus.LevelHooks{})
-	std.AddHook(bridge{log})
+	std.AddHook(bridge{ctx, log})
 }
 
 // Levels implements logrus.Hook.
@@ -33,19 +38,18 @@ func (bridge) Levels() []logrus.Level { return logrus.AllLevels }
 func (b bridge) Fire(e *logrus.Entry) error {
 	level := slog.LevelDebug
 	switch {
-	case expected(e.Message):
+	case expected(e):
 	case e.Level <= logrus.ErrorLevel:
 		level = slog.LevelError
 	case e.Level == logrus.WarnLevel:
 		level = slog.LevelWarn
 	}
-	ctx := e.Context
-	if ctx == nil {
-		b.log.Log(nil, level, e.Message, attrs(e.Data)...) //nolint:staticcheck // slog allows a nil context
+	if !b.log.Enabled(b.ctx, level) {
 		return nil
 	}
-	b.log.Log(ctx, level, e.Message, attrs(e.Data)...)
-	return nil
+	r := slog.NewRecord(e.Time, level, e.Message, 0)
+	r.Add(attrs(e.Data)...)
+	return b.log.Handler().Handle(b.ctx, r)
 }
 
 func attrs(fields logrus.Fields) []any {
@@ -57,10 +61,16 @@ func attrs(fields logrus.Fields) []any {
 }
 
 // expected tells messages that containerd finds alarming and that belong to
-// the normal course here: the pod network comes up after the runtime, and few
-// file systems know fs-verity.
-func expected(msg string) bool {
-	return strings.HasPrefix(msg, "failed to load cni during init") ||
-		strings.HasPrefix(msg, "failed to reload cni configuration after receiving fs change event") ||
-		strings.HasPrefix(msg, "failed check for fsverity support")
+// the normal course here: the pod network comes up after the runtime, few file
+// systems know fs-verity, and garbage collection may be cut off by the end. An
+// error that is a gRPC status went to the caller, who decides what it means.
+func expected(e *logrus.Entry) bool {
+	if err, ok := e.Data[logrus.ErrorKey].(error); ok {
+		if _, answered := err.(interface{ GRPCStatus() *status.Status }); answered || errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+			return true
+		}
+	}
+	return strings.HasPrefix(e.Message, "failed to load cni during init") ||
+		strings.HasPrefix(e.Message, "failed to reload cni configuration after receiving fs change event") ||
+		strings.HasPrefix(e.Message, "failed check for fsverity support")
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/proa-dev/proa/controllers/deployment"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
+	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
 	"github.com/proa-dev/proa/controllers/garbage"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
@@ -83,13 +84,14 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 	}
 	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock}
 	c := &Controllers{logger: cfg.Logger}
-	for _, make := range []func() (loop.Loop, error){
+	for _, newLoop := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
 		func() (loop.Loop, error) { return replication.New(env) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
+		func() (loop.Loop, error) { return endpointslicemirroring.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },
-		func() (loop.Loop, error) { return garbage.New(env, cfg.Kinds()) },
+		func() (loop.Loop, error) { return garbage.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
 		func() (loop.Loop, error) { return tainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
@@ -98,7 +100,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 	} {
-		l, err := make()
+		l, err := newLoop()
 		if err != nil {
 			return nil, err
 		}

@@ -283,3 +283,62 @@ func TestTwoClusters(t *testing.T) {
 		c.eventually(func() (bool, string) { return c.get(&corev1.ServiceAccount{}, "app", "default"), "no account" })
 	}
 }
+
+// What is left when owners go, with the policies that the API server turns
+// into finalizers.
+func TestPolicies(t *testing.T) {
+	c := start(t)
+	ctx := t.Context()
+	c.do(c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "app"}}))
+	c.eventually(func() (bool, string) { return c.get(&corev1.ServiceAccount{}, "app", "default"), "no account" })
+
+	// A circle of owners does not hold itself up.
+	var circle []*corev1.ConfigMap
+	for _, name := range []string{"a", "b", "c"} {
+		o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: name}}
+		c.do(c.Create(ctx, o))
+		circle = append(circle, o)
+	}
+	for i, o := range circle {
+		next := circle[(i+1)%len(circle)]
+		o.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(next, corev1.SchemeGroupVersion.WithKind("ConfigMap"))}
+		c.do(c.Update(ctx, o))
+	}
+	c.do(c.Delete(ctx, circle[0], ctrl.PropagationPolicy(metav1.DeletePropagationForeground)))
+	c.eventually(func() (bool, string) {
+		left := 0
+		for _, o := range circle {
+			if c.get(&corev1.ConfigMap{}, "app", o.Name) {
+				left++
+			}
+		}
+		return left == 0, fmt.Sprintf("%d of the circle left", left)
+	})
+
+	// Orphans stay, and a new Deployment takes them over.
+	d := web(2)
+	c.do(c.Create(ctx, d))
+	set := func() *appsv1.ReplicaSet {
+		var list appsv1.ReplicaSetList
+		c.do(c.Reader().List(ctx, &list, ctrl.InNamespace("app")))
+		if len(list.Items) != 1 {
+			return &appsv1.ReplicaSet{}
+		}
+		return &list.Items[0]
+	}
+	c.eventually(func() (bool, string) { return len(c.pods("app")) == 2 && set().Status.Replicas == 2, "no pods" })
+	uid := set().UID
+	c.do(c.Delete(ctx, d, ctrl.PropagationPolicy(metav1.DeletePropagationOrphan)))
+	c.eventually(func() (bool, string) {
+		return !c.get(&appsv1.Deployment{}, "app", "web") && len(set().OwnerReferences) == 0, fmt.Sprint(set().OwnerReferences)
+	})
+	if set().UID != uid || len(c.pods("app")) != 2 {
+		t.Fatal("the orphans are gone")
+	}
+	d = web(2)
+	c.do(c.Create(ctx, d))
+	c.eventually(func() (bool, string) {
+		ref := metav1.GetControllerOf(set())
+		return ref != nil && ref.UID == d.UID && set().UID == uid, fmt.Sprint(set().OwnerReferences)
+	})
+}

@@ -186,16 +186,6 @@ func validateAffinityOf(path *field.Path, s *corev1.ServiceSpec) field.ErrorList
 	return errs
 }
 
-// ValidateClusterIPs checks clusterIPs, ipFamilies and ipFamilyPolicy by
-// themselves: the allocator asks before it allocates.
-func ValidateClusterIPs(s, old *corev1.Service) field.ErrorList {
-	var known []string
-	if old != nil {
-		known = old.Spec.ClusterIPs
-	}
-	return validateClusterIPs(field.NewPath("spec"), &s.Spec, known)
-}
-
 func validateClusterIPs(path *field.Path, s *corev1.ServiceSpec, known []string) field.ErrorList {
 	if s.Type == corev1.ServiceTypeExternalName {
 		return nil

@@ -119,8 +119,8 @@ func fromCore(o api.Object) (api.Object, error) {
 	return out, nil
 }
 
-// The causes name the fields of the stored version, as upstream's do.
-
+// stored is e as core/v1. Causes name the fields of that version, as
+// upstream's do.
 func stored(e *eventsv1.Event) *corev1.Event {
 	o, err := toCore(e)
 	if err != nil {

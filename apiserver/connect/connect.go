@@ -22,13 +22,13 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
-	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/registry"
 )
 
 // Config is what a Proxy is made of.
 type Config struct {
-	Source admission.Source
+	Source Source
 	// Transport reaches kubelets, with the client certificate for them.
 	Transport http.RoundTripper
 	// Direct reaches pods and services; nil means http.DefaultTransport's
@@ -40,6 +40,13 @@ type Config struct {
 	// Fail answers with an error that comes up after ServeConnect has
 	// returned control to the proxied connection.
 	Fail func(w http.ResponseWriter, r *http.Request, err error)
+}
+
+// Source reads objects: Live as new as every acknowledged write, List from a
+// cache.
+type Source interface {
+	Live(ctx context.Context, gr schema.GroupResource, namespace, name string) (api.Object, bool)
+	List(gr schema.GroupResource, namespace string) []api.Object
 }
 
 // Proxy serves the subresources that lead out of the API server.
@@ -139,8 +146,8 @@ func (p *Proxy) admit(ctx context.Context, t registry.Target) error {
 	return p.cfg.Registry.AdmitConnect(ctx, t)
 }
 
-func (p *Proxy) pod(t registry.Target) (*corev1.Pod, error) {
-	obj, ok := p.cfg.Source.Get(pods, t.Namespace, t.Name)
+func (p *Proxy) pod(ctx context.Context, t registry.Target) (*corev1.Pod, error) {
+	obj, ok := p.cfg.Source.Live(ctx, pods, t.Namespace, t.Name)
 	if !ok {
 		return nil, apierrors.NewNotFound(pods, t.Name)
 	}
@@ -152,8 +159,8 @@ func (p *Proxy) pod(t registry.Target) (*corev1.Pod, error) {
 }
 
 // kubelet is where a node's kubelet listens.
-func (p *Proxy) kubelet(name string) (*url.URL, error) {
-	obj, ok := p.cfg.Source.Get(nodes, "", name)
+func (p *Proxy) kubelet(ctx context.Context, name string) (*url.URL, error) {
+	obj, ok := p.cfg.Source.Live(ctx, nodes, "", name)
 	if !ok {
 		return nil, apierrors.NewNotFound(nodes, name)
 	}
@@ -189,7 +196,7 @@ func (p *Proxy) toKubelet(w http.ResponseWriter, r *http.Request, pod *corev1.Po
 	if pod.Spec.NodeName == "" {
 		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
 	}
-	to, err := p.kubelet(pod.Spec.NodeName)
+	to, err := p.kubelet(r.Context(), pod.Spec.NodeName)
 	if err != nil {
 		return err
 	}

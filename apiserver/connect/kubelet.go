@@ -23,7 +23,7 @@ func insecureTLS() *tls.Config {
 
 // logs streams a container's log.
 func (p *Proxy) logs(w http.ResponseWriter, r *http.Request, t registry.Target) error {
-	pod, err := p.pod(t)
+	pod, err := p.pod(r.Context(), t)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (p *Proxy) logs(w http.ResponseWriter, r *http.Request, t registry.Target) 
 			onward.Set(key, v)
 		}
 	}
-	to, err := p.kubelet(pod.Spec.NodeName)
+	to, err := p.kubelet(r.Context(), pod.Spec.NodeName)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (p *Proxy) copyLogs(w http.ResponseWriter, r *http.Request, to *url.URL) er
 
 // stream serves exec and attach.
 func (p *Proxy) stream(w http.ResponseWriter, r *http.Request, t registry.Target) error {
-	pod, err := p.pod(t)
+	pod, err := p.pod(r.Context(), t)
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (p *Proxy) stream(w http.ResponseWriter, r *http.Request, t registry.Target
 }
 
 func (p *Proxy) portForward(w http.ResponseWriter, r *http.Request, t registry.Target) error {
-	pod, err := p.pod(t)
+	pod, err := p.pod(r.Context(), t)
 	if err != nil {
 		return err
 	}

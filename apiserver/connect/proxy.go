@@ -86,7 +86,7 @@ func (p *Proxy) nodeProxy(w http.ResponseWriter, r *http.Request, t registry.Tar
 	if err != nil {
 		return err
 	}
-	to, err := p.kubelet(name)
+	to, err := p.kubelet(r.Context(), name)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (p *Proxy) podProxy(w http.ResponseWriter, r *http.Request, t registry.Targ
 	if err != nil {
 		return err
 	}
-	pod, err := p.pod(registry.Target{Kind: t.Kind, Namespace: t.Namespace, Name: name})
+	pod, err := p.pod(r.Context(), registry.Target{Kind: t.Kind, Namespace: t.Namespace, Name: name})
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (p *Proxy) serviceProxy(w http.ResponseWriter, r *http.Request, t registry.
 	if err != nil {
 		return err
 	}
-	obj, ok := p.cfg.Source.Get(services, t.Namespace, name)
+	obj, ok := p.cfg.Source.Live(r.Context(), services, t.Namespace, name)
 	if !ok {
 		return apierrors.NewNotFound(services, name)
 	}

@@ -144,6 +144,9 @@ var standardVerbs = []string{"create", "delete", "deletecollection", "get", "lis
 // finds the latter.
 func (c *call) served() bool {
 	k, verb := c.target.Kind, c.info.Verb
+	if c.info.Name == "" && (verb == "update" || verb == "patch") {
+		return false
+	}
 	switch c.target.Subresource {
 	case "":
 		verbs := k.Verbs

@@ -58,11 +58,17 @@ func (c *call) watch(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, watchTimeout(opts))
 	defer cancel()
+	enc := &eventEncoder{call: c, include: include}
 	w, err := c.cfg.Registry.Watch(ctx, c.target, opts)
-	if err != nil {
+	switch {
+	case apierrors.IsResourceExpired(err):
+		enc.failed = err // told in the stream, as clients of upstream expect
+	case err != nil:
 		return err
+	default:
+		enc.watch = w
+		defer w.Stop()
 	}
-	defer w.Stop()
 	go func() { // ends with the request, if not with the server
 		select {
 		case <-c.stop:
@@ -70,7 +76,6 @@ func (c *call) watch(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	enc := &eventEncoder{call: c, watch: w, include: include}
 	if isWebSocket(c.r) {
 		return c.watchWebSocket(ctx, cancel, enc)
 	}
@@ -125,11 +130,15 @@ func (c *call) stream(ctx context.Context, enc *eventEncoder) {
 type eventEncoder struct {
 	*call
 	watch   *registry.Watch
+	failed  error // instead of a watch
 	include table.Include
 	buf     []store.Event
 }
 
 func (e *eventEncoder) next(ctx context.Context) ([]store.Event, error) {
+	if e.failed != nil {
+		return []store.Event{{Type: watch.Error, Err: e.failed}}, io.EOF
+	}
 	events, err := e.watch.Next(ctx, e.buf)
 	e.buf = events
 	if err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
@@ -174,7 +183,7 @@ func (e *eventEncoder) encode(ev store.Event) ([]byte, error) {
 	}
 	switch e.accept.As {
 	case "Table":
-		return c.Marshal(e.accept.Format, e.versioned(table.Of(e.target.Kind, []api.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, e.include, e.cfg.Now())))
+		return c.Marshal(e.accept.Format, e.versioned(table.Of(e.target.Kind, []api.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, e.include)))
 	case "PartialObjectMetadata":
 		return c.Marshal(e.accept.Format, e.versioned(table.Partial(obj)))
 	}

@@ -23,10 +23,13 @@ import (
 	"github.com/proa-dev/proa/apiserver/kinds"
 )
 
-// Media types of the documents in protobuf.
+// Media types of the documents in protobuf: what clients ask for, and what they
+// get, as "@" is not allowed in a Content-Type.
 const (
-	mediaV2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
-	mediaV3 = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
+	askV2   = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+	askV3   = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
+	mediaV2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+	mediaV3 = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 )
 
 // Handler serves the documents.
@@ -71,7 +74,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var d *document
 	var err error
 	accept := r.Header.Get("Accept")
-	asProto := strings.Contains(accept, mediaV2) || strings.Contains(accept, mediaV3)
+	asProto := false
+	for _, media := range []string{askV2, askV3, mediaV2, mediaV3} {
+		asProto = asProto || strings.Contains(accept, media)
+	}
 	switch r.URL.Path {
 	case "/openapi/v2":
 		d, err = h.get(func(ds *documents) (*document, error) { return ds.swagger(asProto) })

@@ -24,6 +24,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/patch"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -55,6 +56,7 @@ type Config struct {
 type Core struct {
 	cfg       Config
 	resources sync.Map // *api.Kind to *resource
+	merger    patch.Merger
 }
 
 var _ Registry = (*Core)(nil)
@@ -82,7 +84,8 @@ type resource struct {
 	kind     *api.Kind
 	stored   *api.Kind
 	store    *store.Resource
-	managers sync.Map // subresource to *fieldManager
+	managers sync.Map // subresource to *managedfields.FieldManager
+	fields   fieldCache
 }
 
 func (c *Core) resource(k *api.Kind) (*resource, error) {

@@ -123,7 +123,7 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	}
 	dedupOwners(ctx, obj, false)
 	if !args.applied {
-		obj = c.manageUpdate(r, "", nil, obj, args.manager)
+		c.manageUpdate(r, "", nil, obj, args.manager)
 	}
 	a := c.attributes(ctx, t, admission.Create, obj, nil, args.options, args.dryRun)
 	if err := c.admit(ctx, a); err != nil {

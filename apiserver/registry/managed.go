@@ -1,10 +1,13 @@
 package registry
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -54,10 +57,10 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 // manageUpdate records manager as the owner of the fields that obj changes in
 // live (nil for a new object). It never fails: what cannot be tracked keeps
 // the owners it had.
-func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Object, manager string) api.Object {
+func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Object, manager string) {
 	m, err := c.manager(r, subresource)
 	if err != nil {
-		return obj
+		return
 	}
 	if manager == "" {
 		manager = unknownManager
@@ -67,30 +70,41 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 		live.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
-	out, ok := m.UpdateNoErrors(live, obj, manager).(api.Object)
-	if !ok {
-		return obj
+	was, is := thin(live, obj)
+	if subresource == "" && live.GetUID() != "" {
+		was.SetManagedFields(nil) // the entries are read from the new object
+		if entries := obj.GetManagedFields(); entries == nil {
+			is.SetManagedFields(live.GetManagedFields())
+		}
 	}
-	return out
+	out, err := m.Update(was, is, manager)
+	if err != nil {
+		obj.SetManagedFields(live.GetManagedFields())
+		return
+	}
+	o, err := apimeta.Accessor(out)
+	if err != nil {
+		return
+	}
+	obj.SetManagedFields(o.GetManagedFields())
+}
+
+// sameEntry says that two entries differ in their time at most.
+func sameEntry(a, b metav1.ManagedFieldsEntry) bool {
+	if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource ||
+		(a.FieldsV1 == nil) != (b.FieldsV1 == nil) {
+		return false
+	}
+	return a.FieldsV1 == nil || bytes.Equal(a.FieldsV1.Raw, b.FieldsV1.Raw)
 }
 
 // keepManagedTimes gives the entries of obj that only differ in their time
 // from those of old the old time, so that a write that changes nothing else
 // changes nothing.
 func keepManagedTimes(obj, old api.Object) {
-	have, had := obj.GetManagedFields(), old.GetManagedFields()
-	if len(have) != len(had) {
+	had := old.GetManagedFields()
+	if !slices.EqualFunc(obj.GetManagedFields(), had, sameEntry) {
 		return
-	}
-	for i := range have {
-		a, b := have[i], had[i]
-		if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource ||
-			(a.FieldsV1 == nil) != (b.FieldsV1 == nil) {
-			return
-		}
-		if a.FieldsV1 != nil && string(a.FieldsV1.Raw) != string(b.FieldsV1.Raw) {
-			return
-		}
 	}
 	obj.SetManagedFields(had)
 }
@@ -149,15 +163,4 @@ func (v versions) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
 	obj := v.kind.New()
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	return obj, nil
-}
-
-// managedFieldsError says what is wrong with the managed fields of a request.
-func managedFieldsError(entries []metav1.ManagedFieldsEntry) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	if err := managedfields.ValidateManagedFields(entries); err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("metadata.managedFields is invalid: %v", err))
-	}
-	return nil
 }

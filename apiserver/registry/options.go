@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -88,9 +89,8 @@ func checkFieldNames(k *api.Kind, sel fields.Selector) error {
 	return nil
 }
 
-// matcher returns nil when everything matches. convert leads from the stored
-// object to the kind's version.
-func (s *selection) matcher(k *api.Kind, convert func(api.Object) (api.Object, error)) func(api.Object) bool {
+// matcher returns nil when everything matches.
+func (s *selection) matcher(r *resource) func(api.Object) bool {
 	if s.labels == nil && s.fields == nil {
 		return nil
 	}
@@ -98,19 +98,15 @@ func (s *selection) matcher(k *api.Kind, convert func(api.Object) (api.Object, e
 		if s.labels != nil && !s.labels.Matches(labels.Set(obj.GetLabels())) {
 			return false
 		}
-		if s.fields == nil {
-			return true
-		}
-		return s.fields.Matches(objectFields{kind: k, obj: obj, convert: convert})
+		return s.fields == nil || s.fields.Matches(objectFields{resource: r, obj: obj})
 	}
 }
 
 // objectFields answers a field selector; the kind's own fields are only made
 // when one of them is asked for.
 type objectFields struct {
-	kind    *api.Kind
-	obj     api.Object
-	convert func(api.Object) (api.Object, error)
+	resource *resource
+	obj      api.Object
 }
 
 // Has implements fields.Fields.
@@ -124,17 +120,46 @@ func (f objectFields) Get(name string) string {
 	case "metadata.namespace":
 		return f.obj.GetNamespace()
 	}
-	if f.kind.Fields == nil {
-		return ""
+	return f.resource.fields.of(f.resource, f.obj).Get(name)
+}
+
+// fieldCache keeps the selectable fields of the objects that were asked for
+// last: every node watches the pods bound to it, so each change of a pod is
+// matched as often as there are nodes.
+type fieldCache [256]atomic.Pointer[fieldsOf]
+
+type fieldsOf struct {
+	obj api.Object
+	set fields.Set
+}
+
+func (c *fieldCache) of(r *resource, obj api.Object) fields.Set {
+	if r.kind.Fields == nil {
+		return nil
 	}
-	obj := f.obj
-	if f.convert != nil {
+	slot := &c[slotOf(obj.GetResourceVersion())]
+	if f := slot.Load(); f != nil && f.obj == obj {
+		return f.set
+	}
+	served := obj
+	if r.kind.Storage != nil {
 		var err error
-		if obj, err = f.convert(obj); err != nil {
-			return ""
+		if served, err = r.served(&store.Entry{Object: obj}); err != nil {
+			return nil
 		}
 	}
-	return f.kind.Fields(obj).Get(name)
+	f := &fieldsOf{obj: obj, set: r.kind.Fields(served)}
+	slot.Store(f)
+	return f.set
+}
+
+// slotOf spreads versions, which are consecutive numbers.
+func slotOf(version string) uint8 {
+	var n uint8
+	for i := range len(version) {
+		n = n*10 + version[i] - '0'
+	}
+	return n
 }
 
 // parseVersion reads a resourceVersion of the options; "" is 0.

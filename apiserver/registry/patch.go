@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 
@@ -60,6 +61,9 @@ func (c *Core) Patch(ctx context.Context, t Target, pt types.PatchType, data []b
 		}
 	} else {
 		ch.make = func(live *state) (api.Object, error) {
+			if obj, ok := c.mergeInto(t.Kind, pt, live, data); ok {
+				return obj, nil
+			}
 			doc, err := live.JSON()
 			if err != nil {
 				return nil, apierrors.NewInternalError(err)
@@ -72,6 +76,21 @@ func (c *Core) Patch(ctx context.Context, t Target, pt types.PatchType, data []b
 		return nil, false, err
 	}
 	return obj, created, nil
+}
+
+// mergeInto is the short way of a merge patch.
+func (c *Core) mergeInto(k *api.Kind, pt types.PatchType, live *state, data []byte) (api.Object, bool) {
+	if _, custom := live.Object.(runtime.Unstructured); custom || pt != types.MergePatchType {
+		return nil, false
+	}
+	obj := live.DeepCopyObject().(api.Object)
+	if !c.merger.Merge(obj, data) || obj.GetObjectKind().GroupVersionKind() != k.GVK {
+		return nil, false
+	}
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	return obj, true
 }
 
 // faults reports duplicate and unknown fields as the client wants it, once.
@@ -116,7 +135,7 @@ func patchDocument(k *api.Kind, pt types.PatchType, doc, data []byte, f *faults)
 	}
 	if err != nil {
 		return nil, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{
-			field.Invalid(field.NewPath("patch"), string(out), err.Error()),
+			field.Invalid(field.NewPath("patch"), shown(pt, out, data), err.Error()),
 		})
 	}
 	if gvk := obj.GetObjectKind().GroupVersionKind(); gvk != k.GVK {
@@ -126,6 +145,19 @@ func patchDocument(k *api.Kind, pt types.PatchType, doc, data []byte, f *faults)
 		k.Default(obj)
 	}
 	return obj, nil
+}
+
+// shown is what an error quotes: the patched document, or the patch itself
+// where it is a strategic one.
+func shown(pt types.PatchType, out, data []byte) string {
+	if pt != types.StrategicMergePatchType {
+		return string(out)
+	}
+	var m map[string]any
+	if err := json.Unmarshal(data, &m); err != nil {
+		return string(data)
+	}
+	return fmt.Sprintf("%+v", m)
 }
 
 // decodeApplied reads a configuration to apply (JSON is YAML).

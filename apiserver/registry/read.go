@@ -155,7 +155,7 @@ func (c *Core) list(ctx context.Context, t Target, opts *metav1.ListOptions) (*L
 // collect walks the snapshot.
 func (r *resource) collect(snap *store.Snapshot, sel *selection, t Target, prefix, from string, limit int64) *List {
 	out := &List{Meta: metav1.ListMeta{ResourceVersion: formatVersion(snap.Revision)}, Convert: r.converter()}
-	matches := sel.matcher(t.Kind, out.Convert)
+	matches := sel.matcher(r)
 	if sel.name != "" && (prefix != "" || !t.Kind.Namespaced) {
 		if e := snap.Get(prefix + sel.name); e != nil && e.Key >= from && (matches == nil || matches(e.Object)) {
 			out.Entries = []*store.Entry{e}
@@ -214,7 +214,7 @@ func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*
 	if sel.name != "" && (w.Prefix != "" || !t.Kind.Namespaced) {
 		w.Key = w.Prefix + sel.name
 	}
-	w.Match = sel.matcher(t.Kind, r.converter())
+	w.Match = sel.matcher(r)
 	if opts.SendInitialEvents != nil {
 		match := store.MatchNotOlder
 		if opts.ResourceVersion == "" {

@@ -137,7 +137,7 @@ func (c *Core) writeScale(ctx context.Context, t Target, w scaleWrite) (runtime.
 			return nil, err
 		}
 		if !w.managed {
-			next = c.manageUpdate(scales, "scale", now, next, w.manager).(*autoscalingv1.Scale)
+			c.manageUpdate(scales, "scale", now, next, w.manager)
 		}
 		if errs := validateScale(next); len(errs) > 0 {
 			return nil, apierrors.NewInvalid(scaleGVK.GroupKind(), t.Name, errs)

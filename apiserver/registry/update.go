@@ -128,13 +128,18 @@ func (c *Core) Put(ctx context.Context, t Target, obj runtime.Object, opts *meta
 		t.Kind.Default(o)
 	}
 	dedupOwners(ctx, o, false)
-	versioned := o.GetResourceVersion() != ""
+	versioned, used := o.GetResourceVersion() != "", false
 	ch := change{
 		make: func(*state) (api.Object, error) {
-			if versioned { // another round can only end in a conflict: no copy needed
-				return o, nil
+			if !versioned {
+				return o.DeepCopyObject().(api.Object), nil
 			}
-			return o.DeepCopyObject().(api.Object), nil
+			// The store has o since the first round; somebody else was faster.
+			if used {
+				return nil, conflict(t, errors.New(modifiedText))
+			}
+			used = true
+			return o, nil
 		},
 		rules: ru, manager: opts.FieldManager, put: true,
 		create: t.Kind.CreateOnUpdate && t.Subresource == "", createOptions: createOptions(opts.DryRun, opts.FieldManager, opts.FieldValidation),
@@ -230,9 +235,7 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 		return nil, err
 	}
 	if !ch.tracked {
-		if err := c.track(r, t, ch, &obj, live); err != nil {
-			return nil, err
-		}
+		c.manageUpdate(r, t.Subresource, live, obj, ch.manager)
 	}
 	a := c.attributes(ctx, t, admission.Update, obj, live, ch.options, ch.dryRun)
 	if err := c.admit(ctx, a); err != nil {
@@ -297,17 +300,6 @@ func (c *Core) checkVersion(r *resource, t Target, ch change, obj, live api.Obje
 	if uid := obj.GetUID(); uid != "" && uid != live.GetUID() {
 		return conflict(t, preconditionError(r, t, uid, live.GetUID()))
 	}
-	return nil
-}
-
-// track records who changed which field.
-func (c *Core) track(r *resource, t Target, ch change, obj *api.Object, live api.Object) error {
-	if t.Subresource == "" {
-		if err := managedFieldsError((*obj).GetManagedFields()); err != nil {
-			return err
-		}
-	}
-	*obj = c.manageUpdate(r, t.Subresource, live, *obj, ch.manager)
 	return nil
 }
 

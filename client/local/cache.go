@@ -212,9 +212,16 @@ func (c *informers) byField(ctx context.Context, k *api.Kind, o *ctrl.ListOption
 			break
 		}
 	}
+	running := c.ctx != nil
 	c.mu.Unlock()
-	if i == nil {
+	switch {
+	case i == nil:
 		return nil, "", false, nil
+	case !running, !i.awaitSync(ctx):
+		if ctx.Err() != nil {
+			return nil, "", true, ctx.Err()
+		}
+		return nil, "", true, &cache.ErrCacheNotStarted{}
 	}
 	for _, r := range o.FieldSelector.Requirements() {
 		if r.Operator != selection.Equals && r.Operator != selection.DoubleEquals {

@@ -243,6 +243,14 @@ type Pod struct {
 // RunPod starts a sandbox; adjust changes its configuration first.
 func (n *Node) RunPod(adjust ...func(*runtimeapi.PodSandboxConfig)) *Pod {
 	n.t.Helper()
+	p := n.Prepare(adjust...)
+	p.Start()
+	return p
+}
+
+// Prepare gives a pod that is not started yet.
+func (n *Node) Prepare(adjust ...func(*runtimeapi.PodSandboxConfig)) *Pod {
+	n.t.Helper()
 	n.next++
 	name := fmt.Sprintf("pod%d", n.next)
 	c := &runtimeapi.PodSandboxConfig{
@@ -260,13 +268,20 @@ func (n *Node) RunPod(adjust ...func(*runtimeapi.PodSandboxConfig)) *Pod {
 	if err := os.MkdirAll(c.LogDirectory, 0o755); err != nil {
 		n.t.Fatal(err)
 	}
-	ctx, cancel := n.ctx()
+	return &Pod{Config: c, n: n}
+}
+
+// Start runs the pod's sandbox.
+func (p *Pod) Start() {
+	p.n.t.Helper()
+	ctx, cancel := p.n.ctx()
 	defer cancel()
-	resp, err := n.RPC.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: c})
+	resp, err := p.n.RPC.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: p.Config})
 	if err != nil {
-		n.t.Fatalf("RunPodSandbox: %v", err)
+		p.n.t.Errorf("RunPodSandbox: %v", err)
+		return
 	}
-	return &Pod{ID: resp.PodSandboxId, Config: c, n: n}
+	p.ID = resp.PodSandboxId
 }
 
 // HostNetwork puts a pod into the network of the machine.

@@ -9,11 +9,14 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // content holds bin/ as build.sh left it. README keeps the pattern valid in a
@@ -71,17 +74,13 @@ func Pause() ([]byte, error) {
 // Unpack puts the programs into root/<hash> unless they are there, and prunes
 // the directories of other versions that no process runs from any more.
 func Unpack(root string) (Paths, error) {
-	hash, err := Hash()
+	paths, err := Locate(root)
 	if err != nil {
 		return Paths{}, err
 	}
-	if root, err = filepath.Abs(root); err != nil {
-		return Paths{}, err
-	}
-	dir := filepath.Join(root, hash)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		err = unpackTo(root, dir)
-		if err != nil {
+	root, hash := filepath.Split(paths.Dir)
+	if _, err := os.Stat(paths.Dir); errors.Is(err, fs.ErrNotExist) {
+		if err := unpackTo(root, paths.Dir); err != nil {
 			return Paths{}, fmt.Errorf("unpack the helper programs: %w", err)
 		}
 	} else if err != nil {
@@ -90,6 +89,19 @@ func Unpack(root string) (Paths, error) {
 	if err := prune(root, hash); err != nil {
 		return Paths{}, fmt.Errorf("prune old helper programs: %w", err)
 	}
+	return paths, nil
+}
+
+// Locate tells where Unpack puts the programs.
+func Locate(root string) (Paths, error) {
+	hash, err := Hash()
+	if err != nil {
+		return Paths{}, err
+	}
+	if root, err = filepath.Abs(root); err != nil {
+		return Paths{}, err
+	}
+	dir := filepath.Join(root, hash)
 	return Paths{
 		Dir:  dir,
 		Shim: filepath.Join(dir, "containerd-shim-runc-v2"),
@@ -111,14 +123,20 @@ func unpackTo(root, dir string) error {
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
+	// At once, since most of the time goes to waiting for the disk.
+	var files errgroup.Group
 	for _, name := range programs() {
-		data, err := content.ReadFile("bin/" + name)
-		if err != nil {
-			return err
-		}
-		if err := writeSynced(filepath.Join(tmp, name), data); err != nil {
-			return err
-		}
+		files.Go(func() error {
+			f, err := content.Open("bin/" + name)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return writeSynced(filepath.Join(tmp, name), f)
+		})
+	}
+	if err := files.Wait(); err != nil {
+		return err
 	}
 	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -128,12 +146,12 @@ func unpackTo(root, dir string) error {
 
 // writeSynced makes the content durable before the rename that publishes it:
 // after a power loss a complete directory must not hold empty programs.
-func writeSynced(name string, data []byte) error {
+func writeSynced(name string, data io.Reader) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	_, err = io.Copy(f, data)
 	return errors.Join(err, f.Chmod(0o755), f.Sync(), f.Close())
 }
 

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -214,4 +216,53 @@ func TestRecreateStopsOldPodsFirst(t *testing.T) {
 		c.Do(c.API.Update(t.Context(), &list.Items[i]))
 	}
 	rolledOut(t, c, 3)
+}
+
+func TestProgressDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dep := web(2)
+		image("broken")(dep)
+		c := start(t, dep)
+		progressing := func() string {
+			synctest.Wait()
+			var d appsv1.Deployment
+			c.Get(&d, "ns", "web")
+			return reason(&d, appsv1.DeploymentProgressing) + ", " + reason(&d, appsv1.DeploymentAvailable)
+		}
+		time.Sleep(595 * time.Second)
+		if got := progressing(); got != "ReplicaSetUpdated, MinimumReplicasUnavailable" {
+			t.Errorf("in its time: %s", got)
+		}
+		time.Sleep(10 * time.Second)
+		if got := progressing(); got != "ProgressDeadlineExceeded, MinimumReplicasUnavailable" {
+			t.Errorf("afterwards: %s", got)
+		}
+		// A template that works ends it.
+		change(t, c, image("v2"))
+		rolledOut(t, c, 2)
+	})
+}
+
+// Pods count as available only after minReadySeconds, which nothing but time
+// brings about.
+func TestMinReadySeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dep := web(2)
+		dep.Spec.MinReadySeconds = 30
+		c := start(t, dep)
+		available := func() int32 {
+			synctest.Wait()
+			var d appsv1.Deployment
+			c.Get(&d, "ns", "web")
+			return d.Status.AvailableReplicas
+		}
+		time.Sleep(25 * time.Second)
+		if n := available(); n != 0 {
+			t.Errorf("%d available too early", n)
+		}
+		time.Sleep(10 * time.Second)
+		if n := available(); n != 2 {
+			t.Errorf("%d available, want 2", n)
+		}
+	})
 }

@@ -60,13 +60,13 @@ func (c *controller) judge(ctx context.Context, n *node, live api.Object) (time.
 		again = recheck
 	}
 	switch {
+	case o.unknown:
+		return again, nil
 	case len(o.solid) > 0:
 		if len(o.dangling)+len(o.waiting) == 0 {
 			return again, nil
 		}
 		return again, c.patch(ctx, n.kind, live, "ownerReferences", o.solid)
-	case o.unknown:
-		return again, nil
 	case len(o.waiting) > 0:
 		dependents := c.graph.dependentsOf(n.uid)
 		if len(dependents) == 0 {
@@ -98,10 +98,15 @@ func (c *controller) sort(ctx context.Context, n *node) (*owners, error) {
 	o := &owners{}
 	for _, ref := range n.owners {
 		gv, err := schema.ParseGroupVersion(ref.APIVersion)
-		kind := c.kinds[gv.WithKind(ref.Kind)]
+		kind := c.kind(gv.WithKind(ref.Kind))
+		owner, seen := c.graph.get(ref.UID)
+		if seen && !owner.reachable(n) {
+			c.reportMisplaced(n, ref)
+		}
 		if err != nil || kind == nil || (kind.Namespaced && n.namespace == "") {
-			// Never delete on what cannot be looked up.
-			o.unknown = true
+			// Never delete on what cannot be looked up. A kind may come yet; a
+			// reference out of the cluster's scope never leads anywhere.
+			o.unknown = o.unknown || kind == nil
 			o.solid = append(o.solid, ref)
 			continue
 		}
@@ -113,20 +118,18 @@ func (c *controller) sort(ctx context.Context, n *node) (*owners, error) {
 			o.dangling = append(o.dangling, ref)
 			continue
 		}
-		owner, err := c.live(ctx, kind, key.namespace, ref.Name)
+		found, err := c.live(ctx, kind, key.namespace, ref.Name)
 		switch {
 		case err != nil:
 			return nil, err
-		case owner == nil || owner.GetUID() != ref.UID:
+		case found == nil || found.GetUID() != ref.UID:
 			c.absent.Add(key, nil)
 			o.dangling = append(o.dangling, ref)
-		case owner.GetDeletionTimestamp() != nil && slices.Contains(owner.GetFinalizers(), metav1.FinalizerDeleteDependents):
+		case found.GetDeletionTimestamp() != nil && slices.Contains(found.GetFinalizers(), metav1.FinalizerDeleteDependents):
 			o.waiting = append(o.waiting, ref)
 		default:
 			o.solid = append(o.solid, ref)
-			if _, seen := c.graph.get(ref.UID); !seen {
-				o.unseen = true
-			}
+			o.unseen = o.unseen || !seen
 		}
 	}
 	return o, nil
@@ -187,8 +190,7 @@ func (c *controller) unblock(ctx context.Context, n *node, live api.Object) erro
 
 // live reads an object from the API server; nil when there is none.
 func (c *controller) live(ctx context.Context, k *api.Kind, namespace, name string) (api.Object, error) {
-	o := k.New()
-	o.GetObjectKind().SetGroupVersionKind(k.GVK)
+	o := empty(k)
 	err := c.env.Cluster.Reader().Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, o)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
@@ -228,8 +230,7 @@ func (c *controller) patch(ctx context.Context, k *api.Kind, live api.Object, fi
 
 // named makes an object that says no more than which one is meant.
 func named(k *api.Kind, live api.Object) api.Object {
-	o := k.New()
-	o.GetObjectKind().SetGroupVersionKind(k.GVK)
+	o := empty(k)
 	o.SetNamespace(live.GetNamespace())
 	o.SetName(live.GetName())
 	return o

@@ -17,6 +17,7 @@ package garbage
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +28,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/lru"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/controllers/internal/loop"
@@ -40,6 +42,8 @@ const (
 	// recheck is when to look again at what cannot be decided: an owner of a
 	// kind that is not served, or one that the watches have not shown.
 	recheck = 30 * time.Second
+	// refresh is how often kinds that came or went are looked for.
+	refresh = 5 * time.Second
 	// absentOwners bounds the memory of owners known to be gone.
 	absentOwners = 500
 )
@@ -48,9 +52,12 @@ type controller struct {
 	env    loop.Env
 	events record.EventRecorder
 	graph  *graph
-	kinds  map[schema.GroupVersionKind]*api.Kind
-	stored []*api.Kind
 	absent *lru.Cache // of ownerKey
+
+	list func() []*api.Kind
+	mu   sync.Mutex
+	// kinds are those that are served, by every version.
+	kinds map[schema.GroupVersionKind]*api.Kind
 }
 
 // ownerKey names an owner as one namespace sees it.
@@ -61,54 +68,110 @@ type ownerKey struct {
 	kind      schema.GroupVersionKind
 }
 
-// New makes the controller over the given kinds.
-func New(env loop.Env, kinds []*api.Kind) (loop.Loop, error) {
+// New makes the controller; kinds returns every kind there is at the moment.
+func New(env loop.Env, kinds func() []*api.Kind) (loop.Loop, error) {
 	env = env.Named(Name)
 	c := &controller{
 		env: env, events: env.Cluster.Recorder(Name), graph: newGraph(),
-		kinds: map[schema.GroupVersionKind]*api.Kind{}, absent: lru.New(absentOwners),
+		absent: lru.New(absentOwners), list: kinds,
 	}
-	c.graph.misplaced = c.reportMisplaced
-	for _, k := range kinds {
-		c.kinds[k.GVK] = k
+	return loop.New(env, Name, workers, c.reconcile,
+		&watches{controller: c, ready: make(chan struct{}), watched: map[schema.GroupVersionResource]*api.Kind{}})
+}
+
+// served brings the map of kinds up to date and returns those whose objects
+// can be collected, one for each storage.
+func (c *controller) served() map[schema.GroupVersionResource]*api.Kind {
+	all := c.list()
+	byKind := make(map[schema.GroupVersionKind]*api.Kind, len(all))
+	for _, k := range all {
+		byKind[k.GVK] = k
 	}
-	for _, k := range loop.Stored(kinds) {
+	c.mu.Lock()
+	c.kinds = byKind
+	c.mu.Unlock()
+	stored := map[schema.GroupVersionResource]*api.Kind{}
+	for _, k := range loop.Stored(all) {
 		if k.Resource != "events" && loop.Serves(k, "delete") && loop.Serves(k, "list") && loop.Serves(k, "watch") {
-			c.stored = append(c.stored, k)
+			stored[k.GVR()] = k
 		}
 	}
-	return loop.New(env, Name, workers, c.reconcile, &watches{controller: c, ready: make(chan struct{})})
+	return stored
+}
+
+func (c *controller) kind(gvk schema.GroupVersionKind) *api.Kind {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.kinds[gvk]
 }
 
 // watches feeds the graph from every kind, and the graph feeds the queue.
 type watches struct {
 	*controller
-	ready chan struct{} // closed when all handlers are added
+	ready chan struct{} // closed when the first handlers are added
 	err   error
 	sync  []toolscache.InformerSynced
+	// watched are the kinds with a handler; only the goroutine of Start uses it.
+	watched map[schema.GroupVersionResource]*api.Kind
 }
 
-// Start adds the handlers in the background: a cache may block until it has
-// read a kind.
+// Start adds the handlers in the background: reading a kind takes time.
 func (w *watches) Start(ctx context.Context, q loop.Queue) error {
 	w.graph.queue = func(uid types.UID) { q.Add(loop.Key("", string(uid))) }
 	go func() {
-		defer close(w.ready)
-		for _, k := range w.stored {
-			if w.err = w.watch(ctx, k); w.err != nil {
+		for gvr, k := range w.served() {
+			synced, err := w.watch(ctx, k)
+			if err != nil {
+				w.err = err
+				close(w.ready)
 				return
 			}
+			w.watched[gvr] = k
+			w.sync = append(w.sync, synced)
 		}
+		close(w.ready)
+		w.follow(ctx)
 	}()
 	return nil
 }
 
-func (w *watches) watch(ctx context.Context, k *api.Kind) error {
-	o := k.New()
-	o.GetObjectKind().SetGroupVersionKind(k.GVK)
-	informer, err := w.env.Cluster.Cache().GetInformer(ctx, o)
+// follow takes up kinds that come, and drops those that go.
+func (w *watches) follow(ctx context.Context) {
+	ticker := w.env.Clock.NewTicker(refresh)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+		}
+		served := w.served()
+		for gvr, k := range served {
+			if w.watched[gvr] != nil {
+				continue
+			}
+			if _, err := w.watch(ctx, k); err != nil {
+				w.env.Logger.Error("kind is not collected yet", "err", err)
+				continue
+			}
+			w.watched[gvr] = k
+		}
+		for gvr, k := range w.watched {
+			if served[gvr] != nil {
+				continue
+			}
+			if err := w.env.Cluster.Cache().RemoveInformer(ctx, empty(k)); err != nil {
+				w.env.Logger.Error("stopping a watch", "kind", k.GVK, "err", err)
+			}
+			delete(w.watched, gvr)
+		}
+	}
+}
+
+func (w *watches) watch(ctx context.Context, k *api.Kind) (toolscache.InformerSynced, error) {
+	informer, err := w.env.Cluster.Cache().GetInformer(ctx, empty(k), cache.BlockUntilSynced(false))
 	if err != nil {
-		return fmt.Errorf("watch %s: %w", k.GR(), err)
+		return nil, fmt.Errorf("watch %s: %w", k.GR(), err)
 	}
 	observe := func(o any) {
 		if m, err := meta.Accessor(o); err == nil {
@@ -128,10 +191,16 @@ func (w *watches) watch(ctx context.Context, k *api.Kind) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("watch %s: %w", k.GR(), err)
+		return nil, fmt.Errorf("watch %s: %w", k.GR(), err)
 	}
-	w.sync = append(w.sync, reg.HasSynced)
-	return nil
+	return reg.HasSynced, nil
+}
+
+// empty makes an object of a kind, custom ones included.
+func empty(k *api.Kind) api.Object {
+	o := k.New()
+	o.GetObjectKind().SetGroupVersionKind(k.GVK)
+	return o
 }
 
 // WaitForSync makes the loop wait for the whole graph.
@@ -150,9 +219,8 @@ func (w *watches) WaitForSync(ctx context.Context) error {
 	return nil
 }
 
-// reportMisplaced tells that a reference leads out of its namespace: names are
-// looked up next to the dependent, so the owner counts as gone.
-func (c *controller) reportMisplaced(n node, ref metav1.OwnerReference) {
+// reportMisplaced tells of a reference that leads out of its namespace.
+func (c *controller) reportMisplaced(n *node, ref metav1.OwnerReference) {
 	on := &corev1.ObjectReference{
 		APIVersion: n.kind.GVK.GroupVersion().String(), Kind: n.kind.GVK.Kind,
 		Namespace: n.namespace, Name: n.name, UID: n.uid,

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -50,14 +53,18 @@ func by(kind, at string, blocking bool) metav1.OwnerReference {
 	return metav1.OwnerReference{APIVersion: version, Kind: kind, Name: name, UID: types.UID(at), BlockOwnerDeletion: ptr.To(blocking)}
 }
 
+func kinds(resources ...string) []*api.Kind {
+	return slices.DeleteFunc(builtin.Kinds(), func(k *api.Kind) bool { return !slices.Contains(resources, k.Resource) })
+}
+
 func start(t *testing.T, objs ...client.Object) *clustertest.Cluster {
 	t.Helper()
-	var kinds []*api.Kind
-	for _, k := range builtin.Kinds() {
-		if slices.Contains([]string{"pods", "configmaps", "replicasets", "nodes", "namespaces"}, k.Resource) {
-			kinds = append(kinds, k)
-		}
-	}
+	all := kinds("pods", "configmaps", "replicasets", "nodes", "namespaces")
+	return startWith(t, func() []*api.Kind { return all }, objs...)
+}
+
+func startWith(t *testing.T, kinds func() []*api.Kind, objs ...client.Object) *clustertest.Cluster {
+	t.Helper()
 	c := clustertest.New(t, objs...)
 	l, err := garbage.New(c.Env(nil), kinds)
 	c.Do(err)
@@ -160,4 +167,24 @@ func TestOrphan(t *testing.T) {
 	if len(p.OwnerReferences) != 0 {
 		t.Errorf("owners %v", p.OwnerReferences)
 	}
+}
+
+// A kind may come while the collector runs, as custom ones do.
+func TestKindsThatComeLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all atomic.Pointer[[]*api.Kind]
+		first, more := kinds("pods"), kinds("pods", "configmaps")
+		all.Store(&first)
+		c := startWith(t, func() []*api.Kind { return *all.Load() },
+			pod("a/of-config", by("ConfigMap", "a/gone", true)), config("a/owner"), pod("a/kept", by("ConfigMap", "a/owner", true)))
+		time.Sleep(time.Minute)
+		left(t, c, "a/of-config", "a/owner", "a/kept")
+		all.Store(&more)
+		time.Sleep(time.Minute)
+		left(t, c, "a/owner", "a/kept")
+		var owner corev1.ConfigMap
+		c.Get(&owner, "a", "owner")
+		c.Do(c.API.Delete(t.Context(), &owner))
+		left(t, c)
+	})
 }

@@ -20,9 +20,6 @@ type graph struct {
 	dependents map[types.UID]map[types.UID]struct{}
 	// queue takes what must be looked at. It must not call back.
 	queue func(types.UID)
-	// misplaced is told of an owner reference to an object in a namespace
-	// that the dependent cannot refer to. It must not call back.
-	misplaced func(dependent node, ref metav1.OwnerReference)
 }
 
 // node is one object. Values handed out are copies; owners is never mutated.
@@ -105,10 +102,7 @@ func (g *graph) relink(old, n *node) {
 		switch {
 		case owner == nil:
 			check = true // not seen yet, or gone for ever
-		case owner.namespace != "" && owner.namespace != n.namespace:
-			g.misplaced(*n, ref)
-			check = true
-		case owner.foreground:
+		case owner.foreground, !owner.reachable(n):
 			check = true
 		}
 	}
@@ -119,6 +113,12 @@ func (g *graph) relink(old, n *node) {
 	if check {
 		g.queue(n.uid)
 	}
+}
+
+// reachable reports whether n can have the node as an owner: names are looked
+// up next to the dependent, or in the cluster.
+func (owner *node) reachable(n *node) bool {
+	return owner.namespace == "" || owner.namespace == n.namespace
 }
 
 func blocks(ref metav1.OwnerReference) bool {

@@ -82,7 +82,9 @@ func (a *adapter) WriteStatus(ctx context.Context, s *replica.Set, status appsv1
 }
 
 func (a *adapter) Watch(gone func(types.UID)) source.Source {
-	add := func(_ context.Context, q loop.Queue, rc *corev1.ReplicationController) { q.Add(loop.Key(rc.Namespace, rc.Name)) }
+	add := func(_ context.Context, q loop.Queue, rc *corev1.ReplicationController) {
+		q.Add(loop.Key(rc.Namespace, rc.Name))
+	}
 	return loop.Watch(a.env.Cluster, &corev1.ReplicationController{}, loop.On[*corev1.ReplicationController]{
 		Created: add,
 		Updated: func(ctx context.Context, q loop.Queue, _, rc *corev1.ReplicationController) { add(ctx, q, rc) },

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -55,7 +56,7 @@ func New(env loop.Env) (loop.Loop, error) {
 				}
 			},
 			Updated: func(_ context.Context, q loop.Queue, old, p *corev1.Pod) {
-				if p.Spec.NodeName != old.Spec.NodeName || len(p.Spec.Tolerations) != len(old.Spec.Tolerations) {
+				if p.Spec.NodeName != old.Spec.NodeName || !apiequality.Semantic.DeepEqual(p.Spec.Tolerations, old.Spec.Tolerations) {
 					q.Add(loop.Key(p.Namespace, p.Name))
 				}
 			},

@@ -2,6 +2,7 @@ package podnet
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,8 +68,8 @@ func writeConf(file, name, socket string) error {
 }
 
 // handle answers one call by the CNI specification.
-func (n *Network) handle(r request) ([]byte, byte) {
-	stdout, err := n.dispatch(r)
+func (n *Network) handle(ctx context.Context, r request) ([]byte, byte) {
+	stdout, err := n.dispatch(ctx, r)
 	if err == nil {
 		return stdout, 0
 	}
@@ -87,7 +88,7 @@ func (n *Network) handle(r request) ([]byte, byte) {
 	return data, 1
 }
 
-func (n *Network) dispatch(r request) ([]byte, error) {
+func (n *Network) dispatch(ctx context.Context, r request) ([]byte, error) {
 	if r.env["CNI_COMMAND"] == "VERSION" {
 		return json.Marshal(version.PluginSupports(supported()...))
 	}
@@ -111,7 +112,7 @@ func (n *Network) dispatch(r request) ([]byte, error) {
 	defer n.calls.lock(call.key())()
 	switch r.env["CNI_COMMAND"] {
 	case "ADD":
-		result, err := n.add(call, conf)
+		result, err := n.add(ctx, call, conf)
 		if err != nil {
 			return nil, err
 		}
@@ -172,10 +173,15 @@ func (n *Network) collect(valid []types.GCAttachment) error {
 }
 
 // add connects a pod. Adding it again, after a crash half way, is the same as once.
-func (n *Network) add(call attachment, conf netConf) (*types100.Result, error) {
+func (n *Network) add(ctx context.Context, call attachment, conf netConf) (*types100.Result, error) {
 	ports, err := checkPorts(conf.RuntimeConfig.PortMappings)
 	if err != nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
+	}
+	if had, ok := n.store.get(call.key()); ok {
+		if err := n.rules.removePorts(had); err != nil {
+			return nil, fmt.Errorf("host ports: %w", err)
+		}
 	}
 	call.Ports = ports
 	a, err := n.store.allocate(call)
@@ -193,6 +199,7 @@ func (n *Network) add(call attachment, conf netConf) (*types100.Result, error) {
 	if err != nil {
 		return nil, errors.Join(err, n.releaseLocked(a.key()))
 	}
+	n.keepForwardOpen(ctx)
 	return result(a, link), nil
 }
 

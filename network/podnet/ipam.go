@@ -129,29 +129,29 @@ func (s *store) allocate(a attachment) (attachment, error) {
 	if len(s.ranges) == 0 {
 		return a, errors.New("the node has no pod CIDR yet")
 	}
-	a.IPs = nil
 	if had, ok := s.byKey[a.key()]; ok {
 		a.IPs = had.IPs
-	} else {
-		for _, r := range s.ranges {
-			ip, err := s.next(r)
-			if err != nil {
-				return a, err
-			}
-			a.IPs = append(a.IPs, ip)
+		if err := s.write(a); err != nil {
+			return a, err
 		}
+		s.byKey[a.key()] = a
+		return a, nil
+	}
+	a.IPs = nil
+	for _, r := range s.ranges {
+		ip, err := s.next(r)
+		if err != nil {
+			return a, err
+		}
+		a.IPs = append(a.IPs, ip)
 	}
 	if err := s.write(a); err != nil {
 		return a, err
 	}
 	s.byKey[a.key()] = a
-	for _, ip := range a.IPs {
+	for i, ip := range a.IPs {
 		s.byAddr[ip] = a.key()
-		for _, r := range s.ranges {
-			if r.Contains(ip) {
-				s.last[r] = ip
-			}
-		}
+		s.last[s.ranges[i]] = ip
 	}
 	return a, nil
 }

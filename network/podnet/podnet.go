@@ -29,7 +29,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
+	"time"
 )
 
 // Config says where the pod network keeps its things and what it is named.
@@ -133,6 +135,9 @@ type Network struct {
 	mu        sync.Mutex
 	listening bool
 	cidrs     []netip.Prefix
+	applied   bool // the machine fits cidrs
+	// looked is when other firewalls were looked at last.
+	looked time.Time
 }
 
 // New prepares a Network; Run starts it.
@@ -172,7 +177,7 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 	ready()
 	err = srv.serve(ctx)
 	n.mu.Lock()
-	n.listening = false
+	n.listening, n.applied = false, false
 	n.mu.Unlock()
 	return errors.Join(err, removeIfExists(n.cfg.confFile()))
 }
@@ -216,7 +221,10 @@ func (n *Network) SetPodCIDRs(ctx context.Context, list []netip.Prefix) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.cidrs = masked(list)
+	if list = masked(list); slices.Equal(list, n.cidrs) && n.applied {
+		return nil
+	}
+	n.cidrs, n.applied = list, false
 	if !n.listening {
 		return nil
 	}
@@ -233,13 +241,33 @@ func (n *Network) apply(ctx context.Context) error {
 	if err := n.rules.replace(n.cidrs, n.store.list()); err != nil {
 		return fmt.Errorf("podnet: nftables: %w", err)
 	}
-	if err := n.rules.openForward(ctx); err != nil {
-		n.cfg.Logger.Warn("another firewall may drop the traffic of pods", "error", err)
-	}
+	n.openForward(ctx)
 	if err := writeConf(n.cfg.confFile(), n.cfg.Link, n.cfg.socket()); err != nil {
 		return fmt.Errorf("podnet: %w", err)
 	}
+	n.applied = true
 	return nil
+}
+
+// forwardPeriod is how often at most a new pod makes us look at others'
+// firewalls, which may have come after us.
+const forwardPeriod = 10 * time.Second
+
+func (n *Network) keepForwardOpen(ctx context.Context) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if time.Since(n.looked) > forwardPeriod {
+		n.openForward(ctx)
+	}
+}
+
+// openForward sees to other firewalls; without it only some traffic of pods may
+// be lost, so an error is told and no more. n.mu is held.
+func (n *Network) openForward(ctx context.Context) {
+	n.looked = time.Now()
+	if err := n.rules.openForward(ctx); err != nil {
+		n.cfg.Logger.Warn("another firewall may drop the traffic of pods", "error", err)
+	}
 }
 
 // freeLeaks releases what belongs to pods whose network namespace is gone:

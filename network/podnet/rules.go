@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/google/nftables"
@@ -29,6 +30,8 @@ type rules struct {
 	ip6     portMaps
 
 	mu sync.Mutex
+	// owner tells which pod each element stands for.
+	owner map[string]string
 }
 
 // portMaps are the host ports of one address family.
@@ -46,6 +49,7 @@ func newRules(link string, cluster []netip.Prefix) *rules {
 		pods:    link + "-",
 		table:   &nftables.Table{Family: nftables.TableFamilyINet, Name: link + "-podnet"},
 		cluster: cluster,
+		owner:   map[string]string{},
 	}
 	r.ip4 = r.maps(false, "4", nftables.TypeIPAddr)
 	r.ip6 = r.maps(true, "6", nftables.TypeIP6Addr)
@@ -92,9 +96,20 @@ func (r *rules) replace(cidrs []netip.Prefix, pods []attachment) error {
 	r.guard(c)
 	r.hostPorts(c)
 	r.masquerade(c, cidrs)
+	clear(r.owner)
 	for _, a := range pods {
-		if err := r.elements(c, a, (*nftables.Conn).SetAddElements); err != nil {
+		list, err := r.elements(a)
+		if err != nil {
 			return err
+		}
+		for _, e := range list {
+			if _, taken := r.owner[e.key()]; taken {
+				continue
+			}
+			r.owner[e.key()] = a.key()
+			if err := c.SetAddElements(e.set, []nftables.SetElement{e.SetElement}); err != nil {
+				return err
+			}
 		}
 	}
 	return c.Flush()
@@ -116,67 +131,112 @@ func (r *rules) remove(ctx context.Context) error {
 // addPorts maps the host ports of a pod. A port that another pod has is an
 // error: the scheduler keeps them apart, so it is a pod that is about to go.
 func (r *rules) addPorts(a attachment) error {
-	return r.change(a, (*nftables.Conn).SetAddElements)
-}
-
-// removePorts unmaps them; that they are not mapped is fine.
-func (r *rules) removePorts(a attachment) error {
-	err := r.change(a, (*nftables.Conn).SetDeleteElements)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return err
-}
-
-func (r *rules) change(a attachment, apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
-	if len(a.Ports) == 0 {
-		return nil
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	list, err := r.elements(a)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	for _, e := range list {
+		if owner, taken := r.owner[e.key()]; taken && owner != a.key() {
+			return errors.New("another pod has one of the pod's host ports")
+		}
+	}
+	if err := r.change(list, (*nftables.Conn).SetAddElements); err != nil {
+		return err
+	}
+	r.own(a.key(), list)
+	return nil
+}
+
+// removePorts unmaps those of the pod's host ports that are mapped to it.
+func (r *rules) removePorts(a attachment) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all, err := r.elements(a)
+	if err != nil {
+		return err
+	}
+	var ours []element
+	for _, e := range all {
+		if r.owner[e.key()] == a.key() {
+			ours = append(ours, e)
+		}
+	}
+	// ENOENT: somebody has emptied the table.
+	if err := r.change(ours, (*nftables.Conn).SetDeleteElements); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	for _, e := range ours {
+		delete(r.owner, e.key())
+	}
+	return nil
+}
+
+// element is one entry of one of our sets or maps.
+type element struct {
+	set *nftables.Set
+	nftables.SetElement
+}
+
+func (e element) key() string { return e.set.Name + " " + string(e.Key) }
+
+func (r *rules) own(pod string, list []element) {
+	for _, e := range list {
+		r.owner[e.key()] = pod
+	}
+}
+
+// change applies one operation to all elements as one transaction. r.mu is held.
+func (r *rules) change(list []element, apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
+	if len(list) == 0 {
+		return nil
+	}
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
-	if err := r.elements(c, a, apply); err != nil {
-		return err
+	for _, e := range list {
+		if err := apply(c, e.set, []nftables.SetElement{e.SetElement}); err != nil {
+			return err
+		}
 	}
 	return c.Flush()
 }
 
-// elements adds or deletes what stands for a pod's host ports.
-func (r *rules) elements(c *nftables.Conn, a attachment, apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
+// elements lists what stands for a pod's host ports, each key once.
+func (r *rules) elements(a attachment) ([]element, error) {
 	if len(a.Ports) == 0 {
-		return nil
+		return nil, nil
 	}
+	var list []element
 	for _, ip := range a.IPs {
 		m := r.ip4
 		if ip.Is6() {
 			m = r.ip6
 		}
-		if err := apply(c, m.hairpin, []nftables.SetElement{{Key: append(ip.AsSlice(), ip.AsSlice()...)}}); err != nil {
-			return err
-		}
+		list = append(list, element{m.hairpin, nftables.SetElement{Key: append(ip.AsSlice(), ip.AsSlice()...)}})
 		for _, p := range a.Ports {
 			proto, ok := protocol(p.Protocol)
 			if !ok {
-				return fmt.Errorf("unknown protocol %q", p.Protocol)
+				return nil, fmt.Errorf("unknown protocol %q", p.Protocol)
 			}
 			set, key := m.any, append(field(proto), port(p.HostPort)...)
-			if host, err := netip.ParseAddr(p.HostIP); err == nil && !host.IsUnspecified() {
-				if host.Unmap().Is6() != m.v6 {
-					continue
+			if host, err := netip.ParseAddr(p.HostIP); err == nil {
+				if host = host.Unmap(); host.Is6() != m.v6 {
+					continue // of the pod's other address, if it has one
 				}
-				set, key = m.one, append(host.Unmap().AsSlice(), key...)
-			} else if err == nil && host.Is6() != m.v6 {
-				continue // 0.0.0.0 and :: are all addresses of their own family
+				if !host.IsUnspecified() {
+					set, key = m.one, append(host.AsSlice(), key...)
+				}
 			}
-			if err := apply(c, set, []nftables.SetElement{{Key: key, Val: append(ip.AsSlice(), port(p.ContainerPort)...)}}); err != nil {
-				return err
+			e := element{set, nftables.SetElement{Key: key, Val: append(ip.AsSlice(), port(p.ContainerPort)...)}}
+			if !slices.ContainsFunc(list, func(o element) bool { return o.key() == e.key() }) {
+				list = append(list, e)
 			}
 		}
 	}
-	return nil
+	return list, nil
 }
 
 // protocol gives the number of a protocol's name; empty means TCP.

@@ -21,7 +21,7 @@ const (
 	maxRequest = 4<<20 + 64<<10
 	// maxCalls bounds the calls worked on at a time; more wait in the kernel.
 	maxCalls = 64
-	// callTimeout bounds reading a call and writing the answer.
+	// callTimeout bounds one call, with reading it and answering.
 	callTimeout = 60 * time.Second
 )
 
@@ -32,7 +32,7 @@ type request struct {
 }
 
 // handler answers a request with what goes to stdout and the exit code.
-type handler func(r request) (stdout []byte, code byte)
+type handler func(ctx context.Context, r request) (stdout []byte, code byte)
 
 // server answers proa-cni on a unix socket.
 type server struct {
@@ -84,23 +84,26 @@ func (s *server) serve(ctx context.Context) error {
 			defer func() { <-slots }()
 			// A call under way is finished even if ctx ends: half a network
 			// is worse than a late stop.
-			if err := s.answer(conn); err != nil {
+			callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+			defer cancel()
+			if err := s.answer(callCtx, conn); err != nil {
 				s.log.Warn("call of the runtime not answered", "error", err)
 			}
 		})
 	}
 }
 
-func (s *server) answer(conn *net.UnixConn) error {
+func (s *server) answer(ctx context.Context, conn *net.UnixConn) error {
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(callTimeout)); err != nil {
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
 	r, err := readRequest(conn)
 	if err != nil {
 		return err
 	}
-	stdout, code := s.handle(r)
+	stdout, code := s.handle(ctx, r)
 	_, err = conn.Write(append([]byte{code}, stdout...))
 	return err
 }

@@ -31,26 +31,26 @@ func diskChecks(v *corev1.Volume) []sourceCheck {
 			return append(required(p, "repository", v.GitRepo.Repository), validate.RelativePath(p.Child("directory"), v.GitRepo.Directory)...)
 		}},
 		{name: "gcePersistentDisk", where: "persistentDisk", set: v.GCEPersistentDisk != nil, check: func(p P) E {
-			return ValidateDisk(p, "pdName", v.GCEPersistentDisk.PDName, v.GCEPersistentDisk.Partition)
+			return validateDisk(p, "pdName", v.GCEPersistentDisk.PDName, v.GCEPersistentDisk.Partition)
 		}},
 		{name: "awsElasticBlockStore", set: v.AWSElasticBlockStore != nil, check: func(p P) E {
-			return ValidateDisk(p, "volumeID", v.AWSElasticBlockStore.VolumeID, v.AWSElasticBlockStore.Partition)
+			return validateDisk(p, "volumeID", v.AWSElasticBlockStore.VolumeID, v.AWSElasticBlockStore.Partition)
 		}},
-		{name: "nfs", set: v.NFS != nil, check: func(p P) E { return ValidateNFS(p, v.NFS) }},
+		{name: "nfs", set: v.NFS != nil, check: func(p P) E { return validateNFS(p, v.NFS) }},
 		{name: "iscsi", set: v.ISCSI != nil, check: func(p P) E { return validateISCSI(p, v.ISCSI) }},
 		{name: "glusterfs", set: v.Glusterfs != nil, check: func(p P) E {
 			return required(p, "endpoints", v.Glusterfs.EndpointsName, "path", v.Glusterfs.Path)
 		}},
-		{name: "flocker", set: v.Flocker != nil, check: func(p P) E { return ValidateFlocker(p, v.Flocker) }},
-		{name: "rbd", set: v.RBD != nil, check: func(p P) E { return ValidateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
+		{name: "flocker", set: v.Flocker != nil, check: func(p P) E { return validateFlocker(p, v.Flocker) }},
+		{name: "rbd", set: v.RBD != nil, check: func(p P) E { return validateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
 		{name: "cinder", set: v.Cinder != nil, check: func(p P) E {
 			return append(required(p, "volumeID", v.Cinder.VolumeID), secretName(p, v.Cinder.SecretRef)...)
 		}},
-		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(p P) E { return ValidateMonitors(p, v.CephFS.Monitors) }},
-		{name: "quobyte", set: v.Quobyte != nil, check: func(p P) E { return ValidateQuobyte(p, v.Quobyte) }},
-		{name: "fc", set: v.FC != nil, check: func(p P) E { return ValidateFC(p, v.FC) }},
+		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(p P) E { return validateMonitors(p, v.CephFS.Monitors) }},
+		{name: "quobyte", set: v.Quobyte != nil, check: func(p P) E { return validateQuobyte(p, v.Quobyte) }},
+		{name: "fc", set: v.FC != nil, check: func(p P) E { return validateFC(p, v.FC) }},
 		{name: "flexVolume", set: v.FlexVolume != nil, check: func(p P) E {
-			return ValidateFlex(p, v.FlexVolume.Driver, v.FlexVolume.Options)
+			return validateFlex(p, v.FlexVolume.Driver, v.FlexVolume.Options)
 		}},
 		{name: "azureFile", set: v.AzureFile != nil, check: func(p P) E {
 			return required(p, "secretName", v.AzureFile.SecretName, "shareName", v.AzureFile.ShareName)
@@ -64,9 +64,9 @@ func diskChecks(v *corev1.Volume) []sourceCheck {
 		{name: "portworxVolume", set: v.PortworxVolume != nil, check: func(p P) E {
 			return required(p, "volumeID", v.PortworxVolume.VolumeID)
 		}},
-		{name: "azureDisk", set: v.AzureDisk != nil, check: func(p P) E { return ValidateAzureDisk(p, v.AzureDisk) }},
+		{name: "azureDisk", set: v.AzureDisk != nil, check: func(p P) E { return validateAzureDisk(p, v.AzureDisk) }},
 		{name: "storageos", set: v.StorageOS != nil, check: func(p P) E {
-			errs := ValidateStorageOS(p, v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace)
+			errs := validateStorageOS(p, v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace)
 			return append(errs, secretName(p, v.StorageOS.SecretRef)...)
 		}},
 		{name: "scaleIO", set: v.ScaleIO != nil, check: func(p P) E {
@@ -82,8 +82,8 @@ func secretName(path *field.Path, ref *corev1.LocalObjectReference) field.ErrorL
 	return validate.Required(path.Child("secretRef", "name"), ref.Name)
 }
 
-// ValidateDisk validates a cloud's disk and the partition of it.
-func ValidateDisk(path *field.Path, name, id string, partition int32) field.ErrorList {
+// validateDisk validates a cloud's disk and the partition of it.
+func validateDisk(path *field.Path, name, id string, partition int32) field.ErrorList {
 	errs := required(path, name, id)
 	if partition < 0 || partition > 255 {
 		errs = append(errs, field.Invalid(path.Child("partition"), partition, validation.InclusiveRangeError(1, 255)))
@@ -91,8 +91,8 @@ func ValidateDisk(path *field.Path, name, id string, partition int32) field.Erro
 	return errs
 }
 
-// ValidateNFS validates an NFS export.
-func ValidateNFS(path *field.Path, n *corev1.NFSVolumeSource) field.ErrorList {
+// validateNFS validates an NFS export.
+func validateNFS(path *field.Path, n *corev1.NFSVolumeSource) field.ErrorList {
 	errs := required(path, "server", n.Server, "path", n.Path)
 	if !strings.HasPrefix(n.Path, "/") {
 		errs = append(errs, field.Invalid(path.Child("path"), n.Path, "must be an absolute path"))
@@ -138,8 +138,8 @@ func validateIQN(path *field.Path, name string) field.ErrorList {
 	return field.ErrorList{field.Invalid(path, name, "must be valid format starting with iqn, eui, or naa")}
 }
 
-// ValidateFlocker wants a data set's name or UUID.
-func ValidateFlocker(path *field.Path, f *corev1.FlockerVolumeSource) field.ErrorList {
+// validateFlocker wants a data set's name or UUID.
+func validateFlocker(path *field.Path, f *corev1.FlockerVolumeSource) field.ErrorList {
 	var errs field.ErrorList
 	if f.DatasetName == "" && f.DatasetUUID == "" {
 		errs = append(errs, field.Required(path, "one of datasetName and datasetUUID is required"))
@@ -153,21 +153,21 @@ func ValidateFlocker(path *field.Path, f *corev1.FlockerVolumeSource) field.Erro
 	return errs
 }
 
-// ValidateRBD validates a Ceph block device.
-func ValidateRBD(path *field.Path, monitors []string, image string) field.ErrorList {
-	return append(ValidateMonitors(path, monitors), required(path, "image", image)...)
+// validateRBD validates a Ceph block device.
+func validateRBD(path *field.Path, monitors []string, image string) field.ErrorList {
+	return append(validateMonitors(path, monitors), required(path, "image", image)...)
 }
 
-// ValidateMonitors wants at least one Ceph monitor.
-func ValidateMonitors(path *field.Path, monitors []string) field.ErrorList {
+// validateMonitors wants at least one Ceph monitor.
+func validateMonitors(path *field.Path, monitors []string) field.ErrorList {
 	if len(monitors) == 0 {
 		return field.ErrorList{field.Required(path.Child("monitors"), "")}
 	}
 	return nil
 }
 
-// ValidateQuobyte validates a Quobyte volume.
-func ValidateQuobyte(path *field.Path, q *corev1.QuobyteVolumeSource) field.ErrorList {
+// validateQuobyte validates a Quobyte volume.
+func validateQuobyte(path *field.Path, q *corev1.QuobyteVolumeSource) field.ErrorList {
 	var errs field.ErrorList
 	const form = "must be a host:port pair or multiple pairs separated by commas"
 	switch {
@@ -185,8 +185,8 @@ func ValidateQuobyte(path *field.Path, q *corev1.QuobyteVolumeSource) field.Erro
 	return append(errs, required(path, "volume", q.Volume)...)
 }
 
-// ValidateFC validates a Fibre Channel volume.
-func ValidateFC(path *field.Path, f *corev1.FCVolumeSource) field.ErrorList {
+// validateFC validates a Fibre Channel volume.
+func validateFC(path *field.Path, f *corev1.FCVolumeSource) field.ErrorList {
 	var errs field.ErrorList
 	if len(f.TargetWWNs) == 0 && len(f.WWIDs) == 0 {
 		errs = append(errs, field.Required(path.Child("targetWWNs"), "must specify either targetWWNs or wwids, but not both"))
@@ -204,9 +204,9 @@ func ValidateFC(path *field.Path, f *corev1.FCVolumeSource) field.ErrorList {
 	return errs
 }
 
-// ValidateFlex validates a FlexVolume; options of Kubernetes' own domains are
+// validateFlex validates a FlexVolume; options of Kubernetes' own domains are
 // passed by the kubelet, not by users.
-func ValidateFlex(path *field.Path, driver string, options map[string]string) field.ErrorList {
+func validateFlex(path *field.Path, driver string, options map[string]string) field.ErrorList {
 	errs := required(path, "driver", driver)
 	for k := range options {
 		domain, _, _ := strings.Cut(k, "/")
@@ -218,8 +218,8 @@ func ValidateFlex(path *field.Path, driver string, options map[string]string) fi
 	return errs
 }
 
-// ValidateAzureDisk validates an Azure disk; its URI depends on its kind.
-func ValidateAzureDisk(path *field.Path, d *corev1.AzureDiskVolumeSource) field.ErrorList {
+// validateAzureDisk validates an Azure disk; its URI depends on its kind.
+func validateAzureDisk(path *field.Path, d *corev1.AzureDiskVolumeSource) field.ErrorList {
 	errs := required(path, "diskName", d.DiskName, "diskURI", d.DataDiskURI)
 	if d.CachingMode != nil {
 		errs = append(errs, validate.OneOf(path.Child("cachingMode"), *d.CachingMode,
@@ -242,8 +242,8 @@ func ValidateAzureDisk(path *field.Path, d *corev1.AzureDiskVolumeSource) field.
 	return errs
 }
 
-// ValidateStorageOS validates the names of a StorageOS volume.
-func ValidateStorageOS(path *field.Path, name, namespace string) field.ErrorList {
+// validateStorageOS validates the names of a StorageOS volume.
+func validateStorageOS(path *field.Path, name, namespace string) field.ErrorList {
 	var errs field.ErrorList
 	if name == "" {
 		errs = append(errs, field.Required(path.Child("volumeName"), ""))
@@ -261,21 +261,21 @@ func ValidateVolumeSource(path *field.Path, v *corev1.PersistentVolumeSpec) fiel
 	type P = *field.Path
 	type E = field.ErrorList
 	return oneSource(path, []sourceCheck{
-		{name: "hostPath", set: v.HostPath != nil, check: func(p P) E { return ValidateHostPath(p, v.HostPath) }},
+		{name: "hostPath", set: v.HostPath != nil, check: func(p P) E { return validateHostPath(p, v.HostPath) }},
 		{name: "gcePersistentDisk", where: "persistentDisk", set: v.GCEPersistentDisk != nil, check: func(p P) E {
-			return ValidateDisk(p, "pdName", v.GCEPersistentDisk.PDName, v.GCEPersistentDisk.Partition)
+			return validateDisk(p, "pdName", v.GCEPersistentDisk.PDName, v.GCEPersistentDisk.Partition)
 		}},
 		{name: "awsElasticBlockStore", set: v.AWSElasticBlockStore != nil, check: func(p P) E {
-			return ValidateDisk(p, "volumeID", v.AWSElasticBlockStore.VolumeID, v.AWSElasticBlockStore.Partition)
+			return validateDisk(p, "volumeID", v.AWSElasticBlockStore.VolumeID, v.AWSElasticBlockStore.Partition)
 		}},
 		{name: "glusterfs", set: v.Glusterfs != nil, check: func(p P) E {
 			return required(p, "endpoints", v.Glusterfs.EndpointsName, "path", v.Glusterfs.Path)
 		}},
-		{name: "flocker", set: v.Flocker != nil, check: func(p P) E { return ValidateFlocker(p, v.Flocker) }},
-		{name: "nfs", set: v.NFS != nil, check: func(p P) E { return ValidateNFS(p, v.NFS) }},
-		{name: "rbd", set: v.RBD != nil, check: func(p P) E { return ValidateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
-		{name: "quobyte", set: v.Quobyte != nil, check: func(p P) E { return ValidateQuobyte(p, v.Quobyte) }},
-		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(p P) E { return ValidateMonitors(p, v.CephFS.Monitors) }},
+		{name: "flocker", set: v.Flocker != nil, check: func(p P) E { return validateFlocker(p, v.Flocker) }},
+		{name: "nfs", set: v.NFS != nil, check: func(p P) E { return validateNFS(p, v.NFS) }},
+		{name: "rbd", set: v.RBD != nil, check: func(p P) E { return validateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
+		{name: "quobyte", set: v.Quobyte != nil, check: func(p P) E { return validateQuobyte(p, v.Quobyte) }},
+		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(p P) E { return validateMonitors(p, v.CephFS.Monitors) }},
 		{name: "iscsi", set: v.ISCSI != nil, check: func(p P) E {
 			s := v.ISCSI
 			pod := corev1.ISCSIVolumeSource{
@@ -290,9 +290,9 @@ func ValidateVolumeSource(path *field.Path, v *corev1.PersistentVolumeSpec) fiel
 		{name: "cinder", set: v.Cinder != nil, check: func(p P) E {
 			return append(required(p, "volumeID", v.Cinder.VolumeID), secretRef(p.Child("secretRef"), v.Cinder.SecretRef)...)
 		}},
-		{name: "fc", set: v.FC != nil, check: func(p P) E { return ValidateFC(p, v.FC) }},
+		{name: "fc", set: v.FC != nil, check: func(p P) E { return validateFC(p, v.FC) }},
 		{name: "flexVolume", set: v.FlexVolume != nil, check: func(p P) E {
-			return ValidateFlex(p, v.FlexVolume.Driver, v.FlexVolume.Options)
+			return validateFlex(p, v.FlexVolume.Driver, v.FlexVolume.Options)
 		}},
 		{name: "azureFile", set: v.AzureFile != nil, check: func(p P) E {
 			errs := required(p, "secretName", v.AzureFile.SecretName, "shareName", v.AzureFile.ShareName)
@@ -306,7 +306,7 @@ func ValidateVolumeSource(path *field.Path, v *corev1.PersistentVolumeSpec) fiel
 			return required(p, "pdID", v.PhotonPersistentDisk.PdID)
 		}},
 		{name: "portworxVolume", set: v.PortworxVolume != nil, check: func(p P) E { return required(p, "volumeID", v.PortworxVolume.VolumeID) }},
-		{name: "azureDisk", set: v.AzureDisk != nil, check: func(p P) E { return ValidateAzureDisk(p, v.AzureDisk) }},
+		{name: "azureDisk", set: v.AzureDisk != nil, check: func(p P) E { return validateAzureDisk(p, v.AzureDisk) }},
 		{name: "scaleIO", set: v.ScaleIO != nil, check: func(p P) E {
 			return required(p, "gateway", v.ScaleIO.Gateway, "system", v.ScaleIO.System, "volumeName", v.ScaleIO.VolumeName)
 		}},
@@ -321,7 +321,7 @@ func ValidateVolumeSource(path *field.Path, v *corev1.PersistentVolumeSpec) fiel
 			return errs
 		}},
 		{name: "storageos", set: v.StorageOS != nil, check: func(p P) E {
-			return ValidateStorageOS(p, v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace)
+			return validateStorageOS(p, v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace)
 		}},
 		{name: "csi", set: v.CSI != nil, check: func(p P) E {
 			errs := ValidateCSIDriverName(p.Child("driver"), v.CSI.Driver)

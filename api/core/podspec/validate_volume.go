@@ -90,7 +90,7 @@ func (c *checker) validateVolumeSource(path *field.Path, v *corev1.Volume) field
 			return nil
 		}},
 		{name: "hostPath", set: v.HostPath != nil, check: func(path *field.Path) field.ErrorList {
-			return ValidateHostPath(path, v.HostPath)
+			return validateHostPath(path, v.HostPath)
 		}},
 		{name: "secret", set: v.Secret != nil, check: func(path *field.Path) field.ErrorList {
 			errs := validate.Required(path.Child("secretName"), v.Secret.SecretName)
@@ -137,8 +137,8 @@ func (c *checker) validateVolumeSource(path *field.Path, v *corev1.Volume) field
 	return oneSource(path, append(checks, diskChecks(v)...))
 }
 
-// ValidateHostPath validates a path on the node.
-func ValidateHostPath(path *field.Path, h *corev1.HostPathVolumeSource) field.ErrorList {
+// validateHostPath validates a path on the node.
+func validateHostPath(path *field.Path, h *corev1.HostPathVolumeSource) field.ErrorList {
 	if h.Path == "" {
 		return field.ErrorList{field.Required(path.Child("path"), "")}
 	}

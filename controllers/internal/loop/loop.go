@@ -85,7 +85,7 @@ func New(env Env, name string, workers int, fn Func, sources ...source.Source) (
 		// Several servers may share a process, each with loops of these names.
 		SkipNameValidation:      ptr.To(true),
 		MaxConcurrentReconciles: workers,
-		Logger:                  logr.FromSlogHandler(env.Logger.Handler()),
+		Logger:                  logr.FromSlogHandler(quiet{env.Logger.Handler()}),
 		Reconciler:              reconciler(env.Logger, fn),
 	})
 	if err != nil {

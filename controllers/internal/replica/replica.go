@@ -212,7 +212,9 @@ func (c *Controller) podUpdated(ctx context.Context, q loop.Queue, old, pod *cor
 		q.Add(loop.Key(old.Namespace, oldRef.Name))
 	}
 	if ref != nil {
-		q.Add(loop.Key(pod.Namespace, ref.Name))
+		if counts(old) != counts(pod) || !labels.Equals(old.Labels, pod.Labels) || oldRef == nil || oldRef.UID != ref.UID {
+			q.Add(loop.Key(pod.Namespace, ref.Name))
+		}
 		return
 	}
 	if metav1.GetControllerOfNoCopy(pod) != nil {
@@ -221,6 +223,21 @@ func (c *Controller) podUpdated(ctx context.Context, q loop.Queue, old, pod *cor
 	if metav1.GetControllerOfNoCopy(old) != nil || !labels.Equals(old.Labels, pod.Labels) {
 		c.addMatching(ctx, q, pod)
 	}
+}
+
+// standing is what of a pod's status makes a difference to its set. A pod's way
+// to readiness takes many writes, and a set may have thousands of pods.
+type standing struct {
+	finished, ready bool
+	since           metav1.Time
+}
+
+func counts(p *corev1.Pod) standing {
+	s := standing{finished: pods.Finished(p)}
+	if c := pods.Condition(&p.Status, corev1.PodReady); c != nil {
+		s.ready, s.since = c.Status == corev1.ConditionTrue, c.LastTransitionTime
+	}
+	return s
 }
 
 func (c *Controller) podDeleted(_ context.Context, q loop.Queue, pod *corev1.Pod) {

@@ -1,0 +1,132 @@
+package apiserver_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/proa-dev/proa/apiserver"
+)
+
+// withKubelet starts a server whose node n1 has a kubelet that answers with
+// what it was asked.
+func withKubelet(t *testing.T) *fixture {
+	t.Helper()
+	kubelet := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the client's credentials reach the kubelet")
+		}
+		if r.Header.Get("Upgrade") == "websocket" {
+			conn, err := (&websocket.Upgrader{Subprotocols: []string{"v5.channel.k8s.io"}}).Upgrade(w, r, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			_ = conn.WriteMessage(websocket.TextMessage, []byte(r.URL.RequestURI()))
+			return
+		}
+		if strings.Contains(r.URL.Path, "broken") {
+			http.Error(w, "container is waiting", http.StatusBadRequest)
+			return
+		}
+		_, _ = fmt.Fprintf(w, "%s %s", r.Method, r.URL.RequestURI())
+	}))
+	t.Cleanup(kubelet.Close)
+	f := start(t, func(c *apiserver.Config) {
+		c.Kubelet = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	})
+	_, port, err := net.SplitHostPort(kubelet.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.expect(201, "POST", "/api/v1/nodes", `{"metadata":{"name":"n1"}}`)
+	f.expect(200, "PATCH", "/api/v1/nodes/n1/status", `{"status":{"addresses":[{"type":"InternalIP","address":"127.0.0.1"}],"daemonEndpoints":{"kubeletEndpoint":{"Port":`+port+`}}}}`, mergePatch)
+	if _, err := strconv.Atoi(port); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestLogs(t *testing.T) {
+	f := withKubelet(t)
+	f.bound("p")
+	a := f.expect(200, "GET", pods+"/p/log?follow=true&tailLines=5&timestamps=false", "")
+	if a.body != "GET /containerLogs/default/p/c?follow=true&tailLines=5" || a.header.Get("Content-Type") != "text/plain" {
+		t.Errorf("%s", a.body)
+	}
+	a = f.expect(400, "GET", pods+"/p/log?container=x", "")
+	if a.text("message") != "container x is not valid for pod p" {
+		t.Error(a.text("message"))
+	}
+	f.expect(422, "GET", pods+"/p/log?tailLines=-1", "")
+	f.expect(404, "GET", pods+"/none/log", "")
+	two := `{"metadata":{"name":"two"},"spec":{"containers":[{"name":"a","image":"i"},{"name":"broken","image":"i"}]}}`
+	f.expect(201, "POST", pods, two)
+	a = f.expect(400, "GET", pods+"/two/log", "")
+	if want := "a container name must be specified for pod two, choose one of: [a broken]"; a.text("message") != want {
+		t.Error(a.text("message"))
+	}
+	f.expect(201, "POST", pods+"/two/binding", `{"target":{"name":"n1"}}`)
+	if a = f.expect(400, "GET", pods+"/two/log?container=broken", ""); a.text("message") != "container is waiting" {
+		t.Error(a.body)
+	}
+}
+
+func TestExec(t *testing.T) {
+	f := withKubelet(t)
+	f.bound("p")
+	for path, want := range map[string]string{
+		"/exec?command=ls&command=-l&stdout=true&stderr=1": "/exec/default/p/c?command=ls&command=-l&error=1&output=1",
+		"/exec?command=sh&stdin=1&stdout=1&tty=1":          "/exec/default/p/c?command=sh&input=1&output=1&tty=1",
+		"/attach?stdout=1":                                 "/attach/default/p/c?output=1",
+		"/portforward?ports=80":                            "/portForward/default/p?port=80",
+	} {
+		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"v5.channel.k8s.io"}}
+		conn, resp, err := dialer.DialContext(t.Context(), strings.Replace(f.URL, "https", "wss", 1)+pods+"/p"+path, http.Header{"Authorization": {"Bearer admin"}})
+		if err != nil {
+			body, _ := io.ReadAll(resp.Body)
+			t.Fatalf("%s: %v %s", path, err, body)
+		}
+		_, got, err := conn.ReadMessage()
+		if err != nil || string(got) != want || conn.Subprotocol() != "v5.channel.k8s.io" {
+			t.Errorf("%s: %s %v", path, got, err)
+		}
+		_ = conn.Close()
+	}
+	f.expect(201, "POST", pods, podNamed("unbound"))
+	a := f.expect(400, "POST", pods+"/unbound/exec?command=ls&stdout=1", "")
+	if a.text("message") != "pod unbound does not have a host assigned" {
+		t.Error(a.text("message"))
+	}
+	f.expect(400, "POST", pods+"/p/exec?stdout=1", "")
+	f.expect(400, "POST", pods+"/p/exec?command=ls", "")
+	f.expect(405, "DELETE", pods+"/p/exec", "")
+}
+
+func TestProxies(t *testing.T) {
+	f := withKubelet(t)
+	a := f.expect(200, "GET", "/api/v1/nodes/n1/proxy/pods?x=y", "")
+	if a.body != "GET /pods?x=y" {
+		t.Error(a.body)
+	}
+	f.expect(404, "GET", "/api/v1/nodes/none/proxy/pods", "")
+	f.expect(201, "POST", "/api/v1/namespaces/default/services", `{"metadata":{"name":"s"},"spec":{"ports":[{"port":80}]}}`)
+	a = f.expect(503, "GET", "/api/v1/namespaces/default/services/s/proxy/", "")
+	if a.text("message") != `no endpoints available for service "s"` {
+		t.Error(a.text("message"))
+	}
+	f.bound("p")
+	f.expect(200, "PATCH", pods+"/p/status", `{"status":{"podIP":"169.254.169.254","podIPs":[{"ip":"169.254.169.254"}]}}`, mergePatch)
+	if a = f.expect(400, "GET", pods+"/p/proxy/latest", ""); a.text("message") != "address not allowed" {
+		t.Error(a.text("message"))
+	}
+}

@@ -1,0 +1,184 @@
+package apiserver_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestPatches(t *testing.T) {
+	f := start(t, nil)
+	for i, c := range []struct {
+		name, kind, body string
+		path             string // in the answer
+		want             any
+		code             int
+		message          string
+	}{
+		{name: "JSON patch", kind: jsonPatch, body: `[{"op":"test","path":"/spec/replicas","value":2},{"op":"replace","path":"/spec/replicas","value":4}]`, path: "spec.replicas", want: 4.0},
+		{name: "failing test", kind: jsonPatch, body: `[{"op":"test","path":"/spec/replicas","value":9}]`, code: 422, message: "the server rejected our request due to an error in our request"},
+		{name: "no such path", kind: jsonPatch, body: `[{"op":"remove","path":"/spec/nothing"}]`, code: 422, message: "the server rejected our request due to an error in our request"},
+		{name: "no patch", kind: jsonPatch, body: `{"op":"remove"}`, code: 400},
+		{name: "too many operations", kind: jsonPatch, body: "[" + strings.Repeat(`{"op":"test","path":"/kind","value":"Deployment"},`, 10000) + `{"op":"remove","path":"/x"}]`, code: 413, message: "The allowed maximum operations in a JSON patch is 10000, got 10001"},
+		{name: "merge patch", kind: mergePatch, body: `{"metadata":{"annotations":{"a":"b"}},"spec":{"minReadySeconds":3}}`, path: "spec.minReadySeconds", want: 3.0},
+		{name: "merge patch removes", kind: mergePatch, body: `{"spec":{"template":{"metadata":{"labels":{"extra":null}}},"replicas":null}}`, path: "spec.replicas", want: 1.0},
+		{name: "merge patch replaces lists", kind: mergePatch, body: `{"spec":{"template":{"spec":{"containers":[{"name":"other","image":"j"}]}}}}`, path: "spec.template.spec.containers", want: []any{"other j"}},
+		{name: "merge patch of times and quantities", kind: mergePatch, body: `{"spec":{"strategy":{"rollingUpdate":{"maxSurge":"50%","maxUnavailable":2}}}}`, path: "spec.strategy.rollingUpdate.maxSurge", want: "50%"},
+		{name: "merge patch of a list", kind: mergePatch, body: `[]`, code: 400},
+		{name: "wrong type", kind: mergePatch, body: `{"spec":{"replicas":"many"}}`, code: 422, message: "cannot unmarshal string"},
+		{name: "strategic patch merges lists", kind: strategicPatch, body: `{"spec":{"template":{"spec":{"containers":[{"name":"side","image":"j"}]}}}}`, path: "spec.template.spec.containers", want: []any{"side j", "c i"}},
+		{name: "strategic patch deletes", kind: strategicPatch, body: `{"spec":{"template":{"spec":{"containers":[{"name":"c","env":[{"$patch":"delete","name":"A"}]}]}}}}`, path: "spec.template.spec.containers", want: []any{"c i"}},
+		{name: "immutable field", kind: mergePatch, body: `{"spec":{"selector":{"matchLabels":{"x":"y"}}}}`, code: 422},
+		{name: "name", kind: mergePatch, body: `{"metadata":{"name":"other"}}`, code: 400, message: "the name of the object (other) does not match the name on the URL"},
+		{name: "unknown media type", kind: "Content-Type: application/json", body: `{}`, code: 415, message: "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			at := fmt.Sprintf("%s/d%d", deployments, i)
+			f.expect(201, "POST", deployments, deploymentNamed(fmt.Sprintf("d%d", i)))
+			if c.code == 0 {
+				c.code = 200
+			}
+			a := f.send("PATCH", at, c.body, c.kind)
+			if a.code != c.code || !strings.Contains(a.text("message"), c.message) {
+				t.Fatalf("%d: %s", a.code, a.body)
+			}
+			if c.path == "" {
+				return
+			}
+			got := a.at(c.path)
+			if list, ok := got.([]any); ok {
+				for i, e := range list {
+					c := &answer{object: e.(map[string]any)}
+					list[i] = c.text("name") + " " + c.text("image")
+				}
+			}
+			if fmt.Sprint(got) != fmt.Sprint(c.want) {
+				t.Errorf("%s is %v, want %v", c.path, got, c.want)
+			}
+		})
+	}
+	f.expect(404, "PATCH", deployments+"/none", `{}`, mergePatch)
+}
+
+func TestPatchFieldValidation(t *testing.T) {
+	f := start(t, nil)
+	f.expect(201, "POST", deployments, deploymentNamed("d"))
+	for _, kind := range []string{mergePatch, strategicPatch} {
+		a := f.expect(200, "PATCH", deployments+"/d", `{"spec":{"nothing":1}}`, kind)
+		if got := a.header.Get("Warning"); got != `299 - "unknown field \"spec.nothing\""` {
+			t.Errorf("warning %q", got)
+		}
+		a = f.expect(422, "PATCH", deployments+"/d?fieldValidation=Strict", `{"spec":{"nothing":1}}`, kind)
+		if !strings.Contains(a.text("message"), `strict decoding error: unknown field "spec.nothing"`) {
+			t.Error(a.text("message"))
+		}
+	}
+}
+
+// owners lists "manager operation subresource fields".
+func owners(a *answer) []string {
+	var out []string
+	entries, _ := a.at("metadata.managedFields").([]any)
+	for _, e := range entries {
+		m := &answer{object: e.(map[string]any)}
+		out = append(out, strings.TrimSpace(fmt.Sprintf("%s %s %s", m.text("manager"), m.text("operation"), m.text("subresource")))+" "+leaves("", m.at("fieldsV1")))
+	}
+	return out
+}
+
+func leaves(prefix string, v any) string {
+	m, _ := v.(map[string]any)
+	if len(m) == 0 {
+		return strings.TrimPrefix(prefix, ".")
+	}
+	var out []string
+	for _, k := range []string{"f:metadata", "f:labels", "f:annotations", "f:spec", "f:replicas", "f:minReadySeconds", "f:data", "f:a", "f:b", "f:c"} {
+		if sub, ok := m[k]; ok {
+			out = append(out, leaves(prefix+"."+strings.TrimPrefix(k, "f:"), sub))
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+func TestFieldOwners(t *testing.T) {
+	f := start(t, nil)
+	f.expect(201, "POST", configMaps+"?fieldManager=one", `{"metadata":{"name":"x"},"data":{"a":"1","b":"1"}}`)
+	f.expect(200, "PATCH", configMaps+"/x?fieldManager=two", `{"data":{"b":"2","c":"2"}}`, mergePatch)
+	a := f.expect(200, "PATCH", configMaps+"/x?fieldManager=three", `{"data":{"c":null}}`, mergePatch)
+	if got, want := strings.Join(owners(a), "; "), "one Update data.a; two Update data.b"; got != want {
+		t.Errorf("owners: %s, want %s", got, want)
+	}
+	// A client that does not know of managed fields does not lose them.
+	a = f.expect(200, "PUT", configMaps+"/x?fieldManager=four", `{"metadata":{"name":"x"},"data":{"a":"4","b":"2"}}`)
+	if got, want := strings.Join(owners(a), "; "), "four Update data.a; one Update data; two Update data.b"; got != want {
+		t.Errorf("owners: %s, want %s", got, want)
+	}
+	// One that sends an empty list resets them.
+	a = f.expect(200, "PATCH", configMaps+"/x", `{"metadata":{"managedFields":[{}]}}`, mergePatch)
+	if got := owners(a); len(got) != 0 {
+		t.Errorf("owners after a reset: %v", got)
+	}
+}
+
+func TestServerSideApply(t *testing.T) {
+	f := start(t, nil)
+	config := func(a, b string) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: %q, b: %q}\n", a, b)
+	}
+	at := configMaps + "/x"
+	a := f.expect(422, "PATCH", at, config("1", "1"), applyPatch)
+	if !strings.Contains(a.text("message"), "fieldManager: Required value: is required for apply patch") {
+		t.Error(a.text("message"))
+	}
+	a = f.expect(201, "PATCH", at+"?fieldManager=one", config("1", "1"), applyPatch)
+	same := f.expect(200, "PATCH", at+"?fieldManager=one", config("1", "1"), applyPatch)
+	if a.text("metadata.resourceVersion") != same.text("metadata.resourceVersion") {
+		t.Error("to apply the same again is a write")
+	}
+	a = f.expect(409, "PATCH", at+"?fieldManager=two", config("1", "2"), applyPatch)
+	if want := `Apply failed with 1 conflict: conflict with "one": .data.b`; a.text("message") != want {
+		t.Errorf("%s", a.text("message"))
+	}
+	a = f.expect(200, "PATCH", at+"?fieldManager=two&force=true", config("1", "2"), applyPatch)
+	if got := strings.Join(owners(a), "; "); got != "one Apply data.a; two Apply data.a,data.b" || a.text("data.b") != "2" {
+		t.Errorf("owners: %s", got)
+	}
+	a = f.expect(200, "PATCH", at+"?fieldManager=two", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", applyPatch)
+	if a.text("data.a") != "1" || a.at("data.b") != nil {
+		t.Errorf("data: %v", a.at("data"))
+	}
+	a = f.expect(400, "PATCH", at+"?fieldManager=two", "apiVersion: v2\nkind: ConfigMap\n", applyPatch)
+	if !strings.Contains(a.text("message"), "Incorrect version specified in apply patch") {
+		t.Error(a.text("message"))
+	}
+	f.expect(400, "PATCH", at+"?fieldManager=two", "metadata: {name: x, managedFields: [{}]}\napiVersion: v1\nkind: ConfigMap\n", applyPatch)
+	f.expect(400, "PATCH", at+"?fieldManager=two", "\t:", applyPatch)
+	f.expect(500, "PATCH", at+"?fieldManager=two", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndate: {}\n", applyPatch)
+}
+
+func TestScale(t *testing.T) {
+	f := start(t, nil)
+	f.expect(201, "POST", deployments+"?fieldManager=one", deploymentNamed("d"))
+	at := deployments + "/d/scale"
+	a := f.expect(200, "GET", at, "")
+	if a.text("kind") != "Scale" || a.at("spec.replicas") != 2.0 || a.text("status.selector") != "a=b" {
+		t.Error(a.body)
+	}
+	f.expect(200, "PATCH", at+"?fieldManager=two", `{"spec":{"replicas":5}}`, mergePatch)
+	d := f.expect(200, "GET", deployments+"/d", "")
+	if d.at("spec.replicas") != 5.0 || d.at("metadata.generation") != 2.0 {
+		t.Error(d.body)
+	}
+	if got := owners(d); len(got) != 2 || got[0] != "two Update scale spec.replicas" {
+		t.Errorf("owners: %v", got)
+	}
+	f.expect(409, "PUT", at, a.body)
+	if a = f.expect(422, "PATCH", at, `{"spec":{"replicas":-1}}`, mergePatch); !strings.Contains(a.text("message"), "must be greater than or equal to 0") {
+		t.Error(a.text("message"))
+	}
+	f.expect(409, "PATCH", at+"?fieldManager=three", "apiVersion: autoscaling/v1\nkind: Scale\nmetadata: {name: d}\nspec: {replicas: 7}\n", applyPatch)
+	a = f.expect(200, "PATCH", at+"?fieldManager=three&force=true", "apiVersion: autoscaling/v1\nkind: Scale\nmetadata: {name: d}\nspec: {replicas: 7}\n", applyPatch)
+	if a.at("spec.replicas") != 7.0 {
+		t.Error(a.body)
+	}
+}

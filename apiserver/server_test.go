@@ -1,0 +1,225 @@
+package apiserver_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/proa-dev/proa/apiserver"
+	"github.com/proa-dev/proa/apiserver/health"
+)
+
+// onlyAdmin refuses all but the administrator.
+func onlyAdmin(c *apiserver.Config) {
+	c.Authorizer = authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+		if a.GetUser().GetName() == "admin" {
+			return authorizer.DecisionAllow, "", nil
+		}
+		return authorizer.DecisionNoOpinion, "", nil
+	})
+}
+
+func TestWhoMayDoWhat(t *testing.T) {
+	f := start(t, onlyAdmin)
+	bob := "Authorization: Bearer bob"
+	for _, c := range []struct {
+		method, path, message string
+	}{
+		{"GET", pods, `pods is forbidden: User "bob" cannot list resource "pods" in API group "" in the namespace "default"`},
+		{"GET", "/api/v1/nodes", `nodes is forbidden: User "bob" cannot list resource "nodes" in API group "" at the cluster scope`},
+		{"GET", deployments + "/d", `deployments.apps "d" is forbidden: User "bob" cannot get resource "deployments" in API group "apps" in the namespace "default"`},
+		{"POST", pods + "/p/binding", `pods "p" is forbidden: User "bob" cannot create resource "pods/binding" in API group "" in the namespace "default"`},
+		{"GET", "/metrics", `forbidden: User "bob" cannot get path "/metrics"`},
+	} {
+		a := f.expect(403, c.method, c.path, "", bob)
+		if a.text("message") != c.message || a.text("reason") != "Forbidden" {
+			t.Errorf("%s %s: %s", c.method, c.path, a.text("message"))
+		}
+	}
+	a := f.expect(401, "GET", pods, "", "Authorization: ")
+	if a.text("reason") != "Unauthorized" || a.text("message") != "Unauthorized" || a.text("kind") != "Status" {
+		t.Error(a.body)
+	}
+}
+
+func TestImpersonation(t *testing.T) {
+	f := start(t, onlyAdmin)
+	a := f.expect(403, "GET", pods, "", "Impersonate-User: bob", "Impersonate-Group: devs")
+	if !strings.Contains(a.text("message"), `User "bob" cannot list`) {
+		t.Error(a.text("message"))
+	}
+	a = f.expect(403, "GET", pods, "", "Authorization: Bearer bob", "Impersonate-User: admin")
+	if want := `users "admin" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope`; a.text("message") != want {
+		t.Error(a.text("message"))
+	}
+	f.expect(500, "GET", pods, "", "Impersonate-Group: devs")
+}
+
+func TestHealth(t *testing.T) {
+	broken := errors.New("broken")
+	f := start(t, func(c *apiserver.Config) {
+		c.Ready = []health.Check{{Name: "thing", Run: func(context.Context) error { return broken }}}
+	})
+	for path, want := range map[string]string{"/healthz": "ok", "/livez": "ok", "/livez/etcd": "ok", "/readyz/ping": "ok", "/readyz?exclude=thing": "ok"} {
+		if a := f.expect(200, "GET", path, ""); a.body != want {
+			t.Errorf("%s: %s", path, a.body)
+		}
+	}
+	if a := f.expect(500, "GET", "/readyz", ""); !strings.Contains(a.body, "[-]thing failed: reason withheld\n") || !strings.Contains(a.body, "readyz check failed") {
+		t.Error(a.body)
+	}
+	if a := f.expect(200, "GET", "/livez?verbose", ""); a.body != "[+]ping ok\n[+]etcd ok\nlivez check passed\n" {
+		t.Error(a.body)
+	}
+	f.expect(404, "GET", "/livez/none", "")
+}
+
+func TestDiscovery(t *testing.T) {
+	f := start(t, nil)
+	v2 := "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
+	for _, path := range []string{"/api", "/apis"} {
+		a := f.expect(200, "GET", path, "", v2)
+		if a.text("kind") != "APIGroupDiscoveryList" || a.header.Get("Content-Type") != "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList" {
+			t.Errorf("%s: %s %s", path, a.header.Get("Content-Type"), a.text("kind"))
+		}
+		f.expect(304, "GET", path, "", v2, "If-None-Match: "+a.header.Get("ETag"))
+	}
+	if a := f.expect(200, "GET", "/apis", ""); a.text("kind") != "APIGroupList" {
+		t.Error(a.body)
+	}
+	if a := f.expect(200, "GET", "/apis/apps", ""); a.text("preferredVersion.groupVersion") != "apps/v1" {
+		t.Error(a.body)
+	}
+	a := f.expect(200, "GET", "/apis/apps/v1", "")
+	if !strings.Contains(a.body, `"name":"deployments/scale","singularName":"","namespaced":true,"group":"autoscaling","version":"v1","kind":"Scale"`) || !strings.Contains(a.body, `"shortNames":["deploy"]`) {
+		t.Error(a.body)
+	}
+	f.expect(404, "GET", "/apis/none", "")
+	groups, resources, err := f.Clientset.Discovery().ServerGroupsAndResources()
+	if err != nil || len(groups) < 5 || len(resources) < 5 {
+		t.Errorf("%d groups, %d lists, %v", len(groups), len(resources), err)
+	}
+	if v, err := f.Clientset.Discovery().ServerVersion(); err != nil || v.Minor != "37" {
+		t.Errorf("%v %v", v, err)
+	}
+}
+
+func TestOpenAPI(t *testing.T) {
+	f := start(t, nil)
+	root := f.expect(200, "GET", "/openapi/v3", "")
+	paths, _ := root.at("paths").(map[string]any)
+	entry, _ := paths["apis/apps/v1"].(map[string]any)
+	url, _ := entry["serverRelativeURL"].(string)
+	doc := f.expect(200, "GET", url, "")
+	schemas, _ := doc.at("components.schemas").(map[string]any)
+	d := &answer{object: schemas["io.k8s.api.core.v1.PodSpec"].(map[string]any)}
+	containers := &answer{object: d.at("properties.containers").(map[string]any)}
+	if containers.text("x-kubernetes-patch-strategy") != "merge" || containers.text("x-kubernetes-patch-merge-key") != "name" || containers.text("x-kubernetes-list-type") != "map" || containers.text("description") == "" {
+		t.Errorf("containers: %v", containers.object)
+	}
+	if doc.header.Get("Cache-Control") != "public, immutable" {
+		t.Errorf("Cache-Control %q", doc.header.Get("Cache-Control"))
+	}
+	f.expect(304, "GET", "/openapi/v3/apis/apps/v1", "", "If-None-Match: "+doc.header.Get("ETag"))
+	f.expect(404, "GET", "/openapi/v3/apis/none/v1", "")
+	if v2 := f.expect(200, "GET", "/openapi/v2", ""); v2.text("swagger") != "2.0" {
+		t.Error("no swagger")
+	}
+	schema, err := f.Clientset.Discovery().OpenAPISchema() // as protobuf
+	if err != nil || len(schema.GetDefinitions().GetAdditionalProperties()) < 100 {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	f := start(t, func(c *apiserver.Config) { c.Metrics = prometheus.NewRegistry() })
+	f.expect(200, "GET", pods, "")
+	f.expect(404, "GET", "/api/v1/namespaces/default/whatever", "")
+	a := f.expect(200, "GET", "/metrics", "")
+	if want := `apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1`; !strings.Contains(a.body, want) {
+		t.Error(a.body)
+	}
+	if strings.Contains(a.body, "whatever") {
+		t.Error("a made-up resource is a series")
+	}
+}
+
+// A panic is an answer, not the end of the server, and tells nothing.
+func TestPanic(t *testing.T) {
+	f := start(t, func(c *apiserver.Config) {
+		c.Paths = map[string]http.Handler{"/boom": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret") })}
+	})
+	if a := f.expect(500, "GET", "/boom", ""); strings.Contains(a.body, "secret") || a.text("reason") != "InternalError" {
+		t.Error(a.body)
+	}
+	f.expect(200, "GET", pods, "")
+}
+
+// Load above the bound waits; above that it is told to come again.
+func TestTooManyRequests(t *testing.T) {
+	entered, release := make(chan struct{}, 100), make(chan struct{})
+	f := start(t, func(c *apiserver.Config) {
+		c.MaxReads = 1
+		c.Paths = map[string]http.Handler{"/slow": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			entered <- struct{}{}
+			<-release
+		})}
+	})
+	codes := make(chan int, 20)
+	for range 20 {
+		go func() {
+			req, err := http.NewRequestWithContext(f.Context(), "GET", f.URL+"/slow", nil)
+			if err != nil {
+				codes <- 0
+				return
+			}
+			req.Header.Set("Authorization", "Bearer bob")
+			resp, err := f.http.Do(req)
+			if err != nil {
+				codes <- 0
+				return
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode == 429 && resp.Header.Get("Retry-After") != "1" {
+				codes <- -1
+				return
+			}
+			codes <- resp.StatusCode
+		}()
+	}
+	<-entered
+	if code := <-codes; code != 429 { // one runs, eight wait, the others come back at once
+		t.Errorf("code %d", code)
+	}
+	close(release)
+	count := map[int]int{429: 1}
+	for range 19 {
+		count[<-codes]++
+	}
+	if count[200] < 1 || count[429] < 1 || count[200]+count[429] != 20 {
+		t.Errorf("codes %v", count)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	if _, err := apiserver.New(apiserver.Config{}); err == nil {
+		t.Error("an empty configuration is accepted")
+	}
+}
+
+// Nothing is served in the clear.
+func TestTLSOnly(t *testing.T) {
+	f := start(t, nil)
+	cfg := f.Config("admin")
+	cfg.Host = strings.Replace(f.URL, "https", "http", 1)
+	cfg.TLSClientConfig.Insecure = false
+	if _, err := kubernetes.NewForConfigOrDie(cfg).Discovery().ServerVersion(); err == nil {
+		t.Error("plain HTTP is served")
+	}
+}
