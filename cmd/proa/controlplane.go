@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
+	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/services"
@@ -48,6 +50,8 @@ type controlPlane struct {
 	services  *services.Allocator
 	server    *apiserver.Server
 	listener  net.Listener
+
+	bootstrapped atomic.Bool
 
 	// The components' views, each under its own identity.
 	admin       client.Cluster
@@ -128,7 +132,7 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
-		Paths: paths,
+		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
 		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},
 		TLS: &tls.Config{
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
@@ -206,11 +210,20 @@ func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
 		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser}}); err != nil {
 		return err
 	}
+	p.bootstrapped.Store(true)
 	endpoints := bootstrap.Endpoints{
 		Client: p.admin.Client(), Reader: p.admin.Reader(), Address: netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)),
 		Clock: clock.RealClock{}, Logger: p.cfg.logger,
 	}
 	return endpoints.Run(ctx, ready)
+}
+
+// bootstrapping is a check of /readyz: clients may count on the first objects.
+func (p *controlPlane) bootstrapping(context.Context) error {
+	if !p.bootstrapped.Load() {
+		return errors.New("not finished")
+	}
+	return nil
 }
 
 // runCaches runs the in-process informers.
