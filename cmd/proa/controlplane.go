@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/utils/clock"
@@ -166,16 +165,15 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 
 // as is the cluster as a user sees it.
 func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error) {
-	return p.asOnly(nil, name, groups...)
+	return p.view(local.Config{}, name, groups...)
 }
 
-// asOnly is as with informers that see no more of a kind than a selector says.
-func (p *controlPlane) asOnly(only map[schema.GroupVersionKind]fields.Selector, name string, groups ...string) (client.Cluster, error) {
-	return local.New(local.Config{
-		Registry: p.server.Registry(), Store: p.store, Kinds: p.server.Kinds(), Scheme: builtin.Scheme(),
-		User: &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)},
-		Only: only, Logger: p.cfg.logger.With("user", name),
-	})
+// view is the cluster as a user sees it, with what else base says.
+func (p *controlPlane) view(base local.Config, name string, groups ...string) (client.Cluster, error) {
+	base.Registry, base.Store, base.Kinds, base.Scheme = p.server.Registry(), p.store, p.server.Kinds(), builtin.Scheme()
+	base.User = &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
+	base.Logger = p.cfg.logger.With("user", name)
+	return local.New(base)
 }
 
 // url is where clients on this machine reach the API server.
