@@ -118,6 +118,9 @@ func (c *call) locate() error {
 		return notServed()
 	}
 	if !c.served() {
+		if info.Subresource != "" && !hasSubresource(k, info.Subresource) {
+			return notServed()
+		}
 		return apierrors.NewMethodNotSupported(k.GR(), methodVerb(c.r.Method, info.Verb))
 	}
 	var err error
@@ -176,6 +179,12 @@ func (c *call) served() bool {
 		}
 	}
 	return false
+}
+
+// hasSubresource says whether a kind has a subresource, whatever its verbs.
+func hasSubresource(k *api.Kind, name string) bool {
+	return name == "status" && k.Status != nil || name == "scale" && k.Scale != nil ||
+		slices.ContainsFunc(k.Subresources, func(s api.Subresource) bool { return s.Name == name })
 }
 
 func (c *call) dispatch(ctx context.Context) error {
