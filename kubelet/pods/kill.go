@@ -121,7 +121,7 @@ func (m *Manager) stop(ctx context.Context, c *cri.Container, sp *corev1.Contain
 			}
 		case <-timer.C():
 			cancel()
-			<-done
+			<-done //nolint:errcheck // it ends for the time being over, which is no failure
 		case <-ctx.Done():
 		}
 		timer.Stop()
