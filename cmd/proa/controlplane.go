@@ -80,7 +80,7 @@ func newControlPlane(ctx context.Context, cfg *serverConfig) (p *controlPlane, e
 	if p.store, err = store.Open(ctx, store.Config{
 		DataDir: cfg.dataDir, Endpoints: cfg.endpoints,
 		CAFile: cfg.datastoreCA, CertFile: cfg.datastoreCert, KeyFile: cfg.datastoreKey,
-		Scheme: scheme, Logger: cfg.logger.With("component", "store"),
+		Scheme: scheme, Lookup: lookup(), Logger: cfg.logger.With("component", "store"),
 	}); err != nil {
 		return nil, err
 	}
@@ -88,6 +88,15 @@ func newControlPlane(ctx context.Context, cfg *serverConfig) (p *controlPlane, e
 		return nil, err
 	}
 	return p, p.newClusters(ctx)
+}
+
+// lookup finds built-in kinds.
+func lookup() func(schema.GroupVersionKind) *api.Kind {
+	kinds := map[schema.GroupVersionKind]*api.Kind{}
+	for _, k := range builtin.Kinds() {
+		kinds[k.GVK] = k
+	}
+	return func(gvk schema.GroupVersionKind) *api.Kind { return kinds[gvk] }
 }
 
 func (p *controlPlane) newServer() error {

@@ -55,7 +55,7 @@ func (c *Cluster) Start(ctx context.Context, flags ...string) error {
 	}
 	defer log.Close()
 	args := append([]string{"server", "--data-dir", c.Dir, "--write-kubeconfig", c.Kubeconfig(), "--https-listen-port", fmt.Sprint(c.Port)}, flags...)
-	c.cmd = exec.Command(filepath.Join(c.bin, "proa"), args...)
+	c.cmd = exec.Command(filepath.Join(c.bin, "proa"), args...) //nolint:noctx // it outlives Start; Stop ends it
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := c.cmd.Start(); err != nil {
