@@ -37,6 +37,8 @@ type Config struct {
 	Kinds    *kinds.Table
 	Scheme   *runtime.Scheme
 	User     user.Info
+	// Manager is who writes, in managedFields, where a caller names no owner.
+	Manager string
 	// Only limits what informers see of a kind, by a field selector: a node
 	// may watch its own pods and no others.
 	Only   map[schema.GroupVersionKind]fields.Selector

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -173,9 +174,17 @@ func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error)
 func (p *controlPlane) asOnly(only map[schema.GroupVersionKind]fields.Selector, name string, groups ...string) (client.Cluster, error) {
 	return local.New(local.Config{
 		Registry: p.server.Registry(), Store: p.store, Kinds: p.server.Kinds(), Scheme: builtin.Scheme(),
-		User: &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)},
-		Only: only, Logger: p.cfg.logger.With("user", name),
+		User:    &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)},
+		Manager: manager(name), Only: only, Logger: p.cfg.logger.With("user", name),
 	})
+}
+
+// manager is the name that a component's writes bear in managedFields.
+func manager(name string) string {
+	if strings.HasPrefix(name, "system:node:") {
+		return "kubelet"
+	}
+	return strings.TrimPrefix(name, "system:")
 }
 
 // url is where clients on this machine reach the API server.
