@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -181,8 +182,16 @@ func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error)
 func (p *controlPlane) view(base local.Config, name string, groups ...string) (client.Cluster, error) {
 	base.Registry, base.Store, base.Kinds, base.Scheme = p.server.Registry(), p.store, p.server.Kinds(), builtin.Scheme()
 	base.User = &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
-	base.Logger = p.cfg.logger.With("user", name)
+	base.Manager, base.Logger = manager(name), p.cfg.logger.With("user", name)
 	return local.New(base)
+}
+
+// manager is the name that a component's writes bear in managedFields.
+func manager(name string) string {
+	if strings.HasPrefix(name, "system:node:") {
+		return "kubelet"
+	}
+	return strings.TrimPrefix(name, "system:")
 }
 
 // url is where clients on this machine reach the API server.
