@@ -268,8 +268,8 @@ func decompress(r io.Reader) (io.Reader, func(), error) {
 }
 
 // dial connects to the runtime of a running Proa.
-func dial(socket string) (*containerd.Client, error) {
-	conn, err := net.Dial("unix", socket)
+func dial(ctx context.Context, socket string) (*containerd.Client, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
@@ -282,7 +282,7 @@ func dial(socket string) (*containerd.Client, error) {
 // Import reads an image archive into the runtime that serves socket, and gives
 // the names of the images in it.
 func Import(ctx context.Context, socket string, archive io.Reader) ([]string, error) {
-	c, err := dial(socket)
+	c, err := dial(ctx, socket)
 	if err != nil {
 		return nil, err
 	}
@@ -292,7 +292,7 @@ func Import(ctx context.Context, socket string, archive io.Reader) ([]string, er
 
 // List gives the images of the runtime that serves socket, by name.
 func List(ctx context.Context, socket string) ([]Image, error) {
-	c, err := dial(socket)
+	c, err := dial(ctx, socket)
 	if err != nil {
 		return nil, err
 	}
