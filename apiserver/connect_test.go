@@ -87,8 +87,8 @@ func TestExec(t *testing.T) {
 	for path, want := range map[string]string{
 		"/exec?command=ls&command=-l&stdout=true&stderr=1": "/exec/default/p/c?command=ls&command=-l&error=1&output=1",
 		"/exec?command=sh&stdin=1&stdout=1&tty=1":          "/exec/default/p/c?command=sh&input=1&output=1&tty=1",
-		"/attach?stdout=1":                                 "/attach/default/p/c?output=1",
-		"/portforward?ports=80":                            "/portForward/default/p?port=80",
+		"/attach?stdout=1":      "/attach/default/p/c?output=1",
+		"/portforward?ports=80": "/portForward/default/p?port=80",
 	} {
 		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"v5.channel.k8s.io"}}
 		conn, resp, err := dialer.DialContext(t.Context(), strings.Replace(f.URL, "https", "wss", 1)+pods+"/p"+path, http.Header{"Authorization": {"Bearer admin"}})

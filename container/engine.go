@@ -171,14 +171,14 @@ func (e *engine) fail(err error) {
 }
 
 // serve listens on a socket that root alone may use.
-func (e *engine) serve(path string, accept func(net.Listener) error) error {
+func (e *engine) serve(ctx context.Context, path string, accept func(net.Listener) error) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
 	if err != nil {
 		return err
 	}

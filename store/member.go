@@ -93,7 +93,7 @@ func memberConfig(dir string, quota int64, log *zap.Logger) *embed.Config {
 	ec.EnableGRPCGateway = false
 	// A single member waits for nobody: short ticks only make it elect itself
 	// soon after the start.
-	ec.TickMs, ec.ElectionMs = 10, 50
+	ec.TickMs, ec.ElectionMs = 20, 100
 	if quota == 0 {
 		quota = defaultQuota
 	}

@@ -60,7 +60,7 @@ func (c *call) result(code int, obj runtime.Object) error {
 		if err != nil {
 			return err
 		}
-		return c.object(code, c.versioned(table.Of(c.target.Kind, []api.Object{o}, metav1.ListMeta{ResourceVersion: o.GetResourceVersion()}, include, c.cfg.Now())))
+		return c.object(code, c.versioned(table.Of(c.target.Kind, []api.Object{o}, metav1.ListMeta{ResourceVersion: o.GetResourceVersion()}, include)))
 	case "PartialObjectMetadata":
 		return c.object(code, c.versioned(table.Partial(o)))
 	}
@@ -109,15 +109,17 @@ func (c *call) list(ctx context.Context) error {
 			return err
 		}
 	}
-	var data []byte
+	var parts codec.Parts
 	switch c.accept.Format {
 	case codec.Protobuf:
-		data, err = c.cfg.Codec.ProtobufList(t.Kind.GVK, l.Meta, items)
+		parts, err = c.cfg.Codec.ProtobufList(t.Kind.GVK, l.Meta, items)
 	default:
 		_, custom := t.Kind.New().(runtime.Unstructured)
-		data, err = c.cfg.Codec.JSONList(t.Kind.GVK, l.Meta, items, custom)
+		parts, err = c.cfg.Codec.JSONList(t.Kind.GVK, l.Meta, items, custom)
 		if err == nil && c.accept.Format == codec.YAML {
-			data, err = codec.YAMLOf(data)
+			var data []byte
+			data, err = codec.YAMLOf(parts.Join())
+			parts = codec.Parts{data}
 		}
 	}
 	if errors.Is(err, codec.ErrNoProtobuf) {
@@ -126,7 +128,7 @@ func (c *call) list(ctx context.Context) error {
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
-	c.write(http.StatusOK, data)
+	writeParts(c.w, c.r, http.StatusOK, c.accept.Format, parts)
 	return nil
 }
 
@@ -141,7 +143,7 @@ func (c *call) transformedList(l *registry.List) error {
 		if err != nil {
 			return err
 		}
-		return c.object(http.StatusOK, c.versioned(table.Of(c.target.Kind, objs, l.Meta, include, c.cfg.Now())))
+		return c.object(http.StatusOK, c.versioned(table.Of(c.target.Kind, objs, l.Meta, include)))
 	case "PartialObjectMetadataList":
 		return c.object(http.StatusOK, c.versioned(table.PartialList(objs, l.Meta)))
 	}

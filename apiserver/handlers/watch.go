@@ -68,6 +68,7 @@ func (c *call) watch(ctx context.Context) error {
 	default:
 		enc.watch = w
 		defer w.Stop()
+		w.BePatient()
 	}
 	go func() { // ends with the request, if not with the server
 		select {
@@ -183,7 +184,7 @@ func (e *eventEncoder) encode(ev store.Event) ([]byte, error) {
 	}
 	switch e.accept.As {
 	case "Table":
-		return c.Marshal(e.accept.Format, e.versioned(table.Of(e.target.Kind, []api.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, e.include, e.cfg.Now())))
+		return c.Marshal(e.accept.Format, e.versioned(table.Of(e.target.Kind, []api.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, e.include)))
 	case "PartialObjectMetadata":
 		return c.Marshal(e.accept.Format, e.versioned(table.Partial(obj)))
 	}

@@ -57,6 +57,7 @@ type Core struct {
 	cfg       Config
 	resources sync.Map // *api.Kind to *resource
 	merger    patch.Merger
+	owners    ownership
 }
 
 var _ Registry = (*Core)(nil)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -70,16 +71,24 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 		live.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	before := live.GetManagedFields()
 	was, is := thin(live, obj)
+	key, cacheable := c.shapeOf(r.kind, subresource, manager, before, was, is, obj)
+	if cacheable {
+		if owners, ok := c.owners.get(key); ok {
+			obj.SetManagedFields(recall(owners, before, c.cfg.Now().UTC().Truncate(time.Second)))
+			return
+		}
+	}
 	if subresource == "" && live.GetUID() != "" {
 		was.SetManagedFields(nil) // the entries are read from the new object
 		if entries := obj.GetManagedFields(); entries == nil {
-			is.SetManagedFields(live.GetManagedFields())
+			is.SetManagedFields(before)
 		}
 	}
 	out, err := m.Update(was, is, manager)
 	if err != nil {
-		obj.SetManagedFields(live.GetManagedFields())
+		obj.SetManagedFields(before)
 		return
 	}
 	o, err := apimeta.Accessor(out)
@@ -87,6 +96,24 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 		return
 	}
 	obj.SetManagedFields(o.GetManagedFields())
+	if cacheable {
+		c.owners.put(key, remember(before, o.GetManagedFields(), manager, subresource))
+	}
+}
+
+// manyManagers is where entries of old managers begin to be joined by age.
+const manyManagers = 10
+
+// shapeOf is the shape of a write if its outcome depends on that alone. A
+// client that sends entries of its own has a say in it.
+func (c *Core) shapeOf(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is, obj api.Object) (shape, bool) {
+	if _, custom := obj.(runtime.Unstructured); custom || len(before) >= manyManagers {
+		return shape{}, false
+	}
+	if sent := obj.GetManagedFields(); subresource == "" && sent != nil && !slices.EqualFunc(sent, before, sameEntry) {
+		return shape{}, false
+	}
+	return shapeOf(k, subresource, manager, before, was, is)
 }
 
 // sameEntry says that two entries differ in their time at most.

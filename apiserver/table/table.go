@@ -2,11 +2,8 @@
 package table
 
 import (
-	"time"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -14,27 +11,20 @@ import (
 // Include says how much of the object comes with each row.
 type Include = metav1.IncludeObjectPolicy
 
-// Of makes a table of objects of one kind. now is what ages are reckoned from
-// where the kind has no columns of its own.
-func Of(k *api.Kind, objs []api.Object, meta metav1.ListMeta, include Include, now time.Time) *metav1.Table {
+// Of makes a table of objects of one kind.
+func Of(k *api.Kind, objs []api.Object, meta metav1.ListMeta, include Include) *metav1.Table {
 	t := &metav1.Table{
 		TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
 		ListMeta: meta,
 		Rows:     make([]metav1.TableRow, 0, len(objs)),
 	}
-	columns := k.Columns
-	if columns == nil {
-		columns = []api.Column{age(now)}
-	}
-	docs := metav1.ObjectMeta{}.SwaggerDoc()
-	t.ColumnDefinitions = make([]metav1.TableColumnDefinition, 0, len(columns)+1)
-	t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Description: docs["name"]})
+	columns := k.TableColumns()
+	t.ColumnDefinitions = make([]metav1.TableColumnDefinition, 0, len(columns))
 	for _, c := range columns {
 		t.ColumnDefinitions = append(t.ColumnDefinitions, c.TableColumnDefinition)
 	}
 	for _, obj := range objs {
-		row := metav1.TableRow{Cells: make([]any, 0, len(columns)+1)}
-		row.Cells = append(row.Cells, obj.GetName())
+		row := metav1.TableRow{Cells: make([]any, 0, len(columns))}
 		for _, c := range columns {
 			row.Cells = append(row.Cells, c.Value(obj))
 		}
@@ -61,19 +51,6 @@ func included(obj api.Object, include Include) runtime.RawExtension {
 		return runtime.RawExtension{Object: obj}
 	}
 	return runtime.RawExtension{Object: Partial(obj)}
-}
-
-func age(now time.Time) api.Column {
-	return api.Column{
-		TableColumnDefinition: metav1.TableColumnDefinition{Name: "Age", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
-		Value: func(obj api.Object) any {
-			created := obj.GetCreationTimestamp()
-			if created.IsZero() {
-				return "<unknown>"
-			}
-			return duration.HumanDuration(now.Sub(created.Time))
-		},
-	}
 }
 
 // Partial returns the metadata of obj alone.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -150,11 +149,7 @@ func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 		}
 	}
 	cfg.nodeName = strings.ToLower(cfg.nodeName)
-	level := slog.LevelInfo
-	if o.debug {
-		level = slog.LevelDebug
-	}
-	cfg.logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	cfg.logger = newLogger(o.debug)
 	// The caches live as long as the process and are most of its heap: collect
 	// less late than Go's default of twice the live heap.
 	debug.SetGCPercent(60)

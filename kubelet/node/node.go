@@ -23,11 +23,9 @@ import (
 const (
 	leaseSeconds  = 40
 	leasePeriod   = 10 * time.Second
-	statusPeriod  = 10 * time.Second // looked at; written when it differs
-	statusRefresh = 5 * time.Minute  // written anyway
-	// unreadyPeriod is the first while the node is not Ready: the runtime does
-	// not tell when its network is.
-	unreadyPeriod = 50 * time.Millisecond
+	statusPeriod  = 10 * time.Second       // looked at; written when it differs
+	waitPeriod    = 250 * time.Millisecond // while the runtime is not ready
+	statusRefresh = 5 * time.Minute        // written anyway
 )
 
 // Config is what a Node needs.
@@ -85,16 +83,6 @@ func (n *Node) Get() *corev1.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.current
-}
-
-// ready says whether the node was last reported Ready.
-func (n *Node) ready() bool {
-	for _, c := range n.Get().Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // MilliCPU is what the machine has of it.
@@ -247,7 +235,7 @@ func (n *Node) Run(ctx context.Context) {
 	for {
 		period := statusPeriod
 		if !n.ready() {
-			period = unreadyPeriod
+			period = waitPeriod
 		}
 		t := n.cfg.Clock.NewTimer(period)
 		select {
@@ -273,6 +261,15 @@ func (n *Node) Run(ctx context.Context) {
 			written = n.cfg.Clock.Now()
 		}
 	}
+}
+
+func (n *Node) ready() bool {
+	for _, c := range n.Get().Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
 }
 
 func (n *Node) ref() *corev1.ObjectReference {

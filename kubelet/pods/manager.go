@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -92,6 +93,11 @@ type Manager struct {
 // New makes a manager whose workers end with ctx; it looks at what the runtime
 // has once, since pods that run already are not to be judged anew.
 func New(ctx context.Context, cfg Config) (*Manager, error) {
+	if cfg.ContainerLogsDir != "" {
+		if err := os.MkdirAll(cfg.ContainerLogsDir, 0o755); err != nil {
+			return nil, fmt.Errorf("links to logs: %w", err)
+		}
+	}
 	found, err := cfg.CRI.UIDs(ctx)
 	if err != nil {
 		return nil, err

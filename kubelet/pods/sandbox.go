@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -31,6 +32,10 @@ func (w *worker) sandboxConfig() *runtimeapi.PodSandboxConfig {
 }
 
 func (w *worker) makeSandboxConfig(attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
+	if users := w.pod.Spec.HostUsers; users != nil && !*users {
+		// To run it among the host's users would break what it asks for.
+		return nil, errors.New("this node does not support user namespaces (hostUsers: false)")
+	}
 	host, _, err := w.m.cfg.Cluster.Hostname(w.pod)
 	if err != nil {
 		return nil, err

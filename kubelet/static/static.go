@@ -48,12 +48,18 @@ type Source struct {
 	have map[types.UID]*corev1.Pod
 	gone []*corev1.Pod // whose mirrors are to be deleted
 	poke chan struct{}
+
+	loaded chan struct{}
 }
 
 // New makes a source.
 func New(cfg Config) *Source {
-	return &Source{cfg: cfg, have: map[types.UID]*corev1.Pod{}, poke: make(chan struct{}, 1)}
+	return &Source{cfg: cfg, have: map[types.UID]*corev1.Pod{}, poke: make(chan struct{}, 1), loaded: make(chan struct{})}
 }
+
+// Loaded is closed when the manifests have been read for the first time: until
+// then a static pod that runs already looks like one that nobody wants.
+func (s *Source) Loaded() <-chan struct{} { return s.loaded }
 
 // Poke has the mirror pods looked at: one was changed or deleted.
 func (s *Source) Poke() {
@@ -78,6 +84,7 @@ func (s *Source) Run(ctx context.Context) error {
 		return fmt.Errorf("static pods: watch %s: %w", s.cfg.Dir, err)
 	}
 	s.load()
+	close(s.loaded)
 	for {
 		var again <-chan time.Time
 		if err := s.mirror(ctx); err != nil && ctx.Err() == nil {

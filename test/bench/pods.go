@@ -113,7 +113,7 @@ func startPod(ctx context.Context, e *cluster.Cluster, c *kubernetes.Clientset, 
 	if err := createPod(ctx, c, name); err != nil {
 		return err
 	}
-	return await(ctx, e, w, 1, func(p *corev1.Pod) bool { return podReady(p) })
+	return await(ctx, e, w, 1, podReady)
 }
 
 // createPod waits for the default service account, which a fresh namespace
@@ -162,7 +162,7 @@ func await(ctx context.Context, e *cluster.Cluster, w watch.Interface, n int, ok
 
 // benchPods measures starts of pods beside a bare runc.
 func benchPods(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
-	archive, err := busybox()
+	archive, err := busybox(ctx)
 	if err != nil {
 		return nil, err
 	}

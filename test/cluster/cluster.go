@@ -55,7 +55,7 @@ func (c *Cluster) Start(ctx context.Context, flags ...string) error {
 	}
 	defer log.Close()
 	args := append([]string{"server", "--data-dir", c.Dir, "--write-kubeconfig", c.Kubeconfig(), "--https-listen-port", fmt.Sprint(c.Port)}, flags...)
-	c.cmd = exec.Command(filepath.Join(c.bin, "proa"), args...)
+	c.cmd = exec.Command(filepath.Join(c.bin, "proa"), args...) //nolint:noctx // it outlives Start; Stop ends it
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := c.cmd.Start(); err != nil {
@@ -206,10 +206,10 @@ func (c *Cluster) end(sig syscall.Signal) error {
 		err = errors.Join(fmt.Errorf("proa did not end on %s in 30 s\n%s", sig, c.LastWords()), <-c.ended)
 	}
 	c.cmd = nil
-	if sig == syscall.SIGKILL {
+	if err == nil || sig == syscall.SIGKILL {
 		return nil
 	}
-	return err
+	return fmt.Errorf("proa did not end cleanly: %w\n%s", err, c.LastWords())
 }
 
 // Remove stops everything and removes it from the machine.

@@ -77,7 +77,7 @@ func prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	files, err := ociimage.Busybox(path)
+	files, err := ociimage.Busybox(ctx, path)
 	if err != nil {
 		return err
 	}
