@@ -211,7 +211,7 @@ func importInto(ctx context.Context, c *containerd.Client, archive io.Reader) ([
 		return nil, fmt.Errorf("image archive: %w", err)
 	}
 	defer closeArchive()
-	list, err := c.Import(ctx, archive, containerd.WithImageLabels(map[string]string{criLabel: "managed"}))
+	list, err := c.Import(ctx, archive, containerd.WithImageLabels(managed()))
 	if err != nil {
 		return nil, fmt.Errorf("image archive: %w", err)
 	}
@@ -220,12 +220,33 @@ func importInto(ctx context.Context, c *containerd.Client, archive io.Reader) ([
 	}
 	var names []string
 	for _, img := range list {
-		if err := containerd.NewImageWithPlatform(c, img, platforms.Default()).Unpack(ctx, ""); err != nil {
+		image := containerd.NewImageWithPlatform(c, img, platforms.Default())
+		if err := image.Unpack(ctx, ""); err != nil {
 			return nil, fmt.Errorf("unpack image %s: %w", img.Name, err)
+		}
+		if err := nameByID(ctx, c, image); err != nil {
+			return nil, fmt.Errorf("name image %s by its ID: %w", img.Name, err)
 		}
 		names = append(names, img.Name)
 	}
 	return names, nil
+}
+
+// managed labels an image as one of CRI's.
+func managed() map[string]string { return map[string]string{criLabel: "managed"} }
+
+// nameByID stores an image under the digest of its configuration too, as CRI
+// does with what it pulls: CRI looks up image volumes by that name.
+func nameByID(ctx context.Context, c *containerd.Client, image containerd.Image) error {
+	config, err := image.Config(ctx)
+	if err != nil {
+		return err
+	}
+	named := images.Image{Name: config.Digest.String(), Target: image.Target(), Labels: managed()}
+	if _, err = c.ImageService().Create(ctx, named); errdefs.IsAlreadyExists(err) {
+		_, err = c.ImageService().Update(ctx, named)
+	}
+	return err
 }
 
 // decompress sees through zstd; containerd's reader knows gzip.

@@ -11,12 +11,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/utils/clock"
@@ -28,6 +28,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
+	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/services"
@@ -48,6 +49,8 @@ type controlPlane struct {
 	services  *services.Allocator
 	server    *apiserver.Server
 	listener  net.Listener
+
+	bootstrapped atomic.Bool
 
 	// The components' views, each under its own identity.
 	admin       client.Cluster
@@ -137,7 +140,7 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
-		Paths: paths,
+		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
 		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},
 		TLS: &tls.Config{
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
@@ -171,16 +174,15 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 
 // as is the cluster as a user sees it.
 func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error) {
-	return p.asOnly(nil, name, groups...)
+	return p.view(local.Config{}, name, groups...)
 }
 
-// asOnly is as with informers that see no more of a kind than a selector says.
-func (p *controlPlane) asOnly(only map[schema.GroupVersionKind]fields.Selector, name string, groups ...string) (client.Cluster, error) {
-	return local.New(local.Config{
-		Registry: p.server.Registry(), Store: p.store, Kinds: p.server.Kinds(), Scheme: builtin.Scheme(),
-		User: &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)},
-		Only: only, Logger: p.cfg.logger.With("user", name),
-	})
+// view is the cluster as a user sees it, with what else base says.
+func (p *controlPlane) view(base local.Config, name string, groups ...string) (client.Cluster, error) {
+	base.Registry, base.Store, base.Kinds, base.Scheme = p.server.Registry(), p.store, p.server.Kinds(), builtin.Scheme()
+	base.User = &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
+	base.Logger = p.cfg.logger.With("user", name)
+	return local.New(base)
 }
 
 // url is where clients on this machine reach the API server.
@@ -215,11 +217,20 @@ func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
 		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser}}); err != nil {
 		return err
 	}
+	p.bootstrapped.Store(true)
 	endpoints := bootstrap.Endpoints{
 		Client: p.admin.Client(), Reader: p.admin.Reader(), Address: netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)),
 		Clock: clock.RealClock{}, Logger: p.cfg.logger,
 	}
 	return endpoints.Run(ctx, ready)
+}
+
+// bootstrapping is a check of /readyz: clients may count on the first objects.
+func (p *controlPlane) bootstrapping(context.Context) error {
+	if !p.bootstrapped.Load() {
+		return errors.New("not finished")
+	}
+	return nil
 }
 
 // runCaches runs the in-process informers.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/proa-dev/proa/api/core"
 	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/client/local"
 	"github.com/proa-dev/proa/container"
 	"github.com/proa-dev/proa/internal/certs"
 	"github.com/proa-dev/proa/internal/lifecycle"
@@ -62,7 +63,7 @@ func newNode(cfg *serverConfig, p *controlPlane) (*node, error) {
 		corev1.SchemeGroupVersion.WithKind("Pod"):  fields.OneTermEqualSelector("spec.nodeName", cfg.nodeName),
 		corev1.SchemeGroupVersion.WithKind("Node"): fields.OneTermEqualSelector("metadata.name", cfg.nodeName),
 	}
-	if n.self, err = p.asOnly(own, "system:node:"+cfg.nodeName, "system:nodes"); err != nil {
+	if n.self, err = p.view(local.Config{Only: own, Host: cfg.nodeName}, "system:node:"+cfg.nodeName, "system:nodes"); err != nil {
 		return nil, err
 	}
 	if n.services, err = p.as("system:kube-proxy"); err != nil {

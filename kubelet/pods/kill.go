@@ -121,7 +121,9 @@ func (m *Manager) stop(ctx context.Context, c *cri.Container, sp *corev1.Contain
 			}
 		case <-timer.C():
 			cancel()
-			<-done //nolint:errcheck // it ends for the time being over, which is no failure
+			if err := <-done; err != nil && ctx.Err() == nil {
+				event(corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+			}
 		case <-ctx.Done():
 		}
 		timer.Stop()

@@ -162,13 +162,12 @@ func TestCrashLoopBacksOff(t *testing.T) {
 		if b.last().Phase != corev1.PodRunning {
 			t.Errorf("phase = %s", b.last().Phase)
 		}
-		for _, seconds := range []int{10, 20, 40, 80, 160, 300, 300} {
-		delay := time.Duration(seconds) * time.Second
+		for _, delay := range []int{10, 20, 40, 80, 160, 300, 300} {
 			before := len(b.runtime.Log())
-			time.Sleep(delay - 100*time.Millisecond)
+			time.Sleep(time.Duration(delay)*time.Second - 100*time.Millisecond)
 			synctest.Wait()
 			if len(b.runtime.Log()) != before {
-				t.Fatalf("restarted before %s were over", delay)
+				t.Fatalf("restarted before %ds were over", delay)
 			}
 			time.Sleep(101 * time.Millisecond)
 			synctest.Wait()

@@ -206,10 +206,10 @@ func (c *Cluster) end(sig syscall.Signal) error {
 		err = errors.Join(fmt.Errorf("proa did not end on %s in 30 s\n%s", sig, c.LastWords()), <-c.ended)
 	}
 	c.cmd = nil
-	if sig == syscall.SIGKILL {
+	if err == nil || sig == syscall.SIGKILL {
 		return nil
 	}
-	return err
+	return fmt.Errorf("proa did not end cleanly: %w\n%s", err, c.LastWords())
 }
 
 // Remove stops everything and removes it from the machine.
