@@ -223,7 +223,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var ports []int32
-	for _, list := range r.URL.Query()["ports"] {
+	for _, list := range r.URL.Query()["port"] {
 		for _, text := range strings.Split(list, ",") {
 			n, err := strconv.ParseUint(text, 10, 16)
 			if err != nil || n == 0 {
