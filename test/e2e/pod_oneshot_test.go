@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"io"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -149,22 +148,25 @@ func isReady(p *corev1.Pod) bool {
 // logs reads what a container printed.
 func (e *env) logs(pod, container string) string {
 	e.t.Helper()
-	r, err := e.client.CoreV1().Pods(e.namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container}).Stream(e.t.Context())
+	log, err := e.tryLogs(pod, container)
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	return string(b)
+	return log
+}
+
+func (e *env) tryLogs(pod, container string) (string, error) {
+	b, err := e.client.CoreV1().Pods(e.namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container}).DoRaw(e.t.Context())
+	return string(b), err
 }
 
 // untilLog waits until a container has printed a text.
 func (e *env) untilLog(pod, container, text string) {
 	e.t.Helper()
-	e.until("the log of "+pod+" has "+text, func() bool { return strings.Contains(e.logs(pod, container), text) })
+	e.until("the log of "+pod+" has "+text, func() bool {
+		log, err := e.tryLogs(pod, container)
+		return err == nil && strings.Contains(log, text)
+	})
 }
 
 // remove deletes a pod with its own grace and waits until it is gone.

@@ -109,7 +109,7 @@ containers:
 func TestPodProbes(t *testing.T) {
 	for _, c := range []struct{ name, probe, script string }{
 		{"exec", "exec: {command: [cat, /tmp/ok]}", "touch /tmp/ok; sleep 3600"},
-		{"http", "httpGet: {path: /ok, port: web, httpHeaders: [{name: X, value: y}]}", "mkdir /www; touch /www/ok; httpd -f -p 8080 -h /www"},
+		{"http", "httpGet: {path: /ok, port: web, httpHeaders: [{name: X, value: why}]}", "mkdir /www; touch /www/ok; httpd -f -p 8080 -h /www"},
 		{"tcp", "tcpSocket: {port: 8080}", "nc -lk -p 8080 -e true || httpd -f -p 8080"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -44,7 +44,7 @@ containers: [{command: [sh, -c, '` + caps + `']}]
 `,
 		want: "CapEff: 00000000a80425fb\nCapBnd: 00000000a80425fb\nNoNewPrivs: 0\nSeccomp: 0",
 	}, {
-		name: "capabilities added and dropped, no escalation, default seccomp",
+		name: "restricted",
 		spec: `
 containers:
 - command: [sh, -c, '` + caps + `; unshare -U true 2>&1 | head -1']
@@ -57,14 +57,14 @@ containers:
 	}, {
 		name: "unprivileged",
 		spec: `
-containers: [{command: [sh, -c, 'ip link add dummy9 type dummy 2>&1'], securityContext: {privileged: false}}]
+containers: [{command: [sh, -c, 'ip link add v8 type veth peer name v9 2>&1'], securityContext: {privileged: false}}]
 `,
 		phase: "Failed",
 		want:  "ip: RTNETLINK answers: Operation not permitted",
 	}, {
 		name: "privileged",
 		spec: `
-containers: [{command: [sh, -c, 'ip link add dummy9 type dummy && test -e /dev/kmsg && mount -t tmpfs none /mnt2 && echo all'], securityContext: {privileged: true}, volumeMounts: [{name: v, mountPath: /mnt2}]}]
+containers: [{command: [sh, -c, 'ip link add v8 type veth peer name v9 && test -e /dev/kmsg && mount -t tmpfs none /mnt2 && echo all'], securityContext: {privileged: true}, volumeMounts: [{name: v, mountPath: /mnt2}]}]
 volumes: [{name: v, emptyDir: {}}]
 `,
 		want: "all",
@@ -79,13 +79,13 @@ containers: [{command: [cat, /proc/sys/kernel/shm_rmid_forced, /proc/sys/net/ipv
 		name: "host's process namespace",
 		spec: `
 hostPID: true
-containers: [{command: [sh, -c, 'ls /proc/2/comm >/dev/null && test "$(cat /proc/self/comm)" = cat && test $$ -gt 1 && echo host']}]
+containers: [{command: [sh, -c, 'ls /proc/2/comm >/dev/null && test "$(cat /proc/self/comm)" = cat && test $$$$ -gt 1 && echo host']}]
 `,
 		want: "host",
 	}, {
 		name: "masked paths",
 		spec: `
-containers: [{command: [sh, -c, 'wc -c </proc/kcore; echo 1 2>&1 >/proc/sys/kernel/panic']}]
+containers: [{command: [sh, -c, 'ls -A /sys/firmware | wc -l; echo 1 2>&1 >/proc/sys/kernel/panic']}]
 `,
 		phase: "Failed",
 		want:  "0\nsh: can't create /proc/sys/kernel/panic: Read-only file system",

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -244,9 +245,10 @@ containers: [{command: [cat, /v/a], volumeMounts: [{name: v, mountPath: /v}]}]
 	if got, want := e.event("p", "FailedMount"), `MountVolume.SetUp failed for volume "v" : configmap "later" not found`; got != want {
 		t.Errorf("event %q, want %q", got, want)
 	}
-	if got := e.pod("p").Status.ContainerStatuses; len(got) != 1 || got[0].State.Waiting == nil || got[0].State.Waiting.Reason != "ContainerCreating" {
-		t.Errorf("status %+v", got)
-	}
+	e.untilPod("p", "waits", func(p *corev1.Pod) bool {
+		s := p.Status.ContainerStatuses
+		return len(s) == 1 && s[0].State.Waiting != nil && s[0].State.Waiting.Reason == "ContainerCreating"
+	})
 	e.kubectl("create", "configmap", "later", "--from-literal=a=came")
 	e.ended("p")
 	matchLines(t, e.logs("p", "c0"), "came")
