@@ -126,7 +126,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 		g.Go(func() error {
 			err := l.Run(ctx)
 			if ctx.Err() != nil {
-				return nil // asked to stop
+				return nil //nolint:nilerr // asked to stop
 			}
 			if err == nil {
 				err = errors.New("ended early")

@@ -61,8 +61,8 @@ type eventLog struct {
 
 	floor   atomic.Uint64 // head's seq
 	floorAt atomic.Int64  // head's revision
-	waiting atomic.Int64
-	wake    atomic.Pointer[chan struct{}]
+	prompt  bell          // for watchers of this process
+	patient patientBell   // for those behind a network
 	closed  atomic.Bool
 }
 
@@ -70,8 +70,8 @@ func newEventLog() *eventLog {
 	l := &eventLog{}
 	l.head = &node{}
 	l.tail = l.head
-	ch := make(chan struct{})
-	l.wake.Store(&ch)
+	l.prompt.init()
+	l.patient.init()
 	return l
 }
 
@@ -98,7 +98,7 @@ func (l *eventLog) append(events []*node, now time.Time) {
 	}
 	l.trimLocked(now)
 	l.mu.Unlock()
-	l.broadcast()
+	l.broadcast(now)
 }
 
 // trim drops what is too old.
@@ -154,20 +154,15 @@ func (l *eventLog) after(rev int64) (*node, error) {
 // gone says that events after n were dropped.
 func (l *eventLog) gone(n *node) bool { return n.seq < l.floor.Load() }
 
-// waker returns a channel that is closed at the next append. The caller
-// counts itself in waiting first.
-func (l *eventLog) waker() <-chan struct{} { return *l.wake.Load() }
-
-func (l *eventLog) broadcast() {
-	if l.waiting.Load() == 0 {
-		return
+func (l *eventLog) broadcast(now time.Time) {
+	if l.prompt.waiting.Load() > 0 {
+		l.prompt.ring()
 	}
-	ch := make(chan struct{})
-	close(*l.wake.Swap(&ch))
+	l.patient.news(now)
 }
 
 func (l *eventLog) close() {
 	l.closed.Store(true)
-	ch := make(chan struct{})
-	close(*l.wake.Swap(&ch))
+	l.prompt.ring()
+	l.patient.stop()
 }

@@ -86,6 +86,8 @@ type Watcher struct {
 	ended bool
 	bade  bool // the bookmark before the end was sent
 
+	patient bool
+
 	initial  *initial
 	bookmark *time.Timer
 
@@ -101,6 +103,11 @@ type initial struct {
 
 // Stop wakes Next, which then returns io.EOF.
 func (w *Watcher) Stop() { w.once.Do(func() { close(w.stop) }) }
+
+// BePatient says that events cost more to deliver than to make, as over a
+// network: where many watch, those that follow one another within milliseconds
+// come together. To be called before Next.
+func (w *Watcher) BePatient() { w.patient = true }
 
 // Next waits for events and returns all there are (of many, the first
 // thousand or so), at least one, appended to buf[:0]. It returns ctx's error
@@ -126,10 +133,14 @@ func (w *Watcher) Next(ctx context.Context, buf []Event) ([]Event, error) {
 		}
 	}
 	log := w.r.log
-	log.waiting.Add(1) // before looking: an append from here on wakes us
-	defer log.waiting.Add(-1)
+	bell := &log.prompt
+	if w.patient {
+		bell = &log.patient.bell
+	}
+	bell.waiting.Add(1) // before looking: an append from here on wakes us
+	defer bell.waiting.Add(-1)
 	for {
-		wake := log.waker()
+		wake := bell.waker()
 		complete := w.r.store.feed.rev.Load()
 		buf = w.collect(buf)
 		if len(buf) > 0 {

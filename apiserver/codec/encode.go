@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
 	"github.com/proa-dev/proa/store"
@@ -73,83 +71,6 @@ func (c *Codec) item(f Format, i Item) ([]byte, error) {
 		return c.Entry(f, i.Entry)
 	}
 	return c.Marshal(f, i.Object)
-}
-
-// JSONList joins items into a list. custom says that items name their kind
-// each, as those of custom resources do.
-func (c *Codec) JSONList(gvk schema.GroupVersionKind, meta metav1.ListMeta, items []Item, custom bool) ([]byte, error) {
-	head, err := json.Marshal(struct {
-		Kind       string          `json:"kind"`
-		APIVersion string          `json:"apiVersion"`
-		Metadata   metav1.ListMeta `json:"metadata"`
-	}{gvk.Kind + "List", gvk.GroupVersion().String(), meta})
-	if err != nil {
-		return nil, err
-	}
-	var typeMeta []byte
-	if !custom {
-		typeMeta = fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,`, gvk.Kind, gvk.GroupVersion().String())
-	}
-	parts := make([][]byte, len(items))
-	size := len(head) + 16
-	for i, it := range items {
-		if parts[i], err = c.item(JSON, it); err != nil {
-			return nil, err
-		}
-		size += len(parts[i]) + 1
-	}
-	out := make([]byte, 0, size)
-	out = append(out, head[:len(head)-1]...)
-	out = append(out, `,"items":[`...)
-	for i, p := range parts {
-		if i > 0 {
-			out = append(out, ',')
-		}
-		if rest, ok := bytes.CutPrefix(p, typeMeta); ok && !custom {
-			out = append(out, '{')
-			p = rest
-		}
-		out = append(out, p...)
-	}
-	return append(out, "]}\n"...), nil
-}
-
-// protobufMagic begins every protobuf envelope.
-var protobufMagic = []byte{'k', '8', 's', 0}
-
-// ProtobufList joins items into a list. Every list type has its metadata as
-// field 1 and its items as field 2.
-func (c *Codec) ProtobufList(gvk schema.GroupVersionKind, meta metav1.ListMeta, items []Item) ([]byte, error) {
-	head, err := meta.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	parts := make([][]byte, len(items))
-	size := 1 + uvarintLen(len(head)) + len(head)
-	for i, it := range items {
-		envelope, err := c.item(Protobuf, it)
-		if err != nil {
-			return nil, err
-		}
-		if parts[i], err = rawOf(envelope); err != nil {
-			return nil, err
-		}
-		size += 1 + uvarintLen(len(parts[i])) + len(parts[i])
-	}
-	typeMeta, err := (&runtime.TypeMeta{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind + "List"}).Marshal()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, 0, size+len(typeMeta)+24)
-	out = append(out, protobufMagic...)
-	out = appendField(out, 1, typeMeta)
-	out = appendTag(out, 2, size)
-	out = appendField(out, 1, head)
-	for _, p := range parts {
-		out = appendField(out, 2, p)
-	}
-	// Upstream always writes the envelope's contentEncoding and contentType.
-	return append(out, 0x1a, 0, 0x22, 0), nil
 }
 
 func uvarintLen(n int) int {

@@ -99,7 +99,7 @@ func (p *Proxy) copyLogs(w http.ResponseWriter, r *http.Request, to *url.URL) er
 	}
 	resp, err := p.cfg.Transport.RoundTrip(req)
 	if err != nil {
-		return apierrors.NewInternalError(fmt.Errorf("Get %q: %w", to.Redacted(), err))
+		return apierrors.NewInternalError(&url.Error{Op: "Get", URL: to.Redacted(), Err: err})
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {

@@ -109,15 +109,17 @@ func (c *call) list(ctx context.Context) error {
 			return err
 		}
 	}
-	var data []byte
+	var parts codec.Parts
 	switch c.accept.Format {
 	case codec.Protobuf:
-		data, err = c.cfg.Codec.ProtobufList(t.Kind.GVK, l.Meta, items)
+		parts, err = c.cfg.Codec.ProtobufList(t.Kind.GVK, l.Meta, items)
 	default:
 		_, custom := t.Kind.New().(runtime.Unstructured)
-		data, err = c.cfg.Codec.JSONList(t.Kind.GVK, l.Meta, items, custom)
+		parts, err = c.cfg.Codec.JSONList(t.Kind.GVK, l.Meta, items, custom)
 		if err == nil && c.accept.Format == codec.YAML {
-			data, err = codec.YAMLOf(data)
+			var data []byte
+			data, err = codec.YAMLOf(parts.Join())
+			parts = codec.Parts{data}
 		}
 	}
 	if errors.Is(err, codec.ErrNoProtobuf) {
@@ -126,7 +128,7 @@ func (c *call) list(ctx context.Context) error {
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
-	c.write(http.StatusOK, data)
+	writeParts(c.w, c.r, http.StatusOK, c.accept.Format, parts)
 	return nil
 }
 

@@ -2,15 +2,16 @@ package handlers
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/klauspost/compress/gzip"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -24,7 +25,10 @@ const (
 	// Answers above this size are compressed for clients that like it; below,
 	// the time costs more than the bytes.
 	gzipAbove = 128 << 10
-	gzipLevel = 4
+	gzipLevel = gzip.BestSpeed
+	// smallBody fits the buffer that net/http has for an answer.
+	smallBody = 4 << 10
+	chunkSize = 128 << 10
 	// maxWarnings bounds the Warning headers of one answer.
 	maxWarnings = 4 << 10
 )
@@ -34,6 +38,10 @@ var gzipWriters = sync.Pool{New: func() any {
 	w, _ := gzip.NewWriterLevel(nil, gzipLevel)
 	return w
 }}
+
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+var newline = []byte("\n")
 
 // WriteError answers with err as a Status.
 func WriteError(w http.ResponseWriter, r *http.Request, c *codec.Codec, err error) {
@@ -100,43 +108,80 @@ func (c *call) write(code int, data []byte) { write(c.w, c.r, code, c.accept.For
 
 // write sends a body that is one JSON line, YAML or protobuf. data is shared.
 func write(w http.ResponseWriter, r *http.Request, code int, f codec.Format, data []byte) {
+	parts := codec.Parts{data}
+	if f == codec.JSON && (len(data) == 0 || data[len(data)-1] != '\n') {
+		parts = codec.Parts{data, newline}
+	}
+	writeParts(w, r, code, f, parts)
+}
+
+// writeParts sends a body in pieces. A JSON body ends with a newline.
+func writeParts(w http.ResponseWriter, r *http.Request, code int, f codec.Format, parts codec.Parts) {
 	h := w.Header()
 	h["Content-Type"] = contentTypes[f]
 	h["Cache-Control"] = noCache
-	newline := f == codec.JSON && (len(data) == 0 || data[len(data)-1] != '\n')
 	if f == codec.JSON && pretty(r) {
-		var out bytes.Buffer
-		if json.Indent(&out, data, "", "  ") == nil {
-			data, newline = out.Bytes(), !bytes.HasSuffix(out.Bytes(), []byte("\n"))
-		}
+		parts = indented(parts)
 	}
-	if len(data) > gzipAbove && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	size := parts.Size()
+	if size > gzipAbove && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")
 		w.WriteHeader(code)
 		z := gzipWriters.Get().(*gzip.Writer)
 		defer gzipWriters.Put(z)
 		z.Reset(w)
-		_, _ = z.Write(data) // the client has gone if this fails
-		if newline {
-			_, _ = z.Write([]byte("\n"))
+		if send(z, parts, size) == nil { // else the client has gone
+			_ = z.Close()
 		}
-		_ = z.Close()
 		return
 	}
-	n := len(data)
-	if newline {
-		n++
-	}
-	h["Content-Length"] = []string{strconv.Itoa(n)}
+	h["Content-Length"] = []string{strconv.Itoa(size)}
 	w.WriteHeader(code)
 	if r.Method == http.MethodHead {
 		return
 	}
-	_, _ = w.Write(data)
-	if newline {
-		_, _ = w.Write([]byte("\n"))
+	_ = send(w, parts, size)
+}
+
+// send joins small pieces into large writes: each of those is a trip through
+// the connection's goroutine.
+func send(w io.Writer, parts codec.Parts, size int) error {
+	if size <= smallBody {
+		for _, p := range parts {
+			if _, err := w.Write(p); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
+	chunk := chunks.Get().(*[chunkSize]byte)
+	defer chunks.Put(chunk)
+	n := 0
+	for _, p := range parts {
+		for len(p) > 0 {
+			k := copy(chunk[n:], p)
+			n, p = n+k, p[k:]
+			if n < chunkSize {
+				break
+			}
+			if _, err := w.Write(chunk[:]); err != nil {
+				return err
+			}
+			n = 0
+		}
+	}
+	_, err := w.Write(chunk[:n])
+	return err
+}
+
+// indented is a body for human eyes.
+func indented(parts codec.Parts) codec.Parts {
+	var out bytes.Buffer
+	if json.Indent(&out, bytes.TrimSuffix(parts.Join(), newline), "", "  ") != nil {
+		return parts
+	}
+	return codec.Parts{out.Bytes(), newline}
 }
 
 // Header values that every answer shares; net/http does not change them.

@@ -68,6 +68,7 @@ func (c *call) watch(ctx context.Context) error {
 	default:
 		enc.watch = w
 		defer w.Stop()
+		w.BePatient()
 	}
 	go func() { // ends with the request, if not with the server
 		select {

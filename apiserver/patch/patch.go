@@ -20,6 +20,11 @@ import (
 // maxOperations is how many operations a JSON patch may have.
 const maxOperations = 10000
 
+// The library's bound on what the copies of one JSON patch may add up to is a
+// variable of its package, unlimited unless set: thirty copies of a document
+// into itself would fill the memory.
+func init() { jsonpatch.AccumulatedCopySizeLimit = 3 << 20 }
+
 // Apply returns doc with the patch applied. like is a value of the Go type
 // that strategic merge patches take their directives from; it is nil for kinds
 // without one. strict are the faults of the patch itself (duplicate fields)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -82,7 +83,7 @@ func newControlPlane(ctx context.Context, cfg *serverConfig) (p *controlPlane, e
 	if p.store, err = store.Open(ctx, store.Config{
 		DataDir: cfg.dataDir, Endpoints: cfg.endpoints,
 		CAFile: cfg.datastoreCA, CertFile: cfg.datastoreCert, KeyFile: cfg.datastoreKey,
-		Scheme: scheme, Logger: cfg.logger.With("component", "store"),
+		Scheme: scheme, Lookup: lookup(), Logger: cfg.logger.With("component", "store"),
 	}); err != nil {
 		return nil, err
 	}
@@ -92,13 +93,22 @@ func newControlPlane(ctx context.Context, cfg *serverConfig) (p *controlPlane, e
 	return p, p.newClusters(ctx)
 }
 
+// lookup finds built-in kinds.
+func lookup() func(schema.GroupVersionKind) *api.Kind {
+	kinds := map[schema.GroupVersionKind]*api.Kind{}
+	for _, k := range builtin.Kinds() {
+		kinds[k.GVK] = k
+	}
+	return func(gvk schema.GroupVersionKind) *api.Kind { return kinds[gvk] }
+}
+
 func (p *controlPlane) newServer() error {
 	cfg := p.cfg
 	serving, err := p.authority.Server(certs.APIServerNames(cfg.clusterDomain, net.IP(cfg.apiAddr.AsSlice()), cfg.nodeName, hostIPs(), cfg.tlsSANs))
 	if err != nil {
 		return err
 	}
-	toKubelets, err := p.authority.Client("kube-apiserver-kubelet-client", "system:masters")
+	toKubelets, err := p.authority.Client(certs.KubeletClientUser)
 	if err != nil {
 		return err
 	}
@@ -174,8 +184,16 @@ func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error)
 func (p *controlPlane) view(base local.Config, name string, groups ...string) (client.Cluster, error) {
 	base.Registry, base.Store, base.Kinds, base.Scheme = p.server.Registry(), p.store, p.server.Kinds(), builtin.Scheme()
 	base.User = &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
-	base.Logger = p.cfg.logger.With("user", name)
+	base.Manager, base.Logger = manager(name), p.cfg.logger.With("user", name)
 	return local.New(base)
+}
+
+// manager is the name that a component's writes bear in managedFields.
+func manager(name string) string {
+	if strings.HasPrefix(name, "system:node:") {
+		return "kubelet"
+	}
+	return strings.TrimPrefix(name, "system:")
 }
 
 // url is where clients on this machine reach the API server.
