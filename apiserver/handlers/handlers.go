@@ -242,7 +242,10 @@ func (c *call) dispatch(ctx context.Context) error {
 
 // negotiate picks the format of the answer.
 func (c *call) negotiate() error {
-	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), codec.IsTransform)
+	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), func(a codec.Accepted) bool {
+		// What is computed and never stored has no columns.
+		return codec.IsTransform(a) && (a.As != "Table" || !c.target.Kind.Virtual)
+	})
 	if !ok {
 		return notAcceptable()
 	}

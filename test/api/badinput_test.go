@@ -82,6 +82,7 @@ func TestBadInput(t *testing.T) {
 		{"JSON patch, failed test", "PATCH", maps + "/cm", header{"Content-Type": jsonPatch}, `[{"op":"test","path":"/data/k","value":"w"}]`, 422, "Invalid", ""},
 		{"JSON patch, missing path", "PATCH", maps + "/cm", header{"Content-Type": jsonPatch}, `[{"op":"remove","path":"/data/none"}]`, 422, "Invalid", ""},
 		{"JSON patch, too many", "PATCH", maps + "/cm", header{"Content-Type": jsonPatch}, "[" + strings.TrimSuffix(strings.Repeat(`{"op":"add","path":"/data/k","value":"x"},`, 10001), ",") + "]", 413, "RequestEntityTooLarge", "The allowed maximum operations in a JSON patch is 10000"},
+		{"JSON patch, copies that double", "PATCH", maps + "/cm", header{"Content-Type": jsonPatch}, `[{"op":"add","path":"/data/x","value":["` + strings.Repeat("x", 1000) + `"]}` + strings.Repeat(`,{"op":"copy","from":"/data/x","path":"/data/x/-"}`, 40) + "]", 422, "", ""},
 		{"strategic patch, broken", "PATCH", maps + "/cm", header{"Content-Type": strategicPatch}, `"x"`, 400, "BadRequest", ""},
 		{"apply without a manager", "PATCH", maps + "/cm", header{"Content-Type": applyPatch}, `{"apiVersion":"v1","kind":"ConfigMap"}`, 422, "Invalid", "fieldManager: Required value: is required for apply patch"},
 		{"apply with managedFields", "PATCH", maps + "/cm?fieldManager=m", header{"Content-Type": applyPatch}, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"cm","managedFields":[{"manager":"x","operation":"Apply","apiVersion":"v1"}]}}`, 400, "BadRequest", "metadata.managedFields must be nil"},
