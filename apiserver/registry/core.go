@@ -58,6 +58,7 @@ type Core struct {
 	resources sync.Map // *api.Kind to *resource
 	merger    patch.Merger
 	owners    ownership
+	turns     turns
 }
 
 var _ Registry = (*Core)(nil)
