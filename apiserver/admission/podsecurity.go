@@ -169,7 +169,7 @@ func (p *PodSecurity) namespace(a *Attributes, ns *corev1.Namespace) error {
 		return err
 	}
 	relaxed := want.Enforce.Version == had.Enforce.Version && psa.CompareLevels(want.Enforce.Level, had.Enforce.Level) < 1
-	if p.err != nil || want.Enforce == had.Enforce || want.Enforce.Level == psa.LevelPrivileged || relaxed {
+	if want.Enforce == had.Enforce || want.Enforce.Level == psa.LevelPrivileged || relaxed {
 		return nil
 	}
 	p.warnOfPods(a, ns.Name, want.Enforce)
@@ -177,6 +177,9 @@ func (p *PodSecurity) namespace(a *Attributes, ns *corev1.Namespace) error {
 }
 
 func (p *PodSecurity) warnOfPods(a *Attributes, namespace string, level psa.LevelVersion) {
+	if p.err != nil {
+		return // and every pod is refused
+	}
 	pods := p.lookup.Source.List(corev1.Resource("pods"), namespace)
 	if total := len(pods); total > maxPodsChecked {
 		pods = pods[:maxPodsChecked]
