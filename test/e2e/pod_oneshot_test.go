@@ -220,7 +220,7 @@ func busyboxFiles(t *testing.T) []ociimage.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := ociimage.Busybox(path)
+	files, err := ociimage.Busybox(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
