@@ -138,15 +138,19 @@ func TestOpenAPI(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	f := start(t, func(c *apiserver.Config) { c.Metrics = prometheus.NewRegistry() })
+	f := start(t, func(c *apiserver.Config) {
+		onlyAdmin(c)
+		c.Metrics = prometheus.NewRegistry()
+	})
 	f.expect(200, "GET", pods, "")
 	f.expect(404, "GET", "/api/v1/namespaces/default/whatever", "")
+	f.expect(403, "GET", pods+"/p/whatever", "", "Authorization: Bearer bob")
 	a := f.expect(200, "GET", "/metrics", "")
 	if want := `apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1`; !strings.Contains(a.body, want) {
 		t.Error(a.body)
 	}
 	if strings.Contains(a.body, "whatever") {
-		t.Error("a made-up resource is a series")
+		t.Error("a made-up name is a series")
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/proa-dev/proa/internal/certs"
 )
 
 // ClusterRoles is the default policy's cluster roles.
@@ -231,6 +233,9 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		bindCluster("system:volume-scheduler", person(user.KubeScheduler)),
 		// To nobody: nodes have an authorizer of their own.
 		bindCluster("system:node"),
+		// All that the API server may do by its certificate for nodes' APIs: a
+		// node that gives the API server's own address as its own gains nothing.
+		bindCluster("system:kubelet-api-admin", person(certs.KubeletClientUser)),
 		bindCluster("system:service-account-issuer-discovery", group(serviceaccount.AllServiceAccountsGroup)),
 	}, controllerBindings()...)
 }

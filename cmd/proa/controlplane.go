@@ -108,7 +108,7 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
-	toKubelets, err := p.authority.Client("kube-apiserver-kubelet-client", "system:masters")
+	toKubelets, err := p.authority.Client(certs.KubeletClientUser)
 	if err != nil {
 		return err
 	}

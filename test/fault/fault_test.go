@@ -111,7 +111,7 @@ func (n *node) importBusybox() {
 	if err != nil {
 		n.Fatal(err)
 	}
-	files, err := ociimage.Busybox(path)
+	files, err := ociimage.Busybox(n.Context(), path)
 	if err != nil {
 		n.Fatal(err)
 	}
