@@ -113,6 +113,9 @@ func (c *call) locate() error {
 		c.target.Namespace = ""
 	}
 	if !c.served() {
+		if info.Subresource != "" && !hasSubresource(k, info.Subresource) {
+			return notServed()
+		}
 		return apierrors.NewMethodNotSupported(k.GR(), methodVerb(c.r.Method, info.Verb))
 	}
 	var err error
@@ -196,6 +199,12 @@ func (c *call) served() bool {
 	return false
 }
 
+// hasSubresource says whether a kind has a subresource, whatever its verbs.
+func hasSubresource(k *api.Kind, name string) bool {
+	return name == "status" && k.Status != nil || name == "scale" && k.Scale != nil ||
+		slices.ContainsFunc(k.Subresources, func(s api.Subresource) bool { return s.Name == name })
+}
+
 func (c *call) dispatch(ctx context.Context) error {
 	if IsConnect(c.info) {
 		if c.cfg.Connect == nil {
@@ -233,7 +242,10 @@ func (c *call) dispatch(ctx context.Context) error {
 
 // negotiate picks the format of the answer.
 func (c *call) negotiate() error {
-	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), codec.IsTransform)
+	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), func(a codec.Accepted) bool {
+		// What is computed and never stored has no columns.
+		return codec.IsTransform(a) && (a.As != "Table" || !c.target.Kind.Virtual)
+	})
 	if !ok {
 		return notAcceptable()
 	}

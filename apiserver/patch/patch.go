@@ -61,11 +61,22 @@ func unprocessable(err error) error {
 	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 }
 
+// operation is a step of a JSON patch; more than it has is unknown.
+type operation struct {
+	Op    string `json:"op"`
+	From  string `json:"from"`
+	Path  string `json:"path"`
+	Value any    `json:"value"`
+}
+
 func applyJSON(doc, data []byte) ([]byte, []error, error) {
-	var v any
+	var v []operation
 	strict, err := kjson.UnmarshalStrict(data, &v)
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	for i, fault := range strict {
+		strict[i] = fmt.Errorf("json patch %w", fault)
 	}
 	ops, err := jsonpatch.DecodePatch(data)
 	if err != nil {
