@@ -130,3 +130,35 @@ func TestProxies(t *testing.T) {
 		t.Error(a.text("message"))
 	}
 }
+
+// What the authorizer takes for a watch, or for a request in a namespace,
+// must not be anything else: a reader runs no commands, and who rules one
+// namespace does not remove another.
+func TestPathsThatMislead(t *testing.T) {
+	f := withKubelet(t)
+	f.bound("p")
+	f.expect(201, "POST", "/api/v1/namespaces", `{"metadata":{"name":"other"}}`)
+	for _, method := range []string{"GET", "POST"} {
+		f.expect(404, method, "/api/v1/watch/namespaces/default/pods/p/exec?command=ls&stdout=1", "")
+		f.expect(404, method, "/api/v1/watch/nodes/n1/proxy/run/default/p/c?cmd=ls", "")
+		f.expect(404, method, "/api/v1/proxy/nodes/n1/proxy/pods", "")
+	}
+	for _, method := range []string{"GET", "DELETE"} {
+		f.expect(404, method, "/api/v1/namespaces/default/namespaces/other", "")
+		f.expect(404, method, "/api/v1/namespaces/default/nodes/n1", "")
+	}
+	f.expect(404, "GET", "/api/v1/namespaces/default/namespaces", "")
+	f.expect(404, "GET", "/api/v1/watch/pods/p", "")
+	f.expect(200, "GET", "/api/v1/namespaces/other", "")
+}
+
+// A small patch must not make a large object.
+func TestCopiesAreBounded(t *testing.T) {
+	f := start(t, nil)
+	f.expect(201, "POST", configMaps, `{"metadata":{"name":"c"},"data":{"a":"`+strings.Repeat("x", 1000)+`"}}`)
+	ops := `[{"op":"add","path":"/x","value":{}}`
+	for i := range 30 {
+		ops += fmt.Sprintf(`,{"op":"copy","from":"","path":"/x/a%d"}`, i)
+	}
+	f.expect(422, "PATCH", configMaps+"/c", ops+"]", jsonPatch)
+}

@@ -349,7 +349,7 @@ func (k *Kubelet) follow(ctx context.Context, p *parts) error {
 	if err := k.followNode(ctx, p); err != nil {
 		return err
 	}
-	if !toolscache.WaitForCacheSync(ctx.Done(), handled.HasSynced) {
+	if !toolscache.WaitFor(ctx, "", handled.HasSyncedChecker()) {
 		return ctx.Err()
 	}
 	return nil

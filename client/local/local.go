@@ -40,6 +40,8 @@ type Config struct {
 	// Host is the node that the components run on, for their events; empty
 	// for those of the control plane.
 	Host string
+	// Manager is who writes, in managedFields, where a caller names no owner.
+	Manager string
 	// Only limits what informers see of a kind, by a field selector: a node
 	// may watch its own pods and no others.
 	Only   map[schema.GroupVersionKind]fields.Selector

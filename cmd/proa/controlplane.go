@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -47,8 +48,10 @@ type controlPlane struct {
 	authority *certs.Authority
 	store     *store.Store
 	services  *services.Allocator
-	server    *apiserver.Server
-	listener  net.Listener
+	// authenticator also makes tokens.
+	authenticator *authn.Authenticator
+	server        *apiserver.Server
+	listener      net.Listener
 
 	bootstrapped atomic.Bool
 
@@ -105,13 +108,13 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
-	toKubelets, err := p.authority.Client("kube-apiserver-kubelet-client", "system:masters")
+	toKubelets, err := p.authority.Client(certs.KubeletClientUser)
 	if err != nil {
 		return err
 	}
 	kinds := builtin.Kinds()
 	objects := live.New(p.store, kinds)
-	authenticator, err := authn.New(authn.Config{
+	p.authenticator, err = authn.New(authn.Config{
 		Key: p.authority.SigningKey(), ClientCAs: p.authority.Pool(), FrontProxyCAs: p.authority.FrontProxyPool(),
 		FrontProxyNames: []string{certs.FrontProxyUser},
 		Source:          objects, Live: objects.Live, Clock: clock.RealClock{},
@@ -119,7 +122,7 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
-	paths, err := authenticator.Discovery("")
+	paths, err := p.authenticator.Discovery("")
 	if err != nil {
 		return err
 	}
@@ -131,11 +134,11 @@ func (p *controlPlane) newServer() error {
 	metrics := prometheus.NewRegistry()
 	p.server, err = apiserver.New(apiserver.Config{
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
-		Authenticator: authenticator, Authorizer: authorizer,
+		Authenticator: p.authenticator, Authorizer: authorizer,
 		Admission: append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}),
 			authz.NewEscalation(authorizer, admission.Lookup{Source: objects, Live: objects.Live})),
-		Virtual: virtual.Functions(virtual.Config{Tokens: authenticator, Authorizer: authorizer}),
-		Token:   authenticator.IssueToken,
+		Virtual: virtual.Functions(virtual.Config{Tokens: p.authenticator, Authorizer: authorizer}),
+		Token:   p.authenticator.IssueToken,
 		Kubelet: &http.Transport{
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
@@ -167,7 +170,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
-		RootCA: p.authority.CAPEM(), PodCIDR: p.cfg.pods,
+		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods,
 	})
 	return err
 }
@@ -181,8 +184,16 @@ func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error)
 func (p *controlPlane) view(base local.Config, name string, groups ...string) (client.Cluster, error) {
 	base.Registry, base.Store, base.Kinds, base.Scheme = p.server.Registry(), p.store, p.server.Kinds(), builtin.Scheme()
 	base.User = &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
-	base.Logger = p.cfg.logger.With("user", name)
+	base.Manager, base.Logger = manager(name), p.cfg.logger.With("user", name)
 	return local.New(base)
+}
+
+// manager is the name that a component's writes bear in managedFields.
+func manager(name string) string {
+	if strings.HasPrefix(name, "system:node:") {
+		return "kubelet"
+	}
+	return strings.TrimPrefix(name, "system:")
 }
 
 // url is where clients on this machine reach the API server.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -150,9 +149,6 @@ func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 	}
 	cfg.nodeName = strings.ToLower(cfg.nodeName)
 	cfg.logger = newLogger(o.debug)
-	// The caches live as long as the process and are most of its heap: collect
-	// less late than Go's default of twice the live heap.
-	debug.SetGCPercent(60)
 	return cfg, nil
 }
 

@@ -14,7 +14,7 @@ goarch=${GOARCH:-$(go env GOARCH)}
 cc=${CC:-$(go env CC)}
 export GOOS=linux GOARCH="$goarch" GOFLAGS="${GOFLAGS:--trimpath}"
 
-shim=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+shim=./shim
 runc=github.com/opencontainers/runc
 
 version_of() { go list -m -f '{{.Path}} {{.Version}} {{if .Replace}}{{.Replace}}{{end}}' "$1"; }
@@ -25,7 +25,7 @@ stamp=$({
 	go version
 	version_of github.com/containerd/containerd/v2
 	version_of "$runc"
-	cat build.sh src/*.c src/*.h
+	cat build.sh src/*.c src/*.h shim/*.go
 } | sha256sum | cut -d' ' -f1)
 
 if [ -f "$out/stamp" ] && [ "$(cat "$out/stamp")" = "$stamp" ]; then

@@ -62,7 +62,7 @@ func benchStart(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	}
 	first := time.Since(begin)
 
-	bare, err := bareProcess()
+	bare, err := bareProcess(ctx)
 	if err != nil {
 		return nil, err
 	}

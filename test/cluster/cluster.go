@@ -146,6 +146,13 @@ func (c *Cluster) Kubectl(ctx context.Context, stdin io.Reader, args ...string) 
 	return c.run(ctx, stdin, "kubectl", append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
 }
 
+// KubectlCommand is a kubectl to start: one that follows, or wants a terminal.
+func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "kubectl"), append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
+	cmd.Env = append(os.Environ(), "HOME="+c.Dir)
+	return cmd
+}
+
 // Proa runs a verb of the binary against this data directory.
 func (c *Cluster) Proa(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
 	return c.run(ctx, stdin, "proa", append(args, "--data-dir", c.Dir)...)

@@ -105,6 +105,8 @@ type env struct {
 	t         *testing.T
 	namespace string
 	client    *kubernetes.Clientset
+	// environ is what kubectl's environment holds besides this process's.
+	environ []string
 }
 
 var notName = regexp.MustCompile("[^a-z0-9]+")
