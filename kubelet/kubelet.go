@@ -361,6 +361,9 @@ func (k *Kubelet) update(ctx context.Context, p *parts, pod *corev1.Pod) {
 		return
 	}
 	if p.pods.HasStatic(pod) {
+		if pod.DeletionTimestamp != nil { // its pod stays: it is replaced
+			p.static.Poke()
+		}
 		return
 	}
 	if err := p.static.Gone(ctx, pod); err != nil && ctx.Err() == nil {
