@@ -43,7 +43,7 @@ func TestNodes(t *testing.T) {
 		return e.kubectl("get", "pods", "--field-selector=spec.nodeName=node-1", "-o", "name") == ""
 	})
 	e.until("and says why no other comes", func() bool {
-		return strings.Contains(e.kubectl("events", "--types=Warning"), "0/1 nodes are available: 1 node(s) had untolerated taint(s)")
+		return strings.Contains(e.kubectl("events", "--types=Warning"), "0/1 nodes are available: 1 node(s) had untolerated taint")
 	})
 	e.kubectl("taint", "node", "node-1", "e2e:NoExecute-")
 	e.kubectl("rollout", "status", "deploy/web", "--timeout=60s")
