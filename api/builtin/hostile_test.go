@@ -194,7 +194,7 @@ func look(k *api.Kind, obj api.Object) {
 		k.Fields(obj)
 	}
 	if k.GracePeriod != nil {
-		k.GracePeriod(obj)
+		k.GracePeriod(obj, nil)
 	}
 	if k.Scale != nil {
 		k.Scale.Get(obj)
