@@ -102,10 +102,10 @@ type Kind struct {
 	CreateOnUpdate bool
 	// RequireVersionOnUpdate refuses an update without a resourceVersion.
 	RequireVersionOnUpdate bool
-	// GracePeriod returns the seconds that a graceful delete of obj gives
-	// when the request names none; nil means that objects are removed at
-	// once. Zero removes this object at once.
-	GracePeriod func(obj Object) int64
+	// GracePeriod returns the seconds that a graceful delete of obj gives;
+	// asked are those that the request names, nil for none. A nil function
+	// means that objects are removed at once, zero removes this one at once.
+	GracePeriod func(obj Object, asked *int64) int64
 	// OrphanByDefault makes "Orphan" the default propagation policy.
 	OrphanByDefault bool
 	// ResetFields are the fields that server-side apply may not own, per

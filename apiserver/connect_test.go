@@ -1,6 +1,7 @@
 package apiserver_test
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -12,13 +13,14 @@ import (
 	"testing"
 
 	"github.com/gorilla/websocket"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/proa-dev/proa/apiserver"
 )
 
 // withKubelet starts a server whose node n1 has a kubelet that answers with
 // what it was asked.
-func withKubelet(t *testing.T) *fixture {
+func withKubelet(t *testing.T, change ...func(*apiserver.Config)) *fixture {
 	t.Helper()
 	kubelet := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "" {
@@ -43,6 +45,9 @@ func withKubelet(t *testing.T) *fixture {
 	t.Cleanup(kubelet.Close)
 	f := start(t, func(c *apiserver.Config) {
 		c.Kubelet = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		for _, fn := range change {
+			fn(c)
+		}
 	})
 	_, port, err := net.SplitHostPort(kubelet.Listener.Addr().String())
 	if err != nil {
@@ -161,4 +166,22 @@ func TestCopiesAreBounded(t *testing.T) {
 		ops += fmt.Sprintf(`,{"op":"copy","from":"","path":"/x/a%d"}`, i)
 	}
 	f.expect(422, "PATCH", configMaps+"/c", ops+"]", jsonPatch)
+}
+
+// Who may read what a node's API tells runs no commands by it.
+func TestReadersOfNodesRunNothing(t *testing.T) {
+	f := withKubelet(t, func(c *apiserver.Config) {
+		c.Authorizer = authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+			if a.GetUser().GetName() == "admin" || a.GetVerb() == "get" {
+				return authorizer.DecisionAllow, "", nil
+			}
+			return authorizer.DecisionNoOpinion, "", nil
+		})
+	})
+	bob := "Authorization: Bearer bob"
+	f.expect(200, "GET", "/api/v1/nodes/n1/proxy/metrics", "", bob)
+	for _, path := range []string{"exec/default/p/c?command=ls", "run/default/p/c?cmd=ls", "attach/default/p/c", "portForward/default/p", "pods/../exec/default/p/c", "/exec/a/b/c"} {
+		f.expect(403, "GET", "/api/v1/nodes/n1/proxy/"+path, "", bob)
+	}
+	f.expect(200, "GET", "/api/v1/nodes/n1/proxy/exec/default/p/c", "")
 }

@@ -121,6 +121,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeoutOf(r))
 	defer cancel()
+	defer handlers.BoundWrites(ctx, w)()
 	if r.ContentLength != 0 {
 		// A body that trickles in must not hold the request open.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))

@@ -2,7 +2,10 @@ package apiserver_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -226,4 +229,30 @@ func TestTLSOnly(t *testing.T) {
 	if _, err := kubernetes.NewForConfigOrDie(cfg).Discovery().ServerVersion(); err == nil {
 		t.Error("plain HTTP is served")
 	}
+}
+
+// A client that does not read its answer gives way to others in the end.
+func TestClientsThatDoNotRead(t *testing.T) {
+	f := start(t, func(c *apiserver.Config) { c.MaxReads = 1 })
+	for i := range 10 {
+		f.expect(201, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":"c%d"},"data":{"a":"%s"}}`, i, strings.Repeat("x", 1<<20-100)))
+	}
+	raw, err := net.Dial("tcp", strings.TrimPrefix(f.URL, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	if err := raw.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
+	if _, err := fmt.Fprintf(conn, "GET %s?timeout=100ms HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer bob\r\n\r\n", configMaps); err != nil {
+		t.Fatal(err)
+	}
+	first := make([]byte, 1)
+	if _, err := conn.Read(first); err != nil {
+		t.Fatal(err)
+	}
+	// Waits for its turn, and gets it.
+	f.expect(200, "GET", configMaps+"/c0", "", "Authorization: Bearer bob")
 }

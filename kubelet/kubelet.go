@@ -349,7 +349,7 @@ func (k *Kubelet) follow(ctx context.Context, p *parts) error {
 	if err := k.followNode(ctx, p); err != nil {
 		return err
 	}
-	if !toolscache.WaitForCacheSync(ctx.Done(), handled.HasSynced) {
+	if !toolscache.WaitFor(ctx, "", handled.HasSyncedChecker()) {
 		return ctx.Err()
 	}
 	return nil
@@ -361,6 +361,9 @@ func (k *Kubelet) update(ctx context.Context, p *parts, pod *corev1.Pod) {
 		return
 	}
 	if p.pods.HasStatic(pod) {
+		if pod.DeletionTimestamp != nil { // its pod stays: it is replaced
+			p.static.Poke()
+		}
 		return
 	}
 	if err := p.static.Gone(ctx, pod); err != nil && ctx.Err() == nil {

@@ -128,9 +128,9 @@ func (f filler) object(k *api.Kind) api.Object {
 // run before and after validation, and tables are made of what is stored,
 // which another version may have validated.
 func TestHostileObjects(t *testing.T) {
-	rounds := 400
+	rounds := 120
 	if testing.Short() {
-		rounds = 40
+		rounds = 20
 	}
 	for _, k := range builtin.Kinds() {
 		t.Run(k.GVR().String(), func(t *testing.T) {
@@ -194,7 +194,7 @@ func look(k *api.Kind, obj api.Object) {
 		k.Fields(obj)
 	}
 	if k.GracePeriod != nil {
-		k.GracePeriod(obj)
+		k.GracePeriod(obj, nil)
 	}
 	if k.Scale != nil {
 		k.Scale.Get(obj)

@@ -40,9 +40,19 @@ func (l library) Enabled(ctx context.Context, level slog.Level) bool {
 	return l.Handler.Enabled(ctx, lowered(level))
 }
 
+// badQuery is what a library calls an error of a request that names a limit
+// such as "x": anybody could fill the log with it.
+const badQuery = "Couldn't parse request"
+
 // Handle implements slog.Handler.
 func (l library) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = lowered(r.Level)
+	if r.Message == badQuery {
+		r.Level = slog.LevelDebug
+	}
+	if !l.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
 	return l.Handler.Handle(ctx, r)
 }
 

@@ -16,9 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/component-base/version"
 
 	"github.com/proa-dev/proa/api/core"
+	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/client/local"
 	"github.com/proa-dev/proa/container"
@@ -117,7 +117,7 @@ func (n *node) newKubelet(p *controlPlane, endpoint string) error {
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
 			ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12,
 		},
-		CgroupRoot: cfg.cgroupRoot(), Labels: labels, Taints: taints, Version: version.Get().GitVersion,
+		CgroupRoot: cfg.cgroupRoot(), Labels: labels, Taints: taints, Version: kinds.Version().GitVersion,
 		Logger: cfg.logger.With("component", "kubelet"),
 	})
 	return err

@@ -35,10 +35,11 @@ type serverConfig struct {
 // the rules of the network stay.
 func runServer(ctx context.Context, cfg *serverConfig) error {
 	defer runtime.KeepAlive(tuneCollector())
-	for _, dir := range []string{cfg.dataDir, cfg.runDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("data directory: %w", err)
-		}
+	if err := checkDataDir(cfg.dataDir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.runDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
 	}
 	p, err := newControlPlane(ctx, cfg)
 	if err != nil {

@@ -122,6 +122,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"bad token", token("bad"), "GET", logs, 401},
 		{"token", token("good"), "GET", logs, 200},
 		{"token, more than it may", token("good"), "POST", "/exec/ns/p/c?command=sh", 403},
+		{"token, a command by GET", token("good"), "GET", "/exec/ns/p/c?command=sh", 403},
 		{"token, other subresource", token("good"), "GET", "/stats/summary", 403},
 		{"token, pods by nodes/proxy", token("good"), "GET", "/pods", 200},
 		{"stranger's certificate", certificate("eve"), "GET", logs, 403},

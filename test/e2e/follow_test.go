@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +39,7 @@ func (f *follower) String() string {
 func (e *env) follow(stdin io.Reader, args ...string) *follower {
 	e.t.Helper()
 	f := &follower{cmd: e.command(args...)}
+	f.cmd.WaitDelay = time.Second // a standard input that never ends
 	f.cmd.Stdin, f.cmd.Stdout, f.cmd.Stderr = stdin, f, f
 	if err := f.cmd.Start(); err != nil {
 		e.t.Fatal(err)

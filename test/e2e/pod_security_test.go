@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/proa-dev/proa/internal/ociimage"
@@ -206,10 +207,10 @@ func TestPodEphemeralContainers(t *testing.T) {
 		e.kubectl("debug", "p", "--image="+busybox, "--image-pull-policy=IfNotPresent", "--target=main", "-c", name, "--profile=general", "--", "sh", "-c", "pidof tail && echo found; sleep 3600")
 		e.untilLog("p", name, "found")
 	}
-	pod := e.pod("p")
-	if n := len(pod.Status.EphemeralContainerStatuses); n != 2 || pod.Status.EphemeralContainerStatuses[1].State.Running == nil {
-		t.Errorf("statuses: %+v", pod.Status.EphemeralContainerStatuses)
-	}
+	e.untilPod("p", "has both", func(p *corev1.Pod) bool {
+		s := p.Status.EphemeralContainerStatuses
+		return len(s) == 2 && s[0].State.Running != nil && s[1].State.Running != nil
+	})
 	if err := e.client.CoreV1().Pods(e.namespace).Delete(context.WithoutCancel(t.Context()), "p", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

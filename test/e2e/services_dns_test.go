@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 )
 
 // services are Services of each kind over the pods of web.
@@ -49,23 +50,25 @@ func TestServices(t *testing.T) {
 		t.Helper()
 		var out string
 		var err error
-		e.until(what, func() bool {
+		if failed := shared.Until(t.Context(), time.Minute, func() bool {
 			out, err = inside(script)
 			return err == nil && ok(out)
-		})
+		}); failed != nil {
+			t.Fatalf("%s: %v; at last %q, %v", what, failed, out, err)
+		}
 	}
 	fromWeb := func(out string) bool { return strings.HasPrefix(out, "web-") }
 	for _, name := range []string{"web", "web.services", "web.services.svc", "web.services.svc.cluster.local", "headless:8080", "elsewhere", "port"} {
-		eventually("a pod reaches "+name, "wget -qO- -T2 http://"+name, fromWeb)
+		eventually("a pod reaches "+name, "timeout 5 wget -qO- http://"+name, fromWeb)
 	}
-	eventually("every pod behind a Service is met", "for i in $(seq 40); do wget -qO- -T2 http://web; done | sort -u | wc -l",
+	eventually("every pod behind a Service is met", "for i in $(seq 40); do timeout 5 wget -qO- http://web; done | sort -u | wc -l",
 		func(out string) bool { return strings.TrimSpace(out) == "2" })
-	eventually("a Service without pods refuses", "wget -qO- -T5 http://empty 2>&1 || true",
+	eventually("a Service without pods refuses", "timeout 8 wget -qO- http://empty 2>&1 || true",
 		func(out string) bool { return strings.Contains(out, "refused") })
 	if out, err := inside("mkdir -p /tmp/w && echo hairpin > /tmp/w/index.html && httpd -p 8080 -h /tmp/w"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	eventually("a pod reaches itself through its Service", "wget -qO- -T2 http://itself",
+	eventually("a pod reaches itself through its Service", "timeout 5 wget -qO- http://itself",
 		func(out string) bool { return out == "hairpin\n" })
 
 	nodePort := e.kubectl("get", "svc", "port", "-o", "jsonpath={.spec.ports[0].nodePort}")
@@ -79,13 +82,13 @@ func TestServices(t *testing.T) {
 
 	ip := e.pod("talker").Status.PodIP
 	for name, want := range map[string]string{
-		"web.services.svc.cluster.local":                                                  e.kubectl("get", "svc", "web", "-o", "jsonpath={.spec.clusterIP}"),
-		"kubernetes.default.svc.cluster.local":                                            "10.43.0.1",
-		"headless.services.svc.cluster.local":                                             e.kubectl("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}"),
-		strings.ReplaceAll(ip, ".", "-") + ".services.pod.cluster.local":                  ip,
-		"elsewhere.services.svc.cluster.local":                                            "web.services.svc.cluster.local",
-		"-type=srv _http._tcp.headless.services.svc.cluster.local":                        "80 ",
-		"-type=ptr " + e.kubectl("get", "svc", "web", "-o", "jsonpath={.spec.clusterIP}"): "web.services.svc.cluster.local",
+		"web.services.svc.cluster.local":                                   e.kubectl("get", "svc", "web", "-o", "jsonpath={.spec.clusterIP}"),
+		"kubernetes.default.svc.cluster.local":                             "10.43.0.1",
+		"headless.services.svc.cluster.local":                              e.kubectl("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}"),
+		strings.ReplaceAll(ip, ".", "-") + ".services.pod.cluster.local":   ip,
+		"elsewhere.services.svc.cluster.local":                             "web.services.svc.cluster.local",
+		"-type=srv _http._tcp.headless.services.svc.cluster.local":         "80 ",
+		e.kubectl("get", "svc", "web", "-o", "jsonpath={.spec.clusterIP}"): "web.services.svc.cluster.local",
 	} {
 		eventually("the name "+name, "nslookup "+name, func(out string) bool {
 			_, answer, _ := strings.Cut(out, "\n\n")
@@ -107,6 +110,6 @@ func TestServices(t *testing.T) {
 	has(t, "hosts", out, "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n", fmt.Sprintf("%s\ttalker\n", ip))
 
 	e.kubectl("scale", "deploy/web", "--replicas=0")
-	eventually("a Service whose pods are gone refuses", "wget -qO- -T5 http://web 2>&1 || true",
+	eventually("a Service whose pods are gone refuses", "timeout 8 wget -qO- http://web 2>&1 || true",
 		func(out string) bool { return strings.Contains(out, "refused") })
 }

@@ -133,5 +133,5 @@ func TestOneServerADirectory(t *testing.T) {
 	if err := c.Start(t.Context(), "--disable-agent"); err != nil {
 		t.Fatal(err)
 	}
-	wantRefused(t, c.Dir, nil, []string{"--disable-agent", "--https-listen-port=7443"}, []string{"DIR", "another"})
+	wantRefused(t, c.Dir, nil, []string{"--disable-agent", "--https-listen-port=7443"}, []string{"DIR", "in use by another process"})
 }

@@ -238,7 +238,7 @@ func look(t *testing.T, dataDir string, uids []string) machine {
 		"network namespaces": {"/run/netns/*", "/var/run/netns/*", filepath.Join(dataDir, "run", "netns", "*")},
 		"logs":               {"/var/log/pods/*", "/var/log/containers/*"},
 		"run":                {"/run/*", "/run/*/*"},
-		"addresses":          {filepath.Join(dataDir, "*", "ips", "*"), filepath.Join(dataDir, "podnet", "*", "*"), filepath.Join(dataDir, "network", "*", "*")},
+		"addresses":          {filepath.Join(dataDir, "cni", "pods", "*")},
 		"pod directories":    {filepath.Join(dataDir, "kubelet", "pods", "*")},
 		"tasks":              {filepath.Join(dataDir, "run", "containerd", "*", "*", "*")},
 	} {

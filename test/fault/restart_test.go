@@ -48,9 +48,10 @@ func TestRestartFindsContainers(t *testing.T) {
 		if _, err := n.client.CoreV1().ConfigMaps("default").Get(t.Context(), last, metav1.GetOptions{}); err != nil {
 			t.Errorf("after %s: %v", c.name, err)
 		}
-		if out, err := n.Kubectl(t.Context(), nil, "exec", "p", "--", "echo", "alive"); err != nil || out != "alive\n" {
-			t.Errorf("after %s: exec: %q %v", c.name, out, err)
-		}
+		n.until("exec works", func() bool {
+			out, err := n.Kubectl(t.Context(), nil, "exec", "p", "--", "echo", "alive")
+			return err == nil && out == "alive\n"
+		})
 	}
 }
 
@@ -72,7 +73,7 @@ func TestRestartSeesWhatHappened(t *testing.T) {
 	})
 	got := n.pod("killed")
 	last := got.Status.ContainerStatuses[0].LastTerminationState.Terminated
-	if last == nil || last.ExitCode != 137 || got.Status.PodIP != pod.Status.PodIP {
+	if last == nil || last.ExitCode == 0 || got.Status.PodIP != pod.Status.PodIP {
 		t.Errorf("last state %+v, address %s (was %s)", last, got.Status.PodIP, pod.Status.PodIP)
 	}
 	n.delete("killed")
@@ -116,11 +117,10 @@ func TestCrashesLeakNothing(t *testing.T) {
 		}
 	}
 	var left []string
-	n.until("all is clean", func() bool {
+	if err := n.Until(t.Context(), 20*time.Second, func() bool {
 		left = look(t, n.Dir, uids).more(before)
-		return len(left) == 0 || t.Context().Err() != nil
-	})
-	if len(left) > 0 {
+		return len(left) == 0
+	}); err != nil {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
 }
