@@ -90,6 +90,8 @@ type Kind struct {
 	// the first column unless one of Columns has the format "name": use
 	// TableColumns to read the whole table.
 	Columns []Column
+	// RowConditions are the conditions of an object's row in the table.
+	RowConditions func(obj Object) []metav1.TableRowCondition
 	// Fields returns the selectable fields beyond metadata.name and
 	// metadata.namespace, which every kind has.
 	Fields func(obj Object) fields.Set

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/kubectl/pkg/util/qos"
 	"k8s.io/utils/ptr"
@@ -32,6 +33,9 @@ func Pod() *api.Kind {
 		NewList:     api.ListMaker[corev1.PodList](),
 		StoragePath: "pods",
 		Columns:     podColumns(),
+		RowConditions: func(o api.Object) []metav1.TableRowCondition {
+			return podRowConditions(o.(*corev1.Pod))
+		},
 
 		Default:        api.On(podspec.DefaultPod),
 		PrepareCreate:  api.On(preparePod),
