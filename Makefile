@@ -15,6 +15,7 @@ LDFLAGS    := -s -w -X $(component).gitVersion=$(VERSION) -X $(component).gitCom
               -X $(component).gitTreeState=clean -X $(component).buildDate=$(DATE) \
               -X $(component).gitMajor=$(shell cut -c2- VERSION | cut -d. -f1) -X $(component).gitMinor=$(shell cut -d. -f2 VERSION)
 GOLANGCI   := v2.15.0
+LINTER     := $(shell go env GOPATH)/bin/golangci-lint-$(GOLANGCI)
 RACE       := ./store/... ./client/... ./scheduler/... ./controllers/... ./internal/...
 
 .PHONY: help
@@ -26,12 +27,12 @@ packages: ## Install what the build and the tests need from Debian, if it is mis
 	@test/packages.sh
 
 .PHONY: build
-build: packages binaries ## Build bin/proa and bin/kubectl.
+build: binaries ## Build bin/proa and bin/kubectl.
 	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/proa ./cmd/kubectl
 	@ls -sh bin/proa bin/kubectl
 
 .PHONY: binaries
-binaries: # runc, the shim, pause and the CNI shim, embedded into bin/proa
+binaries: packages # runc, the shim, pause and the CNI shim, embedded into bin/proa
 	@container/runtimebin/build.sh
 
 .PHONY: demo
@@ -55,11 +56,14 @@ race: binaries ## The concurrent packages under the race detector.
 	@CGO_ENABLED=1 go test -race -count=1 $(RACE)
 
 .PHONY: lint
-lint: binaries ## go vet, gofmt and golangci-lint.
-	@test -x bin/golangci-lint-$(GOLANGCI) || { GOBIN=$$PWD/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI) && mv bin/golangci-lint bin/golangci-lint-$(GOLANGCI); }
+lint: binaries $(LINTER) ## gofmt, go vet and golangci-lint.
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
-	@go vet ./...
-	@bin/golangci-lint-$(GOLANGCI) run ./...
+	@$(LINTER) run ./...
+
+$(LINTER):
+	@echo "building golangci-lint $(GOLANGCI), once"
+	@GOBIN=$(@D)/.golangci-$(GOLANGCI) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI)
+	@mv $(@D)/.golangci-$(GOLANGCI)/golangci-lint $@ && rmdir $(@D)/.golangci-$(GOLANGCI)
 
 .PHONY: vuln
 vuln: ## Known vulnerabilities in what is linked (needs the Go vulnerability database).
@@ -71,4 +75,5 @@ bench: build ## Every figure beside its yardstick of the same run.
 
 .PHONY: clean
 clean: ## Remove what was built.
-	@rm -rf bin container/runtimebin/bin/*/
+	@rm -rf bin
+	@cd container/runtimebin/bin && rm -f containerd-shim-runc-v2 runc pause proa-cni hash arch stamp

@@ -90,6 +90,8 @@ type Kind struct {
 	// the first column unless one of Columns has the format "name": use
 	// TableColumns to read the whole table.
 	Columns []Column
+	// RowConditions are the conditions of an object's row in the table.
+	RowConditions func(obj Object) []metav1.TableRowCondition
 	// Fields returns the selectable fields beyond metadata.name and
 	// metadata.namespace, which every kind has.
 	Fields func(obj Object) fields.Set
@@ -102,10 +104,10 @@ type Kind struct {
 	CreateOnUpdate bool
 	// RequireVersionOnUpdate refuses an update without a resourceVersion.
 	RequireVersionOnUpdate bool
-	// GracePeriod returns the seconds that a graceful delete of obj gives
-	// when the request names none; nil means that objects are removed at
-	// once. Zero removes this object at once.
-	GracePeriod func(obj Object) int64
+	// GracePeriod returns the seconds that a graceful delete of obj gives;
+	// asked are those that the request names, nil for none. A nil function
+	// means that objects are removed at once, zero removes this one at once.
+	GracePeriod func(obj Object, asked *int64) int64
 	// OrphanByDefault makes "Orphan" the default propagation policy.
 	OrphanByDefault bool
 	// ResetFields are the fields that server-side apply may not own, per

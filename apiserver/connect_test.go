@@ -1,6 +1,7 @@
 package apiserver_test
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -12,13 +13,14 @@ import (
 	"testing"
 
 	"github.com/gorilla/websocket"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/proa-dev/proa/apiserver"
 )
 
 // withKubelet starts a server whose node n1 has a kubelet that answers with
 // what it was asked.
-func withKubelet(t *testing.T) *fixture {
+func withKubelet(t *testing.T, change ...func(*apiserver.Config)) *fixture {
 	t.Helper()
 	kubelet := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "" {
@@ -43,6 +45,9 @@ func withKubelet(t *testing.T) *fixture {
 	t.Cleanup(kubelet.Close)
 	f := start(t, func(c *apiserver.Config) {
 		c.Kubelet = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		for _, fn := range change {
+			fn(c)
+		}
 	})
 	_, port, err := net.SplitHostPort(kubelet.Listener.Addr().String())
 	if err != nil {
@@ -87,8 +92,8 @@ func TestExec(t *testing.T) {
 	for path, want := range map[string]string{
 		"/exec?command=ls&command=-l&stdout=true&stderr=1": "/exec/default/p/c?command=ls&command=-l&error=1&output=1",
 		"/exec?command=sh&stdin=1&stdout=1&tty=1":          "/exec/default/p/c?command=sh&input=1&output=1&tty=1",
-		"/attach?stdout=1":                                 "/attach/default/p/c?output=1",
-		"/portforward?ports=80":                            "/portForward/default/p?port=80",
+		"/attach?stdout=1":      "/attach/default/p/c?output=1",
+		"/portforward?ports=80": "/portForward/default/p?port=80",
 	} {
 		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"v5.channel.k8s.io"}}
 		conn, resp, err := dialer.DialContext(t.Context(), strings.Replace(f.URL, "https", "wss", 1)+pods+"/p"+path, http.Header{"Authorization": {"Bearer admin"}})
@@ -129,4 +134,54 @@ func TestProxies(t *testing.T) {
 	if a = f.expect(400, "GET", pods+"/p/proxy/latest", ""); a.text("message") != "address not allowed" {
 		t.Error(a.text("message"))
 	}
+}
+
+// What the authorizer takes for a watch, or for a request in a namespace,
+// must not be anything else: a reader runs no commands, and who rules one
+// namespace does not remove another.
+func TestPathsThatMislead(t *testing.T) {
+	f := withKubelet(t)
+	f.bound("p")
+	f.expect(201, "POST", "/api/v1/namespaces", `{"metadata":{"name":"other"}}`)
+	for _, method := range []string{"GET", "POST"} {
+		f.expect(404, method, "/api/v1/watch/namespaces/default/pods/p/exec?command=ls&stdout=1", "")
+		f.expect(404, method, "/api/v1/watch/nodes/n1/proxy/run/default/p/c?cmd=ls", "")
+		f.expect(404, method, "/api/v1/proxy/nodes/n1/proxy/pods", "")
+	}
+	for _, method := range []string{"GET", "DELETE"} {
+		f.expect(404, method, "/api/v1/namespaces/default/namespaces/other", "")
+		f.expect(404, method, "/api/v1/namespaces/default/nodes/n1", "")
+	}
+	f.expect(404, "GET", "/api/v1/namespaces/default/namespaces", "")
+	f.expect(404, "GET", "/api/v1/watch/pods/p", "")
+	f.expect(200, "GET", "/api/v1/namespaces/other", "")
+}
+
+// A small patch must not make a large object.
+func TestCopiesAreBounded(t *testing.T) {
+	f := start(t, nil)
+	f.expect(201, "POST", configMaps, `{"metadata":{"name":"c"},"data":{"a":"`+strings.Repeat("x", 1000)+`"}}`)
+	ops := `[{"op":"add","path":"/x","value":{}}`
+	for i := range 30 {
+		ops += fmt.Sprintf(`,{"op":"copy","from":"","path":"/x/a%d"}`, i)
+	}
+	f.expect(422, "PATCH", configMaps+"/c", ops+"]", jsonPatch)
+}
+
+// Who may read what a node's API tells runs no commands by it.
+func TestReadersOfNodesRunNothing(t *testing.T) {
+	f := withKubelet(t, func(c *apiserver.Config) {
+		c.Authorizer = authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+			if a.GetUser().GetName() == "admin" || a.GetVerb() == "get" {
+				return authorizer.DecisionAllow, "", nil
+			}
+			return authorizer.DecisionNoOpinion, "", nil
+		})
+	})
+	bob := "Authorization: Bearer bob"
+	f.expect(200, "GET", "/api/v1/nodes/n1/proxy/metrics", "", bob)
+	for _, path := range []string{"exec/default/p/c?command=ls", "run/default/p/c?cmd=ls", "attach/default/p/c", "portForward/default/p", "pods/../exec/default/p/c", "/exec/a/b/c"} {
+		f.expect(403, "GET", "/api/v1/nodes/n1/proxy/"+path, "", bob)
+	}
+	f.expect(200, "GET", "/api/v1/nodes/n1/proxy/exec/default/p/c", "")
 }

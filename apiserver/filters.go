@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/registry"
 )
@@ -32,7 +34,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	begin := s.cfg.Now()
 	info, infoErr := s.infos.NewRequestInfo(r)
 	defer s.recover(w, r)
-	defer func() { s.metrics.observe(info, r, s.known(info, w.status()), w.status(), s.cfg.Now().Sub(begin)) }()
+	defer func() { s.metrics.observe(info, r, s.known(info), w.status(), s.cfg.Now().Sub(begin)) }()
 	auditID := r.Header.Get("Audit-Id")
 	if auditID == "" || len(auditID) > 64 {
 		auditID = string(uuid.NewUUID())
@@ -48,11 +50,18 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 }
 
 // known says whether a request was for something that is served.
-func (s *Server) known(info *request.RequestInfo, code int) bool {
-	if info == nil || info.Subresource != "" && code == http.StatusNotFound {
+func (s *Server) known(info *request.RequestInfo) bool {
+	if info == nil {
 		return false
 	}
-	return s.kinds.Set().ByResource(schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}) != nil
+	k := s.kinds.Set().ByResource(schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource})
+	switch {
+	case k == nil:
+		return false
+	case info.Subresource == "", info.Subresource == "status" && k.Status != nil, info.Subresource == "scale" && k.Scale != nil:
+		return true
+	}
+	return slices.ContainsFunc(k.Subresources, func(sub api.Subresource) bool { return sub.Name == info.Subresource })
 }
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -112,6 +121,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeoutOf(r))
 	defer cancel()
+	defer handlers.BoundWrites(ctx, w)()
 	if r.ContentLength != 0 {
 		// A body that trickles in must not hold the request open.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))

@@ -86,7 +86,7 @@ func (s *Server) impersonate(ctx context.Context, h http.Header, u user.Info) (u
 		if !slices.Contains(out.Groups, user.AllUnauthenticated) {
 			out.Groups = append(out.Groups, user.AllUnauthenticated)
 		}
-	case !slices.Contains(out.Groups, user.AllAuthenticated):
+	case !slices.Contains(out.Groups, user.AllAuthenticated) && !slices.Contains(out.Groups, user.AllUnauthenticated):
 		out.Groups = append(out.Groups, user.AllAuthenticated)
 	}
 	for name := range h {

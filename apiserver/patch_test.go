@@ -120,6 +120,42 @@ func TestFieldOwners(t *testing.T) {
 	}
 }
 
+// What is remembered of one object's writes holds for another's: the second is
+// answered from memory.
+func TestFieldOwnersOfTheSameShape(t *testing.T) {
+	f := start(t, nil)
+	var want []string
+	for _, name := range []string{"x", "y", "z"} {
+		at := configMaps + "/" + name
+		f.expect(201, "POST", configMaps+"?fieldManager=one", `{"metadata":{"name":"`+name+`","labels":{"a":"`+name+`"}},"data":{"a":"`+name+`","b":"1"}}`)
+		got := []string{}
+		for i, c := range []struct{ manager, patch string }{
+			{"two", `{"data":{"b":"` + name + `"}}`},
+			{"two", `{"data":{"b":"` + name + `"}}`}, // changes nothing
+			{"one", `{"data":{"b":"3","c":"` + name + `"}}`},
+			{"two", `{"data":{"c":null},"metadata":{"labels":null}}`},
+			{"three", `{"data":{"a":"` + name + name + `"}}`},
+		} {
+			a := f.expect(200, "PATCH", at+"?fieldManager="+c.manager, c.patch, mergePatch)
+			got = append(got, fmt.Sprint(i, owners(a)))
+			for _, e := range a.at("metadata.managedFields").([]any) {
+				if e.(map[string]any)["time"] == nil {
+					t.Errorf("an entry without a time: %v", e)
+				}
+			}
+		}
+		if want == nil {
+			want = got
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s:\n%v\nwant\n%v", name, got, want)
+		}
+	}
+	if last, want := want[len(want)-1], "4[one Update data.b three Update data.a]"; strings.ReplaceAll(last, "4 ", "4") != want {
+		t.Errorf("at the end: %s, want %s", last, want)
+	}
+}
+
 func TestServerSideApply(t *testing.T) {
 	f := start(t, nil)
 	config := func(a, b string) string {

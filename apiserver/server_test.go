@@ -2,7 +2,10 @@ package apiserver_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -138,15 +141,19 @@ func TestOpenAPI(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	f := start(t, func(c *apiserver.Config) { c.Metrics = prometheus.NewRegistry() })
+	f := start(t, func(c *apiserver.Config) {
+		onlyAdmin(c)
+		c.Metrics = prometheus.NewRegistry()
+	})
 	f.expect(200, "GET", pods, "")
 	f.expect(404, "GET", "/api/v1/namespaces/default/whatever", "")
+	f.expect(403, "GET", pods+"/p/whatever", "", "Authorization: Bearer bob")
 	a := f.expect(200, "GET", "/metrics", "")
 	if want := `apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1`; !strings.Contains(a.body, want) {
 		t.Error(a.body)
 	}
 	if strings.Contains(a.body, "whatever") {
-		t.Error("a made-up resource is a series")
+		t.Error("a made-up name is a series")
 	}
 }
 
@@ -222,4 +229,30 @@ func TestTLSOnly(t *testing.T) {
 	if _, err := kubernetes.NewForConfigOrDie(cfg).Discovery().ServerVersion(); err == nil {
 		t.Error("plain HTTP is served")
 	}
+}
+
+// A client that does not read its answer gives way to others in the end.
+func TestClientsThatDoNotRead(t *testing.T) {
+	f := start(t, func(c *apiserver.Config) { c.MaxReads = 1 })
+	for i := range 10 {
+		f.expect(201, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":"c%d"},"data":{"a":"%s"}}`, i, strings.Repeat("x", 1<<20-100)))
+	}
+	raw, err := net.Dial("tcp", strings.TrimPrefix(f.URL, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	if err := raw.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
+	if _, err := fmt.Fprintf(conn, "GET %s?timeout=100ms HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer bob\r\n\r\n", configMaps); err != nil {
+		t.Fatal(err)
+	}
+	first := make([]byte, 1)
+	if _, err := conn.Read(first); err != nil {
+		t.Fatal(err)
+	}
+	// Waits for its turn, and gets it.
+	f.expect(200, "GET", configMaps+"/c0", "", "Authorization: Bearer bob")
 }

@@ -28,10 +28,18 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		c.Close()
 		return errors.New("Proa still runs from this data directory: stop it first") //nolint:staticcheck // a name
 	}
-	if err := killFrom(ctx, filepath.Join(cfg.DataDir, "bin")+"/"); err != nil {
+	if err := killFrom(ctx, real(filepath.Join(cfg.DataDir, "bin"))+"/"); err != nil {
 		return err
 	}
 	return errors.Join(unmountBelow(cfg.StateDir), unmountBelow(cfg.DataDir), os.RemoveAll(shimSocketDir(cfg.StateDir)))
+}
+
+// real is a path as the kernel names it, without symbolic links.
+func real(path string) string {
+	if p, err := filepath.EvalSymlinks(path); err == nil {
+		return p
+	}
+	return path
 }
 
 // killFrom ends every process that runs a program below dir, their children
@@ -97,18 +105,13 @@ func parentOf(pid int) (int, error) {
 	return strconv.Atoi(rest[1])
 }
 
-// unmountBelow takes away the mounts below dir, the latest first.
+// unmountBelow takes away the mounts below dir, the latest first. That all are
+// gone is checked: whoever removes dir then would remove what is mounted there,
+// which may be a directory of the machine.
 func unmountBelow(dir string) error {
-	f, err := os.Open("/proc/self/mountinfo")
+	points, err := mountsBelow(real(dir))
 	if err != nil {
 		return err
-	}
-	defer f.Close()
-	var points []string
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		if fields := strings.Fields(sc.Text()); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
-			points = append(points, unescape(fields[4]))
-		}
 	}
 	slices.Reverse(points)
 	var errs []error
@@ -117,7 +120,27 @@ func unmountBelow(dir string) error {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))
 		}
 	}
-	return errors.Join(errs...)
+	if points, err = mountsBelow(real(dir)); err == nil && len(points) > 0 && len(errs) == 0 {
+		err = fmt.Errorf("%s is still mounted", points[0])
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// mountsBelow lists the mounts below dir, the latest last.
+func mountsBelow(dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var points []string
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		if fields := strings.Fields(sc.Text()); len(fields) > 4 && strings.HasPrefix(unescape(fields[4]), dir+"/") {
+			points = append(points, unescape(fields[4]))
+		}
+	}
+	return points, sc.Err()
 }
 
 // unescape reads the octal escapes of mountinfo.

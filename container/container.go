@@ -179,7 +179,7 @@ func (r *Runtime) Run(ctx context.Context, ready func()) error {
 
 func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	// First the events: shims of an earlier life may be waiting to tell.
-	if err := e.serve(r.socket+".ttrpc", ttrpcAccept(ctx, e)); err != nil {
+	if err := e.serve(ctx, r.socket+".ttrpc", ttrpcAccept(ctx, e)); err != nil {
 		return err
 	}
 	recovered := make(chan struct{})
@@ -194,11 +194,14 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	case <-ctx.Done():
 		return nil
 	}
+	if err := r.endOrphans(); err != nil {
+		r.cfg.Logger.Warn("shims of an earlier life remain", "error", err)
+	}
 	if err := r.ensurePause(ctx, e); err != nil {
 		return fmt.Errorf("pause image: %w", err)
 	}
 	r.importDir(ctx, e)
-	if err := e.serve(r.socket, e.grpc.Serve); err != nil {
+	if err := e.serve(ctx, r.socket, e.grpc.Serve); err != nil {
 		return err
 	}
 	r.running.Store(e)

@@ -211,7 +211,7 @@ func importInto(ctx context.Context, c *containerd.Client, archive io.Reader) ([
 		return nil, fmt.Errorf("image archive: %w", err)
 	}
 	defer closeArchive()
-	list, err := c.Import(ctx, archive, containerd.WithImageLabels(map[string]string{criLabel: "managed"}))
+	list, err := c.Import(ctx, archive, containerd.WithImageLabels(managed()))
 	if err != nil {
 		return nil, fmt.Errorf("image archive: %w", err)
 	}
@@ -220,12 +220,33 @@ func importInto(ctx context.Context, c *containerd.Client, archive io.Reader) ([
 	}
 	var names []string
 	for _, img := range list {
-		if err := containerd.NewImageWithPlatform(c, img, platforms.Default()).Unpack(ctx, ""); err != nil {
+		image := containerd.NewImageWithPlatform(c, img, platforms.Default())
+		if err := image.Unpack(ctx, ""); err != nil {
 			return nil, fmt.Errorf("unpack image %s: %w", img.Name, err)
+		}
+		if err := nameByID(ctx, c, image); err != nil {
+			return nil, fmt.Errorf("name image %s by its ID: %w", img.Name, err)
 		}
 		names = append(names, img.Name)
 	}
 	return names, nil
+}
+
+// managed labels an image as one of CRI's.
+func managed() map[string]string { return map[string]string{criLabel: "managed"} }
+
+// nameByID stores an image under the digest of its configuration too, as CRI
+// does with what it pulls: CRI looks up image volumes by that name.
+func nameByID(ctx context.Context, c *containerd.Client, image containerd.Image) error {
+	config, err := image.Config(ctx)
+	if err != nil {
+		return err
+	}
+	named := images.Image{Name: config.Digest.String(), Target: image.Target(), Labels: managed()}
+	if _, err = c.ImageService().Create(ctx, named); errdefs.IsAlreadyExists(err) {
+		_, err = c.ImageService().Update(ctx, named)
+	}
+	return err
 }
 
 // decompress sees through zstd; containerd's reader knows gzip.
@@ -247,8 +268,8 @@ func decompress(r io.Reader) (io.Reader, func(), error) {
 }
 
 // dial connects to the runtime of a running Proa.
-func dial(socket string) (*containerd.Client, error) {
-	conn, err := net.Dial("unix", socket)
+func dial(ctx context.Context, socket string) (*containerd.Client, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
@@ -261,7 +282,7 @@ func dial(socket string) (*containerd.Client, error) {
 // Import reads an image archive into the runtime that serves socket, and gives
 // the names of the images in it.
 func Import(ctx context.Context, socket string, archive io.Reader) ([]string, error) {
-	c, err := dial(socket)
+	c, err := dial(ctx, socket)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +292,7 @@ func Import(ctx context.Context, socket string, archive io.Reader) ([]string, er
 
 // List gives the images of the runtime that serves socket, by name.
 func List(ctx context.Context, socket string) ([]Image, error) {
-	c, err := dial(socket)
+	c, err := dial(ctx, socket)
 	if err != nil {
 		return nil, err
 	}

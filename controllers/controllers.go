@@ -15,6 +15,7 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/controllers/clusterroleaggregation"
 	"github.com/proa-dev/proa/controllers/deployment"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
@@ -30,6 +31,7 @@ import (
 	"github.com/proa-dev/proa/controllers/replication"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
+	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
 	"github.com/proa-dev/proa/controllers/tainteviction"
 )
 
@@ -45,6 +47,8 @@ type Config struct {
 	PodGC         podgc.Config
 	// RootCA is the certificate authority of the API server, in PEM.
 	RootCA []byte
+	// Tokens makes the tokens that Secrets hold.
+	Tokens serviceaccounttoken.Issuer
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
 }
@@ -58,6 +62,8 @@ func (c *Config) Validate() error {
 		return errors.New("controllers: no kinds")
 	case len(c.RootCA) == 0:
 		return errors.New("controllers: no root CA")
+	case c.Tokens == nil:
+		return errors.New("controllers: no issuer of tokens")
 	case !c.PodCIDR.IsValid():
 		return errors.New("controllers: no pod network")
 	}
@@ -98,7 +104,9 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
+		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
+		func() (loop.Loop, error) { return clusterroleaggregation.New(env) },
 	} {
 		l, err := newLoop()
 		if err != nil {
@@ -118,7 +126,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 		g.Go(func() error {
 			err := l.Run(ctx)
 			if ctx.Err() != nil {
-				return nil // asked to stop
+				return nil //nolint:nilerr // asked to stop
 			}
 			if err == nil {
 				err = errors.New("ended early")

@@ -57,7 +57,7 @@ func start(t *testing.T) *cluster {
 	}
 	all, err := controllers.All(t.Context(), as, controllers.Config{
 		Logger: slog.New(slog.DiscardHandler), Kinds: builtin.Kinds,
-		RootCA: []byte("-----BEGIN CERTIFICATE-----"), PodCIDR: netip.MustParsePrefix("10.42.0.0/16"),
+		RootCA: []byte("-----BEGIN CERTIFICATE-----"), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +76,12 @@ func start(t *testing.T) *cluster {
 		}
 	})
 	return &cluster{Cluster: as, Client: as.Client(), t: t}
+}
+
+type issuer struct{}
+
+func (issuer) LegacyToken(sa *corev1.ServiceAccount, secret string) (string, error) {
+	return sa.Name + "/" + secret, nil
 }
 
 func (c *cluster) do(err error) {

@@ -24,7 +24,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	toolscache "k8s.io/client-go/tools/cache"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
@@ -121,7 +120,6 @@ type Kubelet struct {
 
 	runtimeVersion atomic.Pointer[string]
 	features       atomic.Pointer[runtimeapi.StatusResponse]
-	synced         atomic.Bool // every pod of the API has been handed to pods
 }
 
 // New makes a kubelet that sees the cluster through cluster, whose caches must
@@ -210,10 +208,16 @@ func (k *Kubelet) join(ctx context.Context, p *parts, wg *sync.WaitGroup, ready 
 	if err := k.follow(ctx, p); err != nil {
 		return err
 	}
-	k.synced.Store(true)
+	if p.static != nil {
+		select {
+		case <-p.static.Loaded():
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	wg.Go(func() {
 		p.cri.Watch(ctx, k.log, func() {
-			if err := p.pods.Reconcile(ctx, k.synced.Load()); err != nil && ctx.Err() == nil {
+			if err := p.pods.Reconcile(ctx, true); err != nil && ctx.Err() == nil {
 				k.log.Warn("pods not compared with the runtime", "err", err)
 			}
 		}, p.pods.Stopped)
@@ -345,7 +349,7 @@ func (k *Kubelet) follow(ctx context.Context, p *parts) error {
 	if err := k.followNode(ctx, p); err != nil {
 		return err
 	}
-	if !toolscache.WaitForCacheSync(ctx.Done(), handled.HasSynced) {
+	if !toolscache.WaitFor(ctx, "", handled.HasSyncedChecker()) {
 		return ctx.Err()
 	}
 	return nil
@@ -357,6 +361,9 @@ func (k *Kubelet) update(ctx context.Context, p *parts, pod *corev1.Pod) {
 		return
 	}
 	if p.pods.HasStatic(pod) {
+		if pod.DeletionTimestamp != nil { // its pod stays: it is replaced
+			p.static.Poke()
+		}
 		return
 	}
 	if err := p.static.Gone(ctx, pod); err != nil && ctx.Err() == nil {
@@ -432,9 +439,4 @@ func (k *Kubelet) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string, 
 		return "", fmt.Errorf("failed to get sandbox runtime: %w", err)
 	}
 	return class.Handler, nil
-}
-
-// Selector is what a cache of this node's pods may be narrowed to.
-func Selector(nodeName string) fields.Selector {
-	return fields.OneTermEqualSelector("spec.nodeName", nodeName)
 }

@@ -226,9 +226,9 @@ func sameWishes(a, b *corev1.Pod) bool {
 
 // renominate follows a nomination that another component made or withdrew.
 func (s *Scheduler) renominate(pod *core.Pod, was string) {
-	switch now := pod.Object.Status.NominatedNodeName; {
-	case now == was:
-	case now == "":
+	switch now := pod.Object.Status.NominatedNodeName; now {
+	case was:
+	case "":
 		s.snapshot.Denominate(pod.UID())
 	default:
 		s.snapshot.Nominate(pod, now)

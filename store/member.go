@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
@@ -137,7 +138,11 @@ func checkDir(dir string) error {
 			return fmt.Errorf("store: %s holds %q, which is not etcd's: is it another program's directory?", dir, e.Name())
 		}
 	}
-	return checkLock(filepath.Join(dir, "member", "snap", "db"))
+	db := filepath.Join(dir, "member", "snap", "db")
+	if err := checkLock(db); err != nil {
+		return err
+	}
+	return checkFile(db)
 }
 
 // checkLock fails at once where etcd would wait for ever for its file.
@@ -154,6 +159,28 @@ func checkLock(db string) error {
 		return fmt.Errorf("store: %s is in use by another process: %w", db, err)
 	}
 	return nil
+}
+
+// checkFile opens the database once, for reading: etcd would end the process
+// over one that is damaged.
+func checkFile(file string) (err error) {
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	defer func() {
+		if p := recover(); p != nil { // what bbolt says to a page that makes no sense
+			err = damaged(file, fmt.Errorf("%v", p))
+		}
+	}()
+	db, err := bbolt.Open(file, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		return damaged(file, err)
+	}
+	return db.Close()
+}
+
+func damaged(path string, err error) error {
+	return fmt.Errorf("store: %s is damaged (%w): restore a snapshot of etcd, or remove the folder etcd to begin with an empty cluster", path, err)
 }
 
 // watchMember reads the watch stream of the member itself, below its client

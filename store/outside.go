@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -74,7 +73,7 @@ func (e *etcd) watchOutside(ctx context.Context, from int64, fn func([]rawChange
 		case len(resp.Events) > 0:
 			batch := make([]rawChange, len(resp.Events))
 			for i, ev := range resp.Events {
-				batch[i] = rawChangeOf((*mvccpb.Event)(ev))
+				batch[i] = rawChangeOf(ev)
 			}
 			fn(batch, batch[len(batch)-1].rev)
 		case resp.IsProgressNotify():

@@ -208,7 +208,7 @@ func TestWatch(t *testing.T) {
 	}
 
 	all.Stop()
-	if _, err := all.Next(t.Context(), nil); err != io.EOF {
+	if _, err := all.Next(t.Context(), nil); !errors.Is(err, io.EOF) {
 		t.Fatalf("after Stop: %v", err)
 	}
 }
@@ -234,7 +234,7 @@ func TestWatchFallsBehind(t *testing.T) {
 	if got[0].Type != watch.Error || !apierrors.IsResourceExpired(got[0].Err) {
 		t.Fatalf("a watcher that fell behind got %v %v", show(got), got[0].Err)
 	}
-	if _, err := slow.Next(t.Context(), nil); err != io.EOF {
+	if _, err := slow.Next(t.Context(), nil); !errors.Is(err, io.EOF) {
 		t.Fatalf("after the error: %v", err)
 	}
 	if _, err := r.Watch(store.WatchOptions{Since: e.Revision - 19}); !apierrors.IsResourceExpired(err) {
@@ -278,7 +278,7 @@ func TestForget(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Forget(k)
-	if _, err := w.Next(t.Context(), nil); err != io.EOF {
+	if _, err := w.Next(t.Context(), nil); !errors.Is(err, io.EOF) {
 		t.Fatalf("a watch of a forgotten kind: %v", err)
 	}
 	if _, err := r.Create(t.Context(), "ns/b", configMap("b", "1"), 0); !apierrors.IsServiceUnavailable(err) {

@@ -105,5 +105,5 @@ func (h fatalHook) explain(p any) error {
 	if text := h.text.Load(); text != nil {
 		return errors.New(*text)
 	}
-	return fmt.Errorf("etcd panicked: %v", p)
+	return fmt.Errorf("its files are damaged (%v): restore a snapshot of etcd, or remove the folder to begin with an empty cluster", p)
 }

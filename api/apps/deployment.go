@@ -3,6 +3,7 @@ package apps
 import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -26,10 +27,12 @@ func Deployment() *api.Kind {
 
 		Default: api.On(defaultDeployment),
 		PrepareCreate: api.On(func(d *appsv1.Deployment) {
+			podspec.DropGatedTemplate(&d.Spec.Template, nil)
 			d.Status = appsv1.DeploymentStatus{}
 			d.Generation = 1
 		}),
 		PrepareUpdate: api.OnUpdate(func(d, old *appsv1.Deployment) {
+			podspec.DropGatedTemplate(&d.Spec.Template, &old.Spec.Template)
 			d.Status = old.Status
 			d.Generation = old.Generation
 			// Annotations count too: the controller copies them to ReplicaSets.
@@ -40,9 +43,7 @@ func Deployment() *api.Kind {
 		}),
 		Validate:       api.Check(func(o *appsv1.Deployment) field.ErrorList { return validateDeployment(o, nil) }),
 		ValidateUpdate: api.CheckUpdate(validateDeploymentUpdate),
-		Warnings: api.Warn(func(o, _ *appsv1.Deployment) []string {
-			return podspec.TemplateWarnings(field.NewPath("spec", "template"), &o.Spec.Template)
-		}),
+		Warnings:       podspec.WorkloadWarnings(true, func(o *appsv1.Deployment) *corev1.PodTemplateSpec { return &o.Spec.Template }),
 		Status: &api.Status{
 			ValidateUpdate: api.CheckUpdate(validateDeploymentStatus),
 			PrepareUpdate: api.OnUpdate(func(d, old *appsv1.Deployment) {

@@ -5,6 +5,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -30,18 +31,18 @@ func ReplicaSet() *api.Kind {
 			setDefault(&r.Spec.Replicas, 1)
 		}),
 		PrepareCreate: api.On(func(r *appsv1.ReplicaSet) {
+			podspec.DropGatedTemplate(&r.Spec.Template, nil)
 			r.Status = appsv1.ReplicaSetStatus{}
 			r.Generation = 1
 		}),
 		PrepareUpdate: api.OnUpdate(func(r, old *appsv1.ReplicaSet) {
+			podspec.DropGatedTemplate(&r.Spec.Template, &old.Spec.Template)
 			r.Status = old.Status
 			api.BumpGeneration(r, old, r.Spec, old.Spec)
 		}),
 		Validate:       api.Check(func(o *appsv1.ReplicaSet) field.ErrorList { return validateReplicaSet(o, nil) }),
 		ValidateUpdate: api.CheckUpdate(validateReplicaSetUpdate),
-		Warnings: api.Warn(func(o, _ *appsv1.ReplicaSet) []string {
-			return podspec.TemplateWarnings(field.NewPath("spec", "template"), &o.Spec.Template)
-		}),
+		Warnings:       podspec.WorkloadWarnings(true, func(o *appsv1.ReplicaSet) *corev1.PodTemplateSpec { return &o.Spec.Template }),
 		Status: &api.Status{
 			ValidateUpdate: api.CheckUpdate(validateReplicaSetStatus),
 			PrepareUpdate:  api.OnUpdate(func(r, old *appsv1.ReplicaSet) { r.Spec = old.Spec }),

@@ -26,19 +26,19 @@ func StatefulSet() *api.Kind {
 
 		Default: api.On(defaultStatefulSet),
 		PrepareCreate: api.On(func(s *appsv1.StatefulSet) {
+			podspec.DropGatedTemplate(&s.Spec.Template, nil)
 			s.Status = appsv1.StatefulSetStatus{}
 			s.Generation = 1
 		}),
 		PrepareUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) {
+			podspec.DropGatedTemplate(&s.Spec.Template, &old.Spec.Template)
 			s.Status = old.Status
 			api.BumpGeneration(s, old, s.Spec, old.Spec)
 		}),
 		ValidateName:   validation.NameIsDNSLabel, // the host names of its pods begin with it
 		Validate:       api.Check(func(o *appsv1.StatefulSet) field.ErrorList { return validateStatefulSet(o, nil) }),
 		ValidateUpdate: api.CheckUpdate(validateStatefulSetUpdate),
-		Warnings: api.Warn(func(o, _ *appsv1.StatefulSet) []string {
-			return podspec.TemplateWarnings(field.NewPath("spec", "template"), &o.Spec.Template)
-		}),
+		Warnings:       statefulSetWarnings,
 		Status: &api.Status{
 			ValidateUpdate: api.CheckUpdate(validateStatefulSetStatus),
 			PrepareUpdate:  api.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Spec = old.Spec }),
@@ -55,6 +55,23 @@ func StatefulSet() *api.Kind {
 			"": {"status"}, "status": {"spec"},
 		},
 	}
+}
+
+// statefulSetWarnings are also of the claims, at the paths that upstream gives.
+func statefulSetWarnings(obj, old api.Object) []string {
+	s := obj.(*appsv1.StatefulSet)
+	warnings := podspec.WorkloadWarnings(false, func(o *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &o.Spec.Template })(obj, old)
+	for i := range s.Spec.VolumeClaimTemplates {
+		at := field.NewPath("spec", "volumeClaimTemplates").Index(i)
+		if old != nil {
+			at = at.Child("Spec")
+		}
+		warnings = append(warnings, podspec.ClaimWarnings(at, &s.Spec.VolumeClaimTemplates[i].Spec)...)
+	}
+	if n := s.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
+		warnings = append(warnings, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+	}
+	return warnings
 }
 
 func defaultStatefulSet(s *appsv1.StatefulSet) {

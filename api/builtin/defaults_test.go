@@ -129,7 +129,7 @@ func TestPrepare(t *testing.T) {
 	} {
 		p := p.DeepCopy()
 		change(p)
-		if got := k.GracePeriod(p); got != want {
+		if got := k.GracePeriod(p, nil); got != want {
 			t.Errorf("grace period %d, want %d", got, want)
 		}
 	}

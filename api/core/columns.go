@@ -51,7 +51,12 @@ func nodeColumns() []api.Column {
 		api.WideCol("Internal-IP", "string", "Address of the node within the cluster.", address(corev1.NodeInternalIP)),
 		api.WideCol("External-IP", "string", "Address of the node for the world.", address(corev1.NodeExternalIP)),
 		api.WideCol("OS-Image", "string", "Operating system of the node.", info(func(i *corev1.NodeSystemInfo) string { return i.OSImage })),
-		api.WideCol("Kernel-Version", "string", "Kernel of the node.", info(func(i *corev1.NodeSystemInfo) string { return i.KernelVersion })),
+		api.WideCol("Kernel-Version", "string", "Kernel of the node.", info(func(i *corev1.NodeSystemInfo) string {
+			if i.Architecture == "" {
+				return i.KernelVersion
+			}
+			return orElse(i.KernelVersion, unknown) + " (" + i.Architecture + ")"
+		})),
 		api.WideCol("Container-Runtime", "string", "What runs the node's containers.", info(func(i *corev1.NodeSystemInfo) string { return i.ContainerRuntimeVersion })),
 	}
 }

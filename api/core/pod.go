@@ -4,8 +4,10 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/kubectl/pkg/util/qos"
+	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/core/podspec"
@@ -31,14 +33,20 @@ func Pod() *api.Kind {
 		NewList:     api.ListMaker[corev1.PodList](),
 		StoragePath: "pods",
 		Columns:     podColumns(),
+		RowConditions: func(o api.Object) []metav1.TableRowCondition {
+			return podRowConditions(o.(*corev1.Pod))
+		},
 
 		Default:        api.On(podspec.DefaultPod),
 		PrepareCreate:  api.On(preparePod),
 		PrepareUpdate:  api.OnUpdate(preparePodUpdate),
 		Validate:       api.Check(podspec.ValidatePod),
 		ValidateUpdate: api.CheckUpdate(validatePodUpdate),
-		Warnings: api.Warn(func(p, _ *corev1.Pod) []string {
-			return podspec.Warnings(p)
+		Warnings: api.Warn(func(p, old *corev1.Pod) []string {
+			if old != nil { // people seldom write to pods that exist
+				return nil
+			}
+			return append(podspec.NameWarnings(p.Name, "the Pod's hostname"), podspec.Warnings(p)...)
 		}),
 		Status: &api.Status{
 			PrepareUpdate:  api.OnUpdate(preparePodStatus),
@@ -101,7 +109,10 @@ func podFields(p *corev1.Pod) fields.Set {
 
 func preparePod(p *corev1.Pod) {
 	p.Generation = 1
+	podspec.DropGated(&p.Spec, nil, p.Annotations)
 	podspec.MergeLabelKeys(p)
+	podspec.AppArmorFields(p)
+	podspec.DefaultPodResources(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qos.ComputePodQOS(p)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{
@@ -115,6 +126,10 @@ func preparePod(p *corev1.Pod) {
 
 func preparePodUpdate(p, old *corev1.Pod) {
 	p.Status = old.Status
+	if p.Spec.Resources == nil { // by a client that knows no such field
+		p.Spec.Resources = old.Spec.Resources.DeepCopy()
+	}
+	podspec.DropGated(&p.Spec, &old.Spec, p.Annotations)
 	api.BumpGeneration(p, old, p.Spec, old.Spec)
 }
 
@@ -126,6 +141,23 @@ func preparePodStatus(p, old *corev1.Pod) {
 	if p.Status.QOSClass == "" {
 		p.Status.QOSClass = old.Status.QOSClass
 	}
+	// What a writer of an older version does not know, it does not clear.
+	if p.Status.ResourceClaimStatuses == nil {
+		p.Status.ResourceClaimStatuses = old.Status.ResourceClaimStatuses
+	}
+	if p.Status.ExtendedResourceClaimStatus == nil {
+		p.Status.ExtendedResourceClaimStatus = old.Status.ExtendedResourceClaimStatus
+	}
+	if p.Status.ObservedGeneration == 0 {
+		p.Status.ObservedGeneration = old.Status.ObservedGeneration
+	}
+	for i := range p.Status.Conditions {
+		c := &p.Status.Conditions[i]
+		j := slices.IndexFunc(old.Status.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type })
+		if c.ObservedGeneration == 0 && j >= 0 {
+			c.ObservedGeneration = old.Status.Conditions[j].ObservedGeneration
+		}
+	}
 }
 
 // prepareEphemeralContainers takes the ephemeral containers of p and all else
@@ -134,17 +166,24 @@ func prepareEphemeralContainers(p, old *corev1.Pod) {
 	containers := p.Spec.EphemeralContainers
 	restorePod(p, old)
 	p.Spec.EphemeralContainers = containers
+	podspec.DropGated(&p.Spec, &old.Spec, nil)
 	api.BumpGeneration(p, old, p.Spec, old.Spec)
 }
 
 // preparePodResize takes the resources and resize policies of p's containers
 // (and the pod's own resources) and all else from old.
 func preparePodResize(p, old *corev1.Pod) {
+	if !sameContainers(p.Spec.Containers, old.Spec.Containers) || !sameContainers(p.Spec.InitContainers, old.Spec.InitContainers) {
+		return // for validation to refuse
+	}
 	containers, inits, own := p.Spec.Containers, p.Spec.InitContainers, p.Spec.Resources
 	restorePod(p, old)
 	takeResources(p.Spec.Containers, containers)
 	takeResources(p.Spec.InitContainers, inits)
-	p.Spec.Resources = own
+	if own != nil {
+		p.Spec.Resources = own
+		podspec.DefaultPodResources(p)
+	}
 	api.BumpGeneration(p, old, p.Spec, old.Spec)
 }
 
@@ -155,27 +194,29 @@ func restorePod(p, old *corev1.Pod) {
 	p.Name, p.Namespace, p.UID, p.ResourceVersion, p.ManagedFields = name, namespace, uid, version, managed
 }
 
+func sameContainers(list, old []corev1.Container) bool {
+	return slices.EqualFunc(list, old, func(a, b corev1.Container) bool { return a.Name == b.Name })
+}
+
 func takeResources(to, from []corev1.Container) {
 	for i := range to {
-		j := slices.IndexFunc(from, func(c corev1.Container) bool { return c.Name == to[i].Name })
-		if j >= 0 {
-			to[i].Resources, to[i].ResizePolicy = from[j].Resources, from[j].ResizePolicy
-		}
+		to[i].Resources, to[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
 	}
 }
 
 // podGracePeriod is zero for a pod that no node has, or that has ended.
-func podGracePeriod(o api.Object) int64 {
+func podGracePeriod(o api.Object, asked *int64) int64 {
 	p := o.(*corev1.Pod)
-	switch {
-	case p.Spec.NodeName == "", p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded:
+	if p.Spec.NodeName == "" || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
 		return 0
-	case p.Spec.TerminationGracePeriodSeconds == nil:
-		return 0
-	case *p.Spec.TerminationGracePeriodSeconds < 0:
-		return 1
 	}
-	return *p.Spec.TerminationGracePeriodSeconds
+	if asked == nil {
+		asked = p.Spec.TerminationGracePeriodSeconds
+	}
+	if g := ptr.Deref(asked, 0); g >= 0 {
+		return g
+	}
+	return 1
 }
 
 // Binding is the kind of what the scheduler posts to put a pod on a node.

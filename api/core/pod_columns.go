@@ -60,6 +60,20 @@ func podColumns() []api.Column {
 	}
 }
 
+// podRowConditions says of a pod that has ended that its row is final.
+func podRowConditions(p *corev1.Pod) []metav1.TableRowCondition {
+	c := metav1.TableRowCondition{Type: metav1.RowCompleted, Status: metav1.ConditionTrue, Reason: string(p.Status.Phase)}
+	switch p.Status.Phase {
+	case corev1.PodSucceeded:
+		c.Message = "The pod has completed successfully."
+	case corev1.PodFailed:
+		c.Message = "The pod failed."
+	default:
+		return nil
+	}
+	return []metav1.TableRowCondition{c}
+}
+
 // podSummary is a pod in a line.
 type podSummary struct {
 	ready, total int
@@ -140,7 +154,7 @@ func (s *podSummary) addInit(p *corev1.Pod) (sidecars podSummary, initializing b
 }
 
 func (s *podSummary) addMain(p *corev1.Pod) {
-	running := false
+	running, failure := false, ""
 	for i := len(p.Status.ContainerStatuses) - 1; i >= 0; i-- {
 		c := &p.Status.ContainerStatuses[i]
 		s.count(c)
@@ -149,17 +163,24 @@ func (s *podSummary) addMain(p *corev1.Pod) {
 			s.reason = c.State.Waiting.Reason
 		case c.State.Terminated != nil:
 			s.reason = ended(c.State.Terminated)
+			if c.State.Terminated.ExitCode != 0 {
+				failure = s.reason
+			}
 		case c.Ready && c.State.Running != nil:
 			running = true
 			s.ready++
 		}
 	}
-	// A container that has completed does not speak for those that run.
-	if s.reason == "Completed" && running {
+	// A container that has completed does not speak for those that run, nor
+	// for those that failed.
+	switch {
+	case s.reason != "Completed":
+	case running && conditionTrue(p, corev1.PodReady):
+		s.reason = "Running"
+	case failure != "":
+		s.reason = failure
+	case running:
 		s.reason = "NotReady"
-		if conditionTrue(p, corev1.PodReady) {
-			s.reason = "Running"
-		}
 	}
 }
 

@@ -17,15 +17,21 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	path := field.NewPath("status")
 	errs := validatePodAnnotationsUpdate(p, old)
 	for i, c := range p.Status.Conditions {
+		at := path.Child("conditions").Index(i)
+		errs = append(errs, validateObserved(at, c.ObservedGeneration)...)
 		switch c.Type {
 		case corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized:
 		default:
-			errs = append(errs, validate.QualifiedName(field.NewPath("metadata", "conditions").Index(i).Child("Type"), string(c.Type))...)
+			errs = append(errs, validate.QualifiedName(at.Child("Type"), string(c.Type))...)
 		}
 	}
 	if n := p.Status.NominatedNodeName; n != "" && n != old.Status.NominatedNodeName {
 		errs = append(errs, validate.Subdomain(path.Child("nominatedNodeName"), n)...)
+		if old.Spec.NodeName != "" {
+			errs = append(errs, field.Forbidden(path.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node"))
+		}
 	}
+	errs = append(errs, validateObserved(path, p.Status.ObservedGeneration)...)
 	errs = append(errs, validate.Unchanged(path.Child("qosClass"), p.Status.QOSClass, old.Status.QOSClass)...)
 	errs = append(errs, validateRestarts(path.Child("containerStatuses"),
 		p.Status.ContainerStatuses, old.Status.ContainerStatuses, old.Spec.Containers, old.Spec.RestartPolicy)...)
@@ -34,7 +40,7 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	errs = append(errs, validateRestarts(path.Child("ephemeralContainerStatuses"),
 		p.Status.EphemeralContainerStatuses, old.Status.EphemeralContainerStatuses, nil, corev1.RestartPolicyNever)...)
 	errs = append(errs, validateClaimStatuses(path.Child("resourceClaimStatuses"), p)...)
-	errs = append(errs, validatePodAddresses(path, p)...)
+	errs = append(errs, validatePodAddresses(path, p, old)...)
 	for _, l := range []struct {
 		name     string
 		statuses []corev1.ContainerStatus
@@ -47,6 +53,13 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 		}
 	}
 	return errs
+}
+
+func validateObserved(path *field.Path, generation int64) field.ErrorList {
+	if generation < 0 {
+		return field.ErrorList{field.Invalid(path.Child("observedGeneration"), generation, "must be a non-negative integer")}
+	}
+	return nil
 }
 
 // validateRestarts refuses a container that ended for good to run again.
@@ -102,32 +115,39 @@ func validateClaimStatuses(path *field.Path, p *corev1.Pod) field.ErrorList {
 	return errs
 }
 
-func validatePodAddresses(path *field.Path, p *corev1.Pod) field.ErrorList {
-	var pod, host []string
-	for _, ip := range p.Status.PodIPs {
-		pod = append(pod, ip.IP)
+func validatePodAddresses(path *field.Path, p, old *corev1.Pod) field.ErrorList {
+	podIPs := func(p *corev1.Pod) (out []string) {
+		for _, ip := range p.Status.PodIPs {
+			out = append(out, ip.IP)
+		}
+		return out
 	}
-	for _, ip := range p.Status.HostIPs {
-		host = append(host, ip.IP)
+	hostIPs := func(p *corev1.Pod) (out []string) {
+		for _, ip := range p.Status.HostIPs {
+			out = append(out, ip.IP)
+		}
+		return out
 	}
-	var errs field.ErrorList
+	pod, host := podIPs(p), hostIPs(p)
+	errs := validateDualStack(path.Child("podIPs"), pod, podIPs(old), p.Status.PodIPs)
+	switch {
+	case (p.Status.PodIP != "") != (len(pod) > 0):
+		errs = append(errs, field.Invalid(path.Child("podIPs"), p.Status.PodIPs, "podIP and podIPs must either both be set or both be unset"))
+	case len(pod) > 0 && p.Status.PodIP != pod[0]:
+		errs = append(errs, field.Invalid(path.Child("podIPs").Index(0).Child("ip"), pod[0], "must be equal to `podIP`"))
+	}
 	if len(host) > 0 && p.Status.HostIP != host[0] {
 		errs = append(errs, field.Invalid(path.Child("hostIPs").Index(0).Child("ip"), host[0], "must be equal to `hostIP`"))
 	}
-	errs = append(errs, validateDualStack(path.Child("podIPs"), pod)...)
-	return append(errs, validateDualStack(path.Child("hostIPs"), host)...)
+	return append(errs, validateDualStack(path.Child("hostIPs"), host, hostIPs(old), p.Status.HostIPs)...)
 }
 
-// validateDualStack wants valid addresses, at most one of each family.
-func validateDualStack(path *field.Path, ips []string) field.ErrorList {
+// validateDualStack wants valid addresses, at most one of each family; value
+// is the field as it stands, for the message.
+func validateDualStack(path *field.Path, ips, old []string, value any) field.ErrorList {
 	var errs field.ErrorList
-	seen := sets.New[string]()
 	for i, ip := range ips {
-		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, false, nil)...)
-		if seen.Has(ip) {
-			errs = append(errs, field.Duplicate(path.Index(i), ip))
-		}
-		seen.Insert(ip)
+		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, true, old)...)
 	}
 	if len(ips) <= 1 {
 		return errs
@@ -137,7 +157,7 @@ func validateDualStack(path *field.Path, ips []string) field.ErrorList {
 		errs = append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%w", err)))
 	}
 	if !dual || len(ips) > 2 {
-		errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
+		errs = append(errs, field.Invalid(path, value, "may specify no more than one IP for each IP family"))
 	}
 	return errs
 }

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/kubectl/pkg/util/qos"
 	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/api/core/podspec"
@@ -218,82 +217,6 @@ func validateEphemeralContainersUpdate(p, old *corev1.Pod) field.ErrorList {
 		}
 	}
 	return errs
-}
-
-func validatePodResize(p, old *corev1.Pod) field.ErrorList {
-	refused := func(why string) field.ErrorList {
-		return field.ErrorList{field.Forbidden(field.NewPath(""), why)}
-	}
-	if _, ok := old.Annotations[corev1.MirrorPodAnnotationKey]; ok {
-		return refused("static pods cannot be resized")
-	}
-	if old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows {
-		return refused("windows pods cannot be resized")
-	}
-	path := field.NewPath("spec")
-	errs := podspec.ValidatePodAfter(p, old)
-	if qos.GetPodQOS(old) != qos.ComputePodQOS(p) {
-		errs = append(errs, field.Invalid(path, p.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
-	}
-	for i := range old.Spec.InitContainers {
-		o, n, at := &old.Spec.InitContainers[i], &p.Spec.InitContainers[i], path.Child("initContainers").Index(i)
-		if ptr.Deref(o.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways {
-			errs = append(errs, validateContainerResize(at.Child("resources"), n, o)...)
-			if !sameButCompute(n, o) {
-				errs = append(errs, field.Forbidden(path, "only cpu and memory resources for sidecar containers are mutable"))
-			}
-		} else if !equality.Semantic.DeepEqual(n, o) {
-			errs = append(errs, field.Forbidden(path, "resources for non-sidecar init containers are immutable"))
-		}
-	}
-	for i := range old.Spec.Containers {
-		o, n, at := &old.Spec.Containers[i], &p.Spec.Containers[i], path.Child("containers").Index(i)
-		errs = append(errs, validateContainerResize(at.Child("resources"), n, o)...)
-		if !sameButCompute(n, o) {
-			errs = append(errs, field.Forbidden(path, "only cpu and memory resources are mutable"))
-		}
-	}
-	return errs
-}
-
-func validateContainerResize(path *field.Path, c, old *corev1.Container) field.ErrorList {
-	var errs field.ErrorList
-	removed := func(l, old corev1.ResourceList) bool {
-		for name := range old {
-			if _, ok := l[name]; !ok {
-				return true
-			}
-		}
-		return false
-	}
-	if removed(c.Resources.Requests, old.Resources.Requests) {
-		errs = append(errs, field.Forbidden(path.Child("requests"), "resource requests cannot be removed"))
-	}
-	if removed(c.Resources.Limits, old.Resources.Limits) {
-		errs = append(errs, field.Forbidden(path.Child("limits"), "resource limits cannot be removed"))
-	}
-	return errs
-}
-
-// sameButCompute says that c is old but for the amounts of CPU and memory and
-// how they are resized.
-func sameButCompute(c, old *corev1.Container) bool {
-	c = c.DeepCopy()
-	restore := func(l *corev1.ResourceList, old corev1.ResourceList) {
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			delete(*l, name)
-			if q, ok := old[name]; ok {
-				if *l == nil {
-					*l = corev1.ResourceList{}
-				}
-				(*l)[name] = q
-			}
-		}
-	}
-	restore(&c.Resources.Limits, old.Resources.Limits)
-	restore(&c.Resources.Requests, old.Resources.Requests)
-	c.ResizePolicy = old.ResizePolicy
-	return equality.Semantic.DeepEqual(c, old)
 }
 
 func validateBinding(b *corev1.Binding) field.ErrorList {

@@ -29,8 +29,12 @@ func PodTemplate() *api.Kind {
 		Warnings: api.Warn(func(t, _ *corev1.PodTemplate) []string {
 			return podspec.TemplateWarnings(field.NewPath("template"), &t.Template)
 		}),
-		PrepareCreate: api.On(func(t *corev1.PodTemplate) { t.Generation = 1 }),
+		PrepareCreate: api.On(func(t *corev1.PodTemplate) {
+			t.Generation = 1
+			podspec.DropGatedTemplate(&t.Template, nil)
+		}),
 		PrepareUpdate: api.OnUpdate(func(t, old *corev1.PodTemplate) {
+			podspec.DropGatedTemplate(&t.Template, &old.Template)
 			api.BumpGeneration(t, old, t.Template, old.Template)
 		}),
 	}

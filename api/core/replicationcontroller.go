@@ -30,10 +30,12 @@ func ReplicationController() *api.Kind {
 
 		Default: api.On(defaultReplicationController),
 		PrepareCreate: api.On(func(r *corev1.ReplicationController) {
+			podspec.DropGatedTemplate(r.Spec.Template, nil)
 			r.Status = corev1.ReplicationControllerStatus{}
 			r.Generation = 1
 		}),
 		PrepareUpdate: api.OnUpdate(func(r, old *corev1.ReplicationController) {
+			podspec.DropGatedTemplate(r.Spec.Template, old.Spec.Template)
 			r.Status = old.Status
 			api.BumpGeneration(r, old, r.Spec, old.Spec)
 		}),
@@ -41,12 +43,7 @@ func ReplicationController() *api.Kind {
 			return validateReplicationController(r, nil)
 		}),
 		ValidateUpdate: api.CheckUpdate(validateReplicationController),
-		Warnings: api.Warn(func(r, _ *corev1.ReplicationController) []string {
-			if r.Spec.Template == nil {
-				return nil
-			}
-			return podspec.TemplateWarnings(field.NewPath("spec", "template"), r.Spec.Template)
-		}),
+		Warnings:       podspec.WorkloadWarnings(true, func(r *corev1.ReplicationController) *corev1.PodTemplateSpec { return r.Spec.Template }),
 		Status: &api.Status{
 			PrepareUpdate: api.OnUpdate(func(r, old *corev1.ReplicationController) { r.Spec = old.Spec }),
 			ValidateUpdate: api.CheckUpdate(func(r, _ *corev1.ReplicationController) field.ErrorList {

@@ -18,10 +18,6 @@ func ServiceAccount() *api.Kind {
 		New:         api.Maker[corev1.ServiceAccount](),
 		NewList:     api.ListMaker[corev1.ServiceAccountList](),
 		StoragePath: "serviceaccounts",
-		Columns: []api.Column{
-			api.Col("Secrets", "string", "Number of secrets.", func(s *corev1.ServiceAccount) any { return int64(len(s.Secrets)) }),
-			api.AgeColumn(),
-		},
 
 		ValidateName:  validation.ValidateServiceAccountName,
 		PrepareCreate: api.On(cleanSecretReferences),

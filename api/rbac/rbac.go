@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -32,7 +32,7 @@ func Role() *api.Kind {
 		StoragePath:    "roles",
 		Columns:        []api.Column{api.CreatedColumn()},
 		CreateOnUpdate: true,
-		ValidateName:   path.ValidatePathSegmentName,
+		ValidateName:   pathSegment,
 		Validate:       api.Check(func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
 		ValidateUpdate: api.CheckUpdate(func(r, _ *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
 	}
@@ -48,7 +48,7 @@ func ClusterRole() *api.Kind {
 		StoragePath:    "clusterroles",
 		Columns:        []api.Column{api.CreatedColumn()},
 		CreateOnUpdate: true,
-		ValidateName:   path.ValidatePathSegmentName,
+		ValidateName:   pathSegment,
 		Validate:       api.Check(validateClusterRole),
 		ValidateUpdate: api.CheckUpdate(func(r, _ *rbacv1.ClusterRole) field.ErrorList { return validateClusterRole(r) }),
 	}
@@ -65,7 +65,7 @@ func RoleBinding() *api.Kind {
 		StoragePath:    "rolebindings",
 		Columns:        bindingColumns(func(b *rbacv1.RoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 		CreateOnUpdate: true,
-		ValidateName:   path.ValidatePathSegmentName,
+		ValidateName:   pathSegment,
 		Default: api.On(func(b *rbacv1.RoleBinding) {
 			defaultBinding(&b.RoleRef, b.Subjects)
 		}),
@@ -88,7 +88,7 @@ func ClusterRoleBinding() *api.Kind {
 		StoragePath:    "clusterrolebindings",
 		Columns:        bindingColumns(func(b *rbacv1.ClusterRoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 		CreateOnUpdate: true,
-		ValidateName:   path.ValidatePathSegmentName,
+		ValidateName:   pathSegment,
 		Default: api.On(func(b *rbacv1.ClusterRoleBinding) {
 			defaultBinding(&b.RoleRef, b.Subjects)
 		}),
@@ -140,4 +140,13 @@ func bindingColumns[P api.Object](of func(P) (rbacv1.RoleRef, []rbacv1.Subject))
 		api.WideCol("Groups", "string", "Groups that have it.", subjects(rbacv1.GroupKind)),
 		api.WideCol("ServiceAccounts", "string", "Service accounts that have it.", subjects(rbacv1.ServiceAccountKind)),
 	}
+}
+
+// pathSegment takes the names that fit in a URL's path: those of roles may
+// hold colons and capitals.
+func pathSegment(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
 }

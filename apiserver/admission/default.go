@@ -22,6 +22,7 @@ func Default(cfg Config) Chain {
 		NewServiceAccount(lookup),
 		NewNodeRestriction(lookup, cfg.Authorizer),
 		NewTaintNodesByCondition(),
+		NewPodSecurity(lookup),
 		NewPriority(lookup),
 		NewDefaultTolerationSeconds(),
 		NewRuntimeClass(lookup),

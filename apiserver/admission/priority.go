@@ -2,11 +2,15 @@ package admission
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/proa-dev/proa/api/scheduling"
 )
 
 var priorityClassResource = schema.GroupResource{Group: "scheduling.k8s.io", Resource: "priorityclasses"}
@@ -93,10 +97,14 @@ func (p *Priority) globalDefault() *schedulingv1.PriorityClass {
 	return lowest
 }
 
-// Validate implements Validator: there is one global default.
+// Validate implements Validator: there is one global default, and the
+// system's classes stay.
 func (p *Priority) Validate(_ context.Context, a *Attributes) error {
-	if a.GVR.GroupResource() != priorityClassResource || a.Subresource != "" || a.Operation != Create && a.Operation != Update {
+	if a.GVR.GroupResource() != priorityClassResource || a.Subresource != "" {
 		return nil
+	}
+	if a.Operation == Delete && slices.ContainsFunc(scheduling.SystemClasses(), func(c *schedulingv1.PriorityClass) bool { return c.Name == a.Name }) {
+		return Forbidden(a, errors.New("this is a system priority class and cannot be deleted"))
 	}
 	class, ok := a.Object.(*schedulingv1.PriorityClass)
 	if !ok || !class.GlobalDefault {

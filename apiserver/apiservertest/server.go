@@ -54,7 +54,7 @@ func Start(tb testing.TB, change func(*apiserver.Config)) *Server {
 	if err != nil {
 		tb.Fatalf("make the server: %v", err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}

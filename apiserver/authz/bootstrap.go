@@ -95,7 +95,8 @@ func reconcile[T any, P interface {
 			}
 		}
 		err = apply(ctx, c, have, want, extend)
-		if err == nil || !(apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)) {
+		raced := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
+		if !raced {
 			return err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/proa-dev/proa/internal/certs"
 )
 
 // ClusterRoles is the default policy's cluster roles.
@@ -35,12 +37,14 @@ func everybodysRoles() []rbacv1.ClusterRole {
 		clusterRole("system:discovery", at("get",
 			"/livez /readyz /healthz /version /version/ /openapi /openapi/* /api /api/* /apis /apis/*")),
 		clusterRole("system:monitoring", at("get",
-			"/metrics /metrics/slis /livez /readyz /healthz /livez/* /readyz/* /healthz/*")),
+			"/metrics /metrics/slis /livez /readyz /healthz /livez/* /readyz/* /healthz/* /flagz /statusz"),
+			on("get", "core", "nodes/metrics")),
 		clusterRole("system:basic-user",
 			on("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
 			on("create", "authentication.k8s.io", "selfsubjectreviews")),
 		clusterRole("system:public-info-viewer", at("get", "/livez /readyz /healthz /version /version/")),
-		clusterRole("system:service-account-issuer-discovery", at("get", "/.well-known/openid-configuration /openid/v1/jwks")),
+		clusterRole("system:service-account-issuer-discovery", at("get",
+			"/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/")),
 	}
 }
 
@@ -60,7 +64,8 @@ func namespaceRoles() []rbacv1.ClusterRole {
 			on("impersonate", "core", "serviceaccounts"),
 			on(write, "core", "pods pods/attach pods/proxy pods/exec pods/portforward"),
 			on("create", "core", "pods/eviction"),
-			on(write, "core", "replicationcontrollers replicationcontrollers/scale serviceaccounts services services/proxy persistentvolumeclaims configmaps secrets events"),
+			on(write, "core", "replicationcontrollers replicationcontrollers/scale serviceaccounts services services/proxy persistentvolumeclaims configmaps secrets"),
+			on(write, "core events.k8s.io", "events"),
 			on("create", "core", "serviceaccounts/token"),
 			on(write, "apps", "statefulsets statefulsets/scale daemonsets deployments deployments/scale deployments/rollback replicasets replicasets/scale"),
 			on(write, "autoscaling", "horizontalpodautoscalers"),
@@ -68,12 +73,13 @@ func namespaceRoles() []rbacv1.ClusterRole {
 			on(write, "extensions", "daemonsets deployments deployments/scale deployments/rollback ingresses replicasets replicasets/scale replicationcontrollers/scale networkpolicies"),
 			on(write, "policy", "poddisruptionbudgets"),
 			on(write, "networking.k8s.io", "networkpolicies ingresses"),
-			on(write, "coordination.k8s.io", "leases"),
+			on(all, "coordination.k8s.io", "leases"),
 			on(write, "resource.k8s.io", "resourceclaims resourceclaimtemplates"),
 		),
 		part("view",
 			on(read, "core", "pods replicationcontrollers replicationcontrollers/scale serviceaccounts services services/status endpoints persistentvolumeclaims persistentvolumeclaims/status configmaps"),
-			on(read, "core", "limitranges resourcequotas bindings events pods/status resourcequotas/status namespaces/status replicationcontrollers/status pods/log"),
+			on(read, "core", "limitranges resourcequotas bindings pods/status resourcequotas/status namespaces/status replicationcontrollers/status pods/log"),
+			on(read, "core events.k8s.io", "events"),
 			// In one namespace this is to read that namespace itself.
 			on(read, "core", "namespaces"),
 			on(read, "discovery.k8s.io", "endpointslices"),
@@ -83,7 +89,6 @@ func namespaceRoles() []rbacv1.ClusterRole {
 			on(read, "extensions", "daemonsets daemonsets/status deployments deployments/scale deployments/status ingresses ingresses/status replicasets replicasets/scale replicasets/status replicationcontrollers/scale networkpolicies"),
 			on(read, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
 			on(read, "networking.k8s.io", "networkpolicies ingresses ingresses/status"),
-			on(read, "coordination.k8s.io", "leases"),
 			on(read, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
 		),
 	}
@@ -118,8 +123,9 @@ func nodeRules() []rbacv1.PolicyRule {
 		on("get create update patch delete", "storage.k8s.io", "csinodes"),
 		on(read, "node.k8s.io", "runtimeclasses"),
 		on("get", "resource.k8s.io", "resourceclaims"),
-		on("get list watch create update patch delete deletecollection", "resource.k8s.io", "resourceslices"),
+		on("deletecollection", "resource.k8s.io", "resourceslices"),
 		on(read, "certificates.k8s.io", "clustertrustbundles"),
+		on("create get list watch", "certificates.k8s.io", "podcertificaterequests"),
 	}
 }
 
@@ -192,8 +198,8 @@ func componentRoles() []rbacv1.ClusterRole {
 			on(read, "storage.k8s.io", "csidrivers"),
 			on(read, "storage.k8s.io", "csistoragecapacities"),
 			on(read, "storage.k8s.io", "volumeattachments"),
-			on(read, "scheduling.k8s.io", "workloads podgroups"),
-			on(readUpdate, "resource.k8s.io", "resourceclaims"),
+			on(readUpdate+" create delete", "resource.k8s.io", "resourceclaims"),
+			on("update patch", "resource.k8s.io", "resourceclaims/binding"),
 			on(readUpdate, "resource.k8s.io", "resourceclaims/status"),
 			on(read, "resource.k8s.io", "deviceclasses resourceslices devicetaintrules"),
 			on("update", "core", "pods/finalizers")),
@@ -205,6 +211,7 @@ func certificateRoles() []rbacv1.ClusterRole {
 		return clusterRole("system:certificates.k8s.io:"+name, on("approve", "certificates.k8s.io", "signers", signer))
 	}
 	return []rbacv1.ClusterRole{
+		clusterRole("system:cluster-trust-bundle-discovery", on(read, "certificates.k8s.io", "clustertrustbundles")),
 		clusterRole("system:certificates.k8s.io:certificatesigningrequests:nodeclient",
 			on("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")),
 		clusterRole("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
@@ -231,6 +238,10 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		bindCluster("system:volume-scheduler", person(user.KubeScheduler)),
 		// To nobody: nodes have an authorizer of their own.
 		bindCluster("system:node"),
+		// All that the API server may do by its certificate for nodes' APIs: a
+		// node that gives the API server's own address as its own gains nothing.
+		bindCluster("system:kubelet-api-admin", person(certs.KubeletClientUser)),
+		bindCluster("system:cluster-trust-bundle-discovery", group(serviceaccount.AllServiceAccountsGroup)),
 		bindCluster("system:service-account-issuer-discovery", group(serviceaccount.AllServiceAccountsGroup)),
 	}, controllerBindings()...)
 }
@@ -244,11 +255,9 @@ func Roles() []rbacv1.Role {
 		role(systemNamespace, controllerPrefix+"cloud-provider", on("create get list watch", "core", "configmaps")),
 		role(systemNamespace, controllerPrefix+"token-cleaner", on("get list watch delete", "core", "secrets"), emits()),
 		role(systemNamespace, "system::leader-locking-kube-controller-manager",
-			on("watch", "core", "configmaps"),
-			on("get update", "core", "configmaps", "kube-controller-manager")),
+			on("create get list update watch", "coordination.k8s.io", "leases leasecandidates")),
 		role(systemNamespace, "system::leader-locking-kube-scheduler",
-			on("watch", "core", "configmaps"),
-			on("get update", "core", "configmaps", "kube-scheduler")),
+			on("create get list update watch", "coordination.k8s.io", "leases leasecandidates")),
 		role(publicNamespace, controllerPrefix+"bootstrap-signer",
 			on(read, "core", "configmaps"),
 			on("update", "core", "configmaps", "cluster-info"),
@@ -264,7 +273,7 @@ func RoleBindings() []rbacv1.RoleBinding {
 	return []rbacv1.RoleBinding{
 		bind(systemNamespace, "system::extension-apiserver-authentication-reader", "extension-apiserver-authentication-reader",
 			person(user.KubeControllerManager), person(user.KubeScheduler)),
-		same(systemNamespace, "system::leader-locking-kube-controller-manager", person(user.KubeControllerManager), account("kube-controller-manager")),
+		same(systemNamespace, "system::leader-locking-kube-controller-manager", person(user.KubeControllerManager), account("kube-controller-manager"), account("leader-election-controller")),
 		same(systemNamespace, "system::leader-locking-kube-scheduler", person(user.KubeScheduler), account("kube-scheduler")),
 		same(systemNamespace, controllerPrefix+"bootstrap-signer", account("bootstrap-signer")),
 		same(systemNamespace, controllerPrefix+"cloud-provider", account("cloud-provider")),

@@ -54,6 +54,9 @@ func (e *Endpoints) Run(ctx context.Context, ready func()) error {
 		return nil
 	}
 	if err := e.sync(ctx); err != nil {
+		if ctx.Err() != nil {
+			return e.leave(context.WithoutCancel(ctx))
+		}
 		return err
 	}
 	ready()

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"mime"
 	"net/http"
@@ -85,14 +86,16 @@ func (c *Codec) Decode(f Format, data []byte, obj runtime.Object, want schema.Gr
 	return strict, nil
 }
 
-// unreadable is the 400 for a body that is no such object.
+// unreadable is the 400 for a body that is no such object. A body that names
+// no kind is taken for the wanted one.
 func unreadable(want schema.GroupVersionKind, data []byte, err error) error {
 	var t struct {
 		APIVersion string `json:"apiVersion"`
 		Kind       string `json:"kind"`
 	}
-	if yaml.Unmarshal(data, &t) == nil && t.Kind != "" {
+	if yaml.Unmarshal(data, &t) == nil {
 		gv, _ := schema.ParseGroupVersion(t.APIVersion)
+		t.Kind, gv.Version = cmp.Or(t.Kind, want.Kind), cmp.Or(gv.Version, want.Version)
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", t.Kind, gv.Version, want.Kind, err))
 	}
 	summary := data

@@ -66,10 +66,16 @@ type clause struct {
 	q      float64
 }
 
+// maxClauses is how many clauses of a header are looked at: strangers send it.
+const maxClauses = 64
+
 // byQuality splits a header into clauses, the most wanted first.
 func byQuality(header string) []clause {
 	var out []clause
 	for part := range strings.SplitSeq(header, ",") {
+		if len(out) == maxClauses {
+			break
+		}
 		media, rest, _ := strings.Cut(part, ";")
 		c := clause{media: strings.ToLower(strings.TrimSpace(media)), q: 1}
 		for p := range strings.SplitSeq(rest, ";") {

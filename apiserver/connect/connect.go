@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -83,7 +85,7 @@ func (p *Proxy) ServeConnect(w http.ResponseWriter, r *http.Request, t registry.
 	if err := allowed(r, t); err != nil {
 		return err
 	}
-	if err := p.mayStream(r, t); err != nil {
+	if err := p.mayStream(r, t, rest); err != nil {
 		return err
 	}
 	if err := p.admit(r.Context(), t); err != nil {
@@ -123,10 +125,19 @@ func allowed(r *http.Request, t registry.Target) error {
 	return apierrors.NewMethodNotSupported(t.Kind.GR(), strings.ToLower(r.Method))
 }
 
+// runsCommands says that a path of a node's API leads into a container.
+func runsCommands(rest string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path.Clean("/"+rest), "/"), "/")
+	return slices.Contains([]string{"exec", "attach", "portForward", "run"}, first)
+}
+
 // mayStream asks for "create" where a WebSocket begins by GET what needs a
 // POST otherwise: to run a command is no read.
-func (p *Proxy) mayStream(r *http.Request, t registry.Target) error {
-	if r.Method != http.MethodGet || t.Subresource == "log" || t.Subresource == "proxy" || p.cfg.Authorizer == nil {
+func (p *Proxy) mayStream(r *http.Request, t registry.Target, rest string) error {
+	switch {
+	case r.Method == http.MethodPost, p.cfg.Authorizer == nil, t.Subresource == "log":
+		return nil
+	case t.Subresource == "proxy" && (t.Kind.Resource != "nodes" || !runsCommands(rest)):
 		return nil
 	}
 	u, ok := request.UserFrom(r.Context())

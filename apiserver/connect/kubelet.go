@@ -23,12 +23,12 @@ func insecureTLS() *tls.Config {
 
 // logs streams a container's log.
 func (p *Proxy) logs(w http.ResponseWriter, r *http.Request, t registry.Target) error {
-	pod, err := p.pod(r.Context(), t)
-	if err != nil {
+	query := r.URL.Query()
+	if err := checkLogOptions(t.Name, query); err != nil {
 		return err
 	}
-	query := r.URL.Query()
-	if err := checkLogOptions(pod.Name, query); err != nil {
+	pod, err := p.pod(r.Context(), t)
+	if err != nil {
 		return err
 	}
 	name, err := container(pod, query.Get("container"))
@@ -99,7 +99,7 @@ func (p *Proxy) copyLogs(w http.ResponseWriter, r *http.Request, to *url.URL) er
 	}
 	resp, err := p.cfg.Transport.RoundTrip(req)
 	if err != nil {
-		return apierrors.NewInternalError(fmt.Errorf("Get %q: %w", to.Redacted(), err))
+		return apierrors.NewInternalError(&url.Error{Op: "Get", URL: to.Redacted(), Err: err})
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {

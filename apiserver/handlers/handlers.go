@@ -106,23 +106,44 @@ func (c *call) locate() error {
 		return notServed()
 	}
 	c.target = registry.Target{Kind: k, Namespace: info.Namespace, Name: info.Name, Subresource: info.Subresource}
-	if !k.Namespaced {
-		if info.Namespace != "" && info.Resource != "namespaces" {
-			return notServed()
-		}
-		c.target.Namespace = ""
-	} else if info.Namespace == "" && (info.Name != "" && info.Verb != "list" && info.Verb != "watch") {
+	if !wellFormed(k, info) {
 		return notServed()
 	}
-	if len(info.Parts) > 3 && !IsConnect(info) {
-		return notServed()
+	if !k.Namespaced {
+		c.target.Namespace = ""
 	}
 	if !c.served() {
+		if info.Subresource != "" && !hasSubresource(k, info.Subresource) {
+			return notServed()
+		}
 		return apierrors.NewMethodNotSupported(k.GR(), methodVerb(c.r.Method, info.Verb))
 	}
 	var err error
 	c.query, err = parseQuery(c.r.URL.RawQuery)
 	return err
+}
+
+// wellFormed refuses paths that the authorizer understands as less than what
+// they would do.
+func wellFormed(k *api.Kind, info *request.RequestInfo) bool {
+	switch {
+	case info.Resource == "namespaces":
+		// In /namespaces/a/namespaces/b it decides as of a.
+		if info.Namespace != "" && info.Namespace != info.Name {
+			return false
+		}
+	case !k.Namespaced:
+		if info.Namespace != "" {
+			return false
+		}
+	case info.Namespace == "" && len(info.Parts) > 1:
+		return false
+	}
+	if info.Subresource != "" && (info.Verb == "watch" || info.Verb == "proxy" || info.Verb == "") {
+		// /watch/… makes any method a "watch": no way to a command in a pod.
+		return false
+	}
+	return len(info.Parts) <= 3 || IsConnect(info)
 }
 
 // methodVerb is how a 405 names what was tried.
@@ -178,6 +199,12 @@ func (c *call) served() bool {
 	return false
 }
 
+// hasSubresource says whether a kind has a subresource, whatever its verbs.
+func hasSubresource(k *api.Kind, name string) bool {
+	return name == "status" && k.Status != nil || name == "scale" && k.Scale != nil ||
+		slices.ContainsFunc(k.Subresources, func(s api.Subresource) bool { return s.Name == name })
+}
+
 func (c *call) dispatch(ctx context.Context) error {
 	if IsConnect(c.info) {
 		if c.cfg.Connect == nil {
@@ -215,7 +242,10 @@ func (c *call) dispatch(ctx context.Context) error {
 
 // negotiate picks the format of the answer.
 func (c *call) negotiate() error {
-	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), codec.IsTransform)
+	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), func(a codec.Accepted) bool {
+		// What is computed and never stored has no columns.
+		return codec.IsTransform(a) && (a.As != "Table" || !c.target.Kind.Virtual)
+	})
 	if !ok {
 		return notAcceptable()
 	}

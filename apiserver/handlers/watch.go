@@ -80,6 +80,7 @@ func (c *call) watch(ctx context.Context) error {
 	if isWebSocket(c.r) {
 		return c.watchWebSocket(ctx, cancel, enc)
 	}
+	defer BoundWrites(ctx, c.w)()
 	c.stream(ctx, enc)
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apimachineryversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/component-base/version"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -153,7 +154,14 @@ func (s *Set) ByGroupResource(gr schema.GroupResource) *api.Kind {
 	return nil
 }
 
-// Version is what /version reports: the API that is served.
+// Version is what /version reports: the API that is served, with the build as
+// the linker was told it. A binary that was built without `make` knows the API
+// alone.
 func Version() apimachineryversion.Info {
-	return apimachineryversion.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2"}
+	v := version.Get()
+	if strings.Contains(v.GitVersion, "$") { // git's placeholder, never filled in
+		v.Major, v.Minor, v.GitVersion = "1", "37", "v1.37.2"
+		v.GitCommit, v.GitTreeState, v.BuildDate = "", "", ""
+	}
+	return v
 }

@@ -20,6 +20,11 @@ import (
 // maxOperations is how many operations a JSON patch may have.
 const maxOperations = 10000
 
+// The library's bound on what the copies of one JSON patch may add up to is a
+// variable of its package, unlimited unless set: thirty copies of a document
+// into itself would fill the memory.
+func init() { jsonpatch.AccumulatedCopySizeLimit = 3 << 20 }
+
 // Apply returns doc with the patch applied. like is a value of the Go type
 // that strategic merge patches take their directives from; it is nil for kinds
 // without one. strict are the faults of the patch itself (duplicate fields)
@@ -56,11 +61,22 @@ func unprocessable(err error) error {
 	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 }
 
+// operation is a step of a JSON patch; more than it has is unknown.
+type operation struct {
+	Op    string `json:"op"`
+	From  string `json:"from"`
+	Path  string `json:"path"`
+	Value any    `json:"value"`
+}
+
 func applyJSON(doc, data []byte) ([]byte, []error, error) {
-	var v any
+	var v []operation
 	strict, err := kjson.UnmarshalStrict(data, &v)
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	for i, fault := range strict {
+		strict[i] = fmt.Errorf("json patch %w", fault)
 	}
 	ops, err := jsonpatch.DecodePatch(data)
 	if err != nil {

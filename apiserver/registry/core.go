@@ -57,6 +57,8 @@ type Core struct {
 	cfg       Config
 	resources sync.Map // *api.Kind to *resource
 	merger    patch.Merger
+	owners    ownership
+	turns     turns
 }
 
 var _ Registry = (*Core)(nil)
@@ -86,7 +88,6 @@ type resource struct {
 	store    *store.Resource
 	managers sync.Map // subresource to *managedfields.FieldManager
 	fields   fieldCache
-	owners   owners
 }
 
 func (c *Core) resource(k *api.Kind) (*resource, error) {

@@ -144,6 +144,9 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	for attempt := 1; ; attempt++ {
 		if generated {
 			obj.SetName(generateName(obj.GetGenerateName()))
+			if k.Default != nil { // a namespace's label follows from its name
+				k.Default(obj)
+			}
 		}
 		out, err := c.storeNew(ctx, r, t, obj, a)
 		if generated && apierrors.IsAlreadyExists(err) {

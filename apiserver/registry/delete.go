@@ -186,11 +186,7 @@ func gracePeriod(k *api.Kind, live api.Object, opts *metav1.DeleteOptions) (grac
 		}
 		return true, false, *opts.GracePeriodSeconds
 	}
-	seconds = k.GracePeriod(live)
-	if seconds != 0 && opts.GracePeriodSeconds != nil {
-		seconds = *opts.GracePeriodSeconds
-	}
-	return true, false, max(seconds, 0)
+	return true, false, max(k.GracePeriod(live, opts.GracePeriodSeconds), 0)
 }
 
 // markDeleting sets the deletion time of an object that waits for finalizers.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,8 +20,9 @@ type Hook interface {
 	Release(obj api.Object) Claim
 }
 
-// Claim is what one write took and may give back: exactly one of Commit (the
-// object was written) and Rollback (it was not) is called.
+// Claim is what one write took and may give back: at most one of Commit (the
+// object was written) and Rollback (it was not) is called, and none where
+// nobody knows.
 type Claim interface {
 	Commit(ctx context.Context) error
 	Rollback(ctx context.Context) error
@@ -42,8 +44,13 @@ func (c *Core) claim(ctx context.Context, t Target, obj, old api.Object, dryRun 
 }
 
 // settle ends a claim by the outcome of its write. What cannot be given back
-// now is found by the hook's own repair, so it does not fail the write.
+// now is found by the hook's own repair, so it does not fail the write. So it
+// is with a write of which nobody knows whether it happened: were its claim
+// given back, another object could come to hold the same.
 func (c *Core) settle(ctx context.Context, claim Claim, outcome error) {
+	if uncertain(outcome) {
+		return
+	}
 	ctx = context.WithoutCancel(ctx) // the client may be gone, the claim is not
 	end, verb := claim.Commit, "commit"
 	if outcome != nil {
@@ -52,6 +59,12 @@ func (c *Core) settle(ctx context.Context, claim Claim, outcome error) {
 	if err := end(ctx); err != nil {
 		c.report(fmt.Errorf("%s a claim: %w", verb, err))
 	}
+}
+
+// uncertain says that a write may have happened although it failed.
+func uncertain(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsServiceUnavailable(err)
 }
 
 // released gives back what a deleted object held.

@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"unicode/utf8"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -18,7 +17,6 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/proa-dev/proa/api"
-	"github.com/proa-dev/proa/apiserver/ownership"
 )
 
 // unknownManager owns fields of requests that name no manager.
@@ -61,89 +59,61 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 // live (nil for a new object). It never fails: what cannot be tracked keeps
 // the owners it had.
 func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Object, manager string) {
-	if manager == "" {
-		manager = unknownManager
-	}
-	if live == nil && c.manageNew(r, obj, manager) {
-		return
-	}
 	m, err := c.manager(r, subresource)
 	if err != nil {
 		return
+	}
+	if manager == "" {
+		manager = unknownManager
 	}
 	if live == nil {
 		live = r.kind.New()
 		live.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	before := live.GetManagedFields()
 	was, is := thin(live, obj)
+	key, cacheable := c.shapeOf(r.kind, subresource, manager, before, was, is, obj)
+	if cacheable {
+		if owners, ok := c.owners.get(key); ok {
+			obj.SetManagedFields(recall(owners, before, c.cfg.Now().UTC().Truncate(time.Second)))
+			return
+		}
+	}
 	if subresource == "" && live.GetUID() != "" {
 		was.SetManagedFields(nil) // the entries are read from the new object
 		if entries := obj.GetManagedFields(); entries == nil {
-			is.SetManagedFields(live.GetManagedFields())
+			is.SetManagedFields(before)
 		}
-	}
-	ch := ownership.Change{Was: was, Is: is, Subresource: subresource, Manager: manager, Entries: was.GetManagedFields()}
-	if subresource == "" {
-		ch.Entries = is.GetManagedFields()
-	}
-	entries, found, known := c.owners(r).memo.Recall(&ch, c.cfg.Now())
-	if found {
-		obj.SetManagedFields(entries)
-		return
 	}
 	out, err := m.Update(was, is, manager)
 	if err != nil {
-		obj.SetManagedFields(live.GetManagedFields())
+		obj.SetManagedFields(before)
 		return
 	}
 	o, err := apimeta.Accessor(out)
 	if err != nil {
 		return
 	}
-	if known {
-		c.owners(r).memo.Remember(&ch, o.GetManagedFields())
-	}
 	obj.SetManagedFields(o.GetManagedFields())
+	if cacheable {
+		c.owners.put(key, remember(before, o.GetManagedFields(), manager, subresource))
+	}
 }
 
-// owners is what is faster than the library for what is usual.
-type owners struct {
-	once    sync.Once
-	builder *ownership.Builder
-	memo    *ownership.Memo
-}
+// manyManagers is where entries of old managers begin to be joined by age.
+const manyManagers = 10
 
-func (c *Core) owners(r *resource) *owners {
-	r.owners.once.Do(func() {
-		empty := r.kind.New()
-		empty.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
-		r.owners.builder = ownership.New(c.cfg.Types, empty, r.kind.ResetFields[""])
-		r.owners.memo = ownership.NewMemo(r.owners.builder)
-	})
-	return &r.owners
-}
-
-// manageNew is manageUpdate for a new object that is as most are; false leaves
-// it to the library.
-func (c *Core) manageNew(r *resource, obj api.Object, manager string) bool {
-	if len(obj.GetManagedFields()) > 0 || !utf8.ValidString(manager) {
-		return false
+// shapeOf is the shape of a write if its outcome depends on that alone. A
+// client that sends entries of its own has a say in it.
+func (c *Core) shapeOf(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is, obj api.Object) (shape, bool) {
+	if _, custom := obj.(runtime.Unstructured); custom || len(before) >= manyManagers {
+		return shape{}, false
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
-	raw, ok := c.owners(r).builder.Fields(obj)
-	if !ok {
-		return false
+	if sent := obj.GetManagedFields(); subresource == "" && sent != nil && !slices.EqualFunc(sent, before, sameEntry) {
+		return shape{}, false
 	}
-	if raw == nil {
-		obj.SetManagedFields(nil)
-		return true
-	}
-	obj.SetManagedFields([]metav1.ManagedFieldsEntry{{
-		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: r.kind.GVK.GroupVersion().String(),
-		Time: &metav1.Time{Time: c.cfg.Now().UTC()}, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: raw},
-	}})
-	return true
+	return shapeOf(k, subresource, manager, before, was, is)
 }
 
 // sameEntry says that two entries differ in their time at most.

@@ -91,10 +91,13 @@ func checkFieldNames(k *api.Kind, sel fields.Selector) error {
 
 // matcher returns nil when everything matches.
 func (s *selection) matcher(r *resource) func(api.Object) bool {
-	if s.labels == nil && s.fields == nil {
+	if s.labels == nil && s.fields == nil && s.name == "" {
 		return nil
 	}
 	return func(obj api.Object) bool {
+		if s.name != "" && obj.GetName() != s.name {
+			return false
+		}
 		if s.labels != nil && !s.labels.Matches(labels.Set(obj.GetLabels())) {
 			return false
 		}

@@ -163,7 +163,16 @@ func (c *Core) write(ctx context.Context, t Target, ch change) (obj api.Object, 
 	if err != nil {
 		return nil, false, err
 	}
-	for range maxAttempts {
+	done := func() {}
+	defer func() { done() }()
+	for attempt := range maxAttempts {
+		if attempt == 1 {
+			turn, err := c.turns.take(ctx, r.stored.StoragePath+"/"+t.key())
+			if err != nil {
+				return nil, false, storeError(err, t.Kind.GR(), "update")
+			}
+			done = turn
+		}
 		e, err := r.store.Latest(ctx, t.key())
 		if err != nil {
 			return nil, false, storeError(err, t.Kind.GR(), "update")

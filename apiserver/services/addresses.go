@@ -11,7 +11,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/proa-dev/proa/api"
@@ -38,7 +37,7 @@ func (a *addresses) take(ctx context.Context, ip netip.Addr, svc *corev1.Service
 	obj := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:              ip.String(),
-			UID:               types.UID(uuid.NewUUID()),
+			UID:               uuid.NewUUID(),
 			CreationTimestamp: a.now(),
 			Labels: map[string]string{
 				networkingv1.LabelIPAddressFamily: string(familyOf(ip)),

@@ -28,6 +28,9 @@ func Of(k *api.Kind, objs []api.Object, meta metav1.ListMeta, include Include) *
 		for _, c := range columns {
 			row.Cells = append(row.Cells, c.Value(obj))
 		}
+		if k.RowConditions != nil {
+			row.Conditions = k.RowConditions(obj)
+		}
 		row.Object = included(obj, include)
 		t.Rows = append(t.Rows, row)
 	}

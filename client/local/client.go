@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,7 +144,9 @@ func (c *localClient) Create(ctx context.Context, obj ctrl.Object, opts ...ctrl.
 		return err
 	}
 	o := (&ctrl.CreateOptions{}).ApplyOptions(opts)
-	out, err := c.Registry.Create(c.as(ctx), target(k, obj.GetNamespace(), "", ""), body, o.AsCreateOptions())
+	meant := o.AsCreateOptions()
+	meant.FieldManager = cmp.Or(meant.FieldManager, c.Manager)
+	out, err := c.Registry.Create(c.as(ctx), target(k, obj.GetNamespace(), "", ""), body, meant)
 	if err != nil {
 		return err
 	}
@@ -165,6 +168,7 @@ func (c *localClient) update(ctx context.Context, obj, body ctrl.Object, subreso
 	if err != nil {
 		return err
 	}
+	opts.FieldManager = cmp.Or(opts.FieldManager, c.Manager)
 	out, err := c.Registry.Update(c.as(ctx), target(k, obj.GetNamespace(), obj.GetName(), subresource), content, opts)
 	if err != nil {
 		return err
@@ -188,6 +192,7 @@ func (c *localClient) patch(ctx context.Context, obj, body ctrl.Object, subresou
 		return err
 	}
 	t := target(k, obj.GetNamespace(), obj.GetName(), subresource)
+	opts.FieldManager = cmp.Or(opts.FieldManager, c.Manager)
 	out, _, err := c.Registry.Patch(c.as(ctx), t, patch.Type(), data, opts)
 	if err != nil {
 		return err

@@ -37,6 +37,11 @@ type Config struct {
 	Kinds    *kinds.Table
 	Scheme   *runtime.Scheme
 	User     user.Info
+	// Host is the node that the components run on, for their events; empty
+	// for those of the control plane.
+	Host string
+	// Manager is who writes, in managedFields, where a caller names no owner.
+	Manager string
 	// Only limits what informers see of a kind, by a field selector: a node
 	// may watch its own pods and no others.
 	Only   map[schema.GroupVersionKind]fields.Selector
@@ -87,7 +92,7 @@ func New(cfg Config) (client.Cluster, error) {
 		cache:  c,
 	}
 	c.reader = l.client
-	l.recorder = recorder.New(l.client, cfg.Scheme)
+	l.recorder = recorder.New(l.client, cfg.Scheme, cfg.Host)
 	return l, nil
 }
 

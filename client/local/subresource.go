@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -43,7 +44,9 @@ func (s *subresource) Create(ctx context.Context, obj, sub ctrl.Object, opts ...
 	}
 	o := (&ctrl.SubResourceCreateOptions{}).ApplyOptions(opts)
 	t := target(k, obj.GetNamespace(), obj.GetName(), s.name)
-	out, err := s.client.Registry.Create(s.client.as(ctx), t, body, o.AsCreateOptions())
+	meant := o.AsCreateOptions()
+	meant.FieldManager = cmp.Or(meant.FieldManager, s.client.Manager)
+	out, err := s.client.Registry.Create(s.client.as(ctx), t, body, meant)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,9 @@ type Config struct {
 	// REST is the address and the credentials. It is not changed.
 	REST   *rest.Config
 	Scheme *runtime.Scheme
+	// Host is the node that the components run on, for their events; empty
+	// for those of the control plane.
+	Host string
 	// Cache narrows what is cached, by kind (a node's agent wants its own pods
 	// only); it may be zero.
 	Cache  cache.Options
@@ -68,7 +71,7 @@ func New(cfg Config) (client.Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remote client: %w", err)
 	}
-	return &remote{cluster: c, client: withWatch, recorder: recorder.New(withWatch, cfg.Scheme)}, nil
+	return &remote{cluster: c, client: withWatch, recorder: recorder.New(withWatch, cfg.Scheme, cfg.Host)}, nil
 }
 
 // Client implements client.Cluster.

@@ -11,12 +11,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/utils/clock"
@@ -28,6 +29,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
+	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/services"
@@ -46,8 +48,12 @@ type controlPlane struct {
 	authority *certs.Authority
 	store     *store.Store
 	services  *services.Allocator
-	server    *apiserver.Server
-	listener  net.Listener
+	// authenticator also makes tokens.
+	authenticator *authn.Authenticator
+	server        *apiserver.Server
+	listener      net.Listener
+
+	bootstrapped atomic.Bool
 
 	// The components' views, each under its own identity.
 	admin       client.Cluster
@@ -77,7 +83,7 @@ func newControlPlane(ctx context.Context, cfg *serverConfig) (p *controlPlane, e
 	if p.store, err = store.Open(ctx, store.Config{
 		DataDir: cfg.dataDir, Endpoints: cfg.endpoints,
 		CAFile: cfg.datastoreCA, CertFile: cfg.datastoreCert, KeyFile: cfg.datastoreKey,
-		Scheme: scheme, Logger: cfg.logger.With("component", "store"),
+		Scheme: scheme, Lookup: lookup(), Logger: cfg.logger.With("component", "store"),
 	}); err != nil {
 		return nil, err
 	}
@@ -87,19 +93,28 @@ func newControlPlane(ctx context.Context, cfg *serverConfig) (p *controlPlane, e
 	return p, p.newClusters(ctx)
 }
 
+// lookup finds built-in kinds.
+func lookup() func(schema.GroupVersionKind) *api.Kind {
+	kinds := map[schema.GroupVersionKind]*api.Kind{}
+	for _, k := range builtin.Kinds() {
+		kinds[k.GVK] = k
+	}
+	return func(gvk schema.GroupVersionKind) *api.Kind { return kinds[gvk] }
+}
+
 func (p *controlPlane) newServer() error {
 	cfg := p.cfg
 	serving, err := p.authority.Server(certs.APIServerNames(cfg.clusterDomain, net.IP(cfg.apiAddr.AsSlice()), cfg.nodeName, hostIPs(), cfg.tlsSANs))
 	if err != nil {
 		return err
 	}
-	toKubelets, err := p.authority.Client("kube-apiserver-kubelet-client", "system:masters")
+	toKubelets, err := p.authority.Client(certs.KubeletClientUser)
 	if err != nil {
 		return err
 	}
 	kinds := builtin.Kinds()
 	objects := live.New(p.store, kinds)
-	authenticator, err := authn.New(authn.Config{
+	p.authenticator, err = authn.New(authn.Config{
 		Key: p.authority.SigningKey(), ClientCAs: p.authority.Pool(), FrontProxyCAs: p.authority.FrontProxyPool(),
 		FrontProxyNames: []string{certs.FrontProxyUser},
 		Source:          objects, Live: objects.Live, Clock: clock.RealClock{},
@@ -107,7 +122,7 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
-	paths, err := authenticator.Discovery("")
+	paths, err := p.authenticator.Discovery("")
 	if err != nil {
 		return err
 	}
@@ -119,16 +134,16 @@ func (p *controlPlane) newServer() error {
 	metrics := prometheus.NewRegistry()
 	p.server, err = apiserver.New(apiserver.Config{
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
-		Authenticator: authenticator, Authorizer: authorizer,
+		Authenticator: p.authenticator, Authorizer: authorizer,
 		Admission: append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}),
 			authz.NewEscalation(authorizer, admission.Lookup{Source: objects, Live: objects.Live})),
-		Virtual: virtual.Functions(virtual.Config{Tokens: authenticator, Authorizer: authorizer}),
-		Token:   authenticator.IssueToken,
+		Virtual: virtual.Functions(virtual.Config{Tokens: p.authenticator, Authorizer: authorizer}),
+		Token:   p.authenticator.IssueToken,
 		Kubelet: &http.Transport{
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
-		Paths: paths,
+		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
 		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},
 		TLS: &tls.Config{
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
@@ -155,23 +170,30 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
-		RootCA: p.authority.CAPEM(), PodCIDR: p.cfg.pods,
+		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods,
 	})
 	return err
 }
 
 // as is the cluster as a user sees it.
 func (p *controlPlane) as(name string, groups ...string) (client.Cluster, error) {
-	return p.asOnly(nil, name, groups...)
+	return p.view(local.Config{}, name, groups...)
 }
 
-// asOnly is as with informers that see no more of a kind than a selector says.
-func (p *controlPlane) asOnly(only map[schema.GroupVersionKind]fields.Selector, name string, groups ...string) (client.Cluster, error) {
-	return local.New(local.Config{
-		Registry: p.server.Registry(), Store: p.store, Kinds: p.server.Kinds(), Scheme: builtin.Scheme(),
-		User: &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)},
-		Only: only, Logger: p.cfg.logger.With("user", name),
-	})
+// view is the cluster as a user sees it, with what else base says.
+func (p *controlPlane) view(base local.Config, name string, groups ...string) (client.Cluster, error) {
+	base.Registry, base.Store, base.Kinds, base.Scheme = p.server.Registry(), p.store, p.server.Kinds(), builtin.Scheme()
+	base.User = &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
+	base.Manager, base.Logger = manager(name), p.cfg.logger.With("user", name)
+	return local.New(base)
+}
+
+// manager is the name that a component's writes bear in managedFields.
+func manager(name string) string {
+	if strings.HasPrefix(name, "system:node:") {
+		return "kubelet"
+	}
+	return strings.TrimPrefix(name, "system:")
 }
 
 // url is where clients on this machine reach the API server.
@@ -206,11 +228,20 @@ func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
 		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser}}); err != nil {
 		return err
 	}
+	p.bootstrapped.Store(true)
 	endpoints := bootstrap.Endpoints{
 		Client: p.admin.Client(), Reader: p.admin.Reader(), Address: netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)),
 		Clock: clock.RealClock{}, Logger: p.cfg.logger,
 	}
 	return endpoints.Run(ctx, ready)
+}
+
+// bootstrapping is a check of /readyz: clients may count on the first objects.
+func (p *controlPlane) bootstrapping(context.Context) error {
+	if !p.bootstrapped.Load() {
+		return errors.New("not finished")
+	}
+	return nil
 }
 
 // runCaches runs the in-process informers.

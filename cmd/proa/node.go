@@ -16,10 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/component-base/version"
 
 	"github.com/proa-dev/proa/api/core"
+	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/client/local"
 	"github.com/proa-dev/proa/container"
 	"github.com/proa-dev/proa/internal/certs"
 	"github.com/proa-dev/proa/internal/lifecycle"
@@ -62,7 +63,7 @@ func newNode(cfg *serverConfig, p *controlPlane) (*node, error) {
 		corev1.SchemeGroupVersion.WithKind("Pod"):  fields.OneTermEqualSelector("spec.nodeName", cfg.nodeName),
 		corev1.SchemeGroupVersion.WithKind("Node"): fields.OneTermEqualSelector("metadata.name", cfg.nodeName),
 	}
-	if n.self, err = p.asOnly(own, "system:node:"+cfg.nodeName, "system:nodes"); err != nil {
+	if n.self, err = p.view(local.Config{Only: own, Host: cfg.nodeName}, "system:node:"+cfg.nodeName, "system:nodes"); err != nil {
 		return nil, err
 	}
 	if n.services, err = p.as("system:kube-proxy"); err != nil {
@@ -116,7 +117,7 @@ func (n *node) newKubelet(p *controlPlane, endpoint string) error {
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
 			ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12,
 		},
-		CgroupRoot: cfg.cgroupRoot(), Labels: labels, Taints: taints, Version: version.Get().GitVersion,
+		CgroupRoot: cfg.cgroupRoot(), Labels: labels, Taints: taints, Version: kinds.Version().GitVersion,
 		Logger: cfg.logger.With("component", "kubelet"),
 	})
 	return err

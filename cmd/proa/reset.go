@@ -65,8 +65,11 @@ func confirmed(cmd *cobra.Command, dir string) bool {
 // reset removes things in the opposite order of their making, and goes on
 // when one of them fails.
 func reset(ctx context.Context, cfg *serverConfig) error {
-	if err := ours(cfg.dataDir); err != nil {
+	// Only what Proa made is removed.
+	if other, err := foreign(cfg.dataDir); err != nil {
 		return err
+	} else if other != "" {
+		return fmt.Errorf("%s does not look like a data directory of Proa, with the folder %q: nothing was removed", cfg.dataDir, other)
 	}
 	if err := container.Cleanup(ctx, cfg.container()); err != nil {
 		return err // what still runs must not lose its files
@@ -80,21 +83,4 @@ func reset(ctx context.Context, cfg *serverConfig) error {
 		podnet.Cleanup(ctx, cfg.podnet()),
 	)
 	return errors.Join(err, os.RemoveAll(cfg.runDir), os.RemoveAll(cfg.dataDir))
-}
-
-// ours refuses to remove a folder that Proa did not make.
-func ours(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.Name() == "tls" || e.Name() == "etcd" {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s does not look like a data directory of Proa: nothing was removed", dir)
 }

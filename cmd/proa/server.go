@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -150,14 +148,7 @@ func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 		}
 	}
 	cfg.nodeName = strings.ToLower(cfg.nodeName)
-	level := slog.LevelInfo
-	if o.debug {
-		level = slog.LevelDebug
-	}
-	cfg.logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	// The caches live as long as the process and are most of its heap: collect
-	// less late than Go's default of twice the live heap.
-	debug.SetGCPercent(60)
+	cfg.logger = newLogger(o.debug)
 	return cfg, nil
 }
 

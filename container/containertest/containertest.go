@@ -197,7 +197,7 @@ func Image(t testing.TB, name string, files ...ociimage.File) []byte {
 	if err != nil {
 		t.Fatal("the package busybox-static is missing")
 	}
-	base, err := ociimage.Busybox(binary)
+	base, err := ociimage.Busybox(t.Context(), binary)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,8 @@
 package runtimebin_test
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,5 +101,40 @@ func TestPauseEnds(t *testing.T) {
 			_ = cmd.Process.Kill()
 			t.Fatal("pause does not end")
 		}
+	}
+}
+
+// The runtime puts no profile around pause: it must do so itself.
+func TestPauseConfinesItself(t *testing.T) {
+	pause, err := runtimebin.Pause()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "pause")
+	if err := os.WriteFile(file, pause, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(file)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	var text []byte
+	deadline := time.After(10 * time.Second)
+	for tick := time.NewTicker(2 * time.Millisecond); ; {
+		if text, err = os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(text, []byte("\nSeccomp:\t2\n")) {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("pause runs without a filter:\n%s", text)
+		}
+	}
+	if !bytes.Contains(text, []byte("\nNoNewPrivs:\t1\n")) {
+		t.Errorf("pause may gain privileges:\n%s", text)
 	}
 }

@@ -178,7 +178,7 @@ func subsets(svc *corev1.Service, pods []*corev1.Pod) []corev1.EndpointSubset {
 
 // addressOf returns the pod's address of the Service's first family.
 func addressOf(svc *corev1.Service, pod *corev1.Pod) (corev1.EndpointAddress, bool) {
-	v6 := false
+	var v6 bool
 	if len(svc.Spec.IPFamilies) > 0 {
 		v6 = svc.Spec.IPFamilies[0] == corev1.IPv6Protocol
 	} else {

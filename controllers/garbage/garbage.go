@@ -110,7 +110,7 @@ type watches struct {
 	*controller
 	ready chan struct{} // closed when the first handlers are added
 	err   error
-	sync  []toolscache.InformerSynced
+	sync  []toolscache.DoneChecker
 	// watched are the kinds with a handler; only the goroutine of Start uses it.
 	watched map[schema.GroupVersionResource]*api.Kind
 }
@@ -168,7 +168,7 @@ func (w *watches) follow(ctx context.Context) {
 	}
 }
 
-func (w *watches) watch(ctx context.Context, k *api.Kind) (toolscache.InformerSynced, error) {
+func (w *watches) watch(ctx context.Context, k *api.Kind) (toolscache.DoneChecker, error) {
 	informer, err := w.env.Cluster.Cache().GetInformer(ctx, empty(k), cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", k.GR(), err)
@@ -193,7 +193,7 @@ func (w *watches) watch(ctx context.Context, k *api.Kind) (toolscache.InformerSy
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", k.GR(), err)
 	}
-	return reg.HasSynced, nil
+	return reg.HasSyncedChecker(), nil
 }
 
 // empty makes an object of a kind, custom ones included.
@@ -213,7 +213,7 @@ func (w *watches) WaitForSync(ctx context.Context) error {
 	if w.err != nil {
 		return w.err
 	}
-	if !toolscache.WaitForCacheSync(ctx.Done(), w.sync...) {
+	if !toolscache.WaitFor(ctx, "", w.sync...) {
 		return fmt.Errorf("garbage collector: %w", context.Cause(ctx))
 	}
 	return nil

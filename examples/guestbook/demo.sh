@@ -52,7 +52,7 @@ printf '%-52s%6d ms\n\n' "in all" $((($(date +%s%N) - begin) / 1000000))
 
 bin/kubectl -n guestbook get pods,services -o wide
 echo
-curl -fsS http://127.0.0.1:30080/ | sed -n 's/<li>\(.*\) <small>.*/the page says: \1/p; s/.*\(Answered by [^<]*\).*/\1/p'
+curl -fsS http://127.0.0.1:30080/ | sed -n 's/.*<li>\([^<]*\) <small>.*/the page says: \1/p; s/.*\(Answered by [^<]*\).*/\1/p'
 cat <<TXT
 
 Try next:

@@ -3,6 +3,7 @@ package ociimage
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
 	"os/exec"
@@ -12,8 +13,8 @@ import (
 // Busybox gives the files of a small Linux userland: a statically linked
 // busybox of this machine at /bin/busybox, a link for each of its applets,
 // and the directories and files that programs expect.
-func Busybox(binary string) ([]File, error) {
-	list, err := exec.Command(binary, "--list").Output()
+func Busybox(ctx context.Context, binary string) ([]File, error) {
+	list, err := exec.CommandContext(ctx, binary, "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("list the applets of %s: %w", binary, err)
 	}

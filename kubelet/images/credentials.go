@@ -80,7 +80,9 @@ func parseSecret(s *corev1.Secret) (map[string]dockerEntry, error) {
 }
 
 func (e dockerEntry) auth(server string) (*runtimeapi.AuthConfig, error) {
-	out := &runtimeapi.AuthConfig{Username: e.Username, Password: e.Password, ServerAddress: server,
+	// Without a server's address, which may be a pattern: the runtime would
+	// compare it with the host it asks, and that is often another, a mirror's.
+	out := &runtimeapi.AuthConfig{Username: e.Username, Password: e.Password,
 		IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
 	if e.Auth != "" {
 		raw, err := base64.StdEncoding.DecodeString(e.Auth)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -117,6 +118,23 @@ func Normalize(name string) (string, error) {
 		return name + ":latest", nil
 	}
 	return name, nil
+}
+
+// NameOf is what the runtime's store calls an image that was found by ref: one
+// of its full names. Not every way into the store leaves its id as a name.
+func NameOf(image *runtimeapi.Image, ref string) string {
+	full := ref
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
+		full = reference.TagNameOnly(named).String()
+	}
+	names := append(append([]string{}, image.RepoTags...), image.RepoDigests...)
+	if slices.Contains(names, full) {
+		return full
+	}
+	if len(names) > 0 {
+		return names[0]
+	}
+	return image.Id
 }
 
 // PolicyOf is the pull policy that holds when a spec names none.

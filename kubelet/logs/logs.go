@@ -204,8 +204,8 @@ func (r *reader) line(line []byte) error {
 		return nil
 	}
 	if !r.o.Since.IsZero() {
-		at, err := time.Parse(time.RFC3339Nano, string(stamp))
-		if err != nil || at.Before(r.o.Since) {
+		// What has no time parses as the year 1: it is older.
+		if at, _ := time.Parse(time.RFC3339Nano, string(stamp)); at.Before(r.o.Since) {
 			return nil
 		}
 	}

@@ -23,9 +23,16 @@ import (
 const (
 	leaseSeconds  = 40
 	leasePeriod   = 10 * time.Second
-	statusPeriod  = 10 * time.Second       // looked at; written when it differs
-	waitPeriod    = 250 * time.Millisecond // while the runtime is not ready
-	statusRefresh = 5 * time.Minute        // written anyway
+	statusPeriod  = 10 * time.Second // looked at; written when it differs
+	statusRefresh = 5 * time.Minute  // written anyway
+)
+
+// While the node is not Ready it is looked at sooner, at growing intervals: a
+// network is there a moment after the node is known, or once someone installs
+// one. A runtime has no event that tells of it.
+const (
+	firstWait = 20 * time.Millisecond
+	lastWait  = 640 * time.Millisecond
 )
 
 // Config is what a Node needs.
@@ -232,10 +239,13 @@ func (n *Node) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.runLease(ctx) })
 	written := n.cfg.Clock.Now()
+	wait := firstWait
 	for {
 		period := statusPeriod
-		if !n.ready() {
-			period = waitPeriod
+		if n.ready() {
+			wait = firstWait
+		} else {
+			period, wait = wait, min(2*wait, lastWait)
 		}
 		t := n.cfg.Clock.NewTimer(period)
 		select {

@@ -152,7 +152,7 @@ func (w *worker) mount(ctx context.Context, c *corev1.Container, m *corev1.Volum
 			return nil, fmt.Errorf("image volume %q: image %q is not present: %w", m.Name, v.Image.Reference, err)
 		}
 		out.HostPath = ""
-		out.Image = &runtimeapi.ImageSpec{Image: have.Id, UserSpecifiedImage: v.Image.Reference}
+		out.Image = &runtimeapi.ImageSpec{Image: images.NameOf(have, ref), UserSpecifiedImage: v.Image.Reference}
 		out.ImageSubPath = sub
 		return out, nil
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -68,6 +70,12 @@ func (w *worker) kill(c *cri.Container, grace time.Duration, message string) {
 		old.cancel()
 		again = true
 	}
+	// The runtime may say for a moment that what has been stopped still runs.
+	again = again || w.killed[c.Id]
+	maps.DeleteFunc(w.killed, func(id string, _ bool) bool {
+		return !slices.ContainsFunc(w.runtime.Containers, func(c *cri.Container) bool { return c.Id == id })
+	})
+	w.killed[c.Id] = true
 	ctx, cancel := context.WithCancel(w.m.ctx)
 	own := &killing{cancel: cancel, deadline: deadline}
 	w.kills[c.Id] = own
@@ -121,7 +129,9 @@ func (m *Manager) stop(ctx context.Context, c *cri.Container, sp *corev1.Contain
 			}
 		case <-timer.C():
 			cancel()
-			<-done
+			if err := <-done; err != nil && ctx.Err() == nil {
+				event(corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+			}
 		case <-ctx.Done():
 		}
 		timer.Stop()

@@ -78,13 +78,7 @@ func (m *Manager) Container(pod *corev1.Pod, name string, previous bool) (c *cri
 			previous = false
 			continue
 		}
-		done := make(chan struct{})
-		if k.Running() {
-			w.watchers = append(w.watchers, watcher{k.Id, done})
-		} else {
-			close(done)
-		}
-		return k, done
+		return k, w.endOf(k)
 	}
 	return nil, nil
 }
@@ -118,6 +112,23 @@ func (m *Manager) HasStatic(mirror *corev1.Pod) bool {
 		}
 	}
 	return false
+}
+
+// endOf is closed once the container does not run; w.mu is held. All who ask
+// share one channel: a container that runs for years is asked about often.
+func (w *worker) endOf(k *cri.Container) <-chan struct{} {
+	for _, x := range w.watchers {
+		if x.id == k.Id {
+			return x.done
+		}
+	}
+	done := make(chan struct{})
+	if k.Running() {
+		w.watchers = append(w.watchers, watcher{k.Id, done})
+	} else {
+		close(done)
+	}
+	return done
 }
 
 // watcher waits for the end of a container.

@@ -162,9 +162,9 @@ func TestCrashLoopBacksOff(t *testing.T) {
 		if b.last().Phase != corev1.PodRunning {
 			t.Errorf("phase = %s", b.last().Phase)
 		}
-		for _, delay := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+		for _, delay := range []int{10, 20, 40, 80, 160, 300, 300} {
 			before := len(b.runtime.Log())
-			time.Sleep(delay*time.Second - 100*time.Millisecond)
+			time.Sleep(time.Duration(delay)*time.Second - 100*time.Millisecond)
 			synctest.Wait()
 			if len(b.runtime.Log()) != before {
 				t.Fatalf("restarted before %ds were over", delay)

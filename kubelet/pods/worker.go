@@ -59,6 +59,7 @@ type worker struct {
 	dirty      bool // the runtime's state may have changed
 	containers map[string]*container
 	kills      map[string]*killing
+	killed     map[string]bool // by container: it was told to end, hook and event included
 	mounted    bool
 	remount    bool
 	mountAt    time.Time

@@ -132,6 +132,8 @@ func attributes(r *http.Request) (verb, subresource string) {
 		return verb, "log"
 	case under("/healthz"):
 		return verb, "healthz"
+	case under("/exec"), under("/attach"), under("/portForward"), under("/run"):
+		return "create", "proxy" // to run a command is no read, whatever a WebSocket begins with
 	case under("/pods"), under("/runningpods"):
 		return verb, "pods"
 	case under("/configz"):

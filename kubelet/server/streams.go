@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -136,7 +137,7 @@ func logOptions(q url.Values) (logs.Options, error) {
 		return o, err
 	}
 	if seconds > 0 {
-		o.Since = time.Now().Add(-time.Duration(seconds) * time.Second)
+		o.Since = time.Now().Add(-time.Duration(min(seconds, math.MaxInt64/int64(time.Second))) * time.Second)
 	}
 	if text := q.Get("sinceTime"); text != "" {
 		at, err := time.Parse(time.RFC3339, text)
@@ -223,7 +224,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var ports []int32
-	for _, list := range r.URL.Query()["ports"] {
+	for _, list := range r.URL.Query()["port"] {
 		for _, text := range strings.Split(list, ",") {
 			n, err := strconv.ParseUint(text, 10, 16)
 			if err != nil || n == 0 {

@@ -48,12 +48,18 @@ type Source struct {
 	have map[types.UID]*corev1.Pod
 	gone []*corev1.Pod // whose mirrors are to be deleted
 	poke chan struct{}
+
+	loaded chan struct{}
 }
 
 // New makes a source.
 func New(cfg Config) *Source {
-	return &Source{cfg: cfg, have: map[types.UID]*corev1.Pod{}, poke: make(chan struct{}, 1)}
+	return &Source{cfg: cfg, have: map[types.UID]*corev1.Pod{}, poke: make(chan struct{}, 1), loaded: make(chan struct{})}
 }
+
+// Loaded is closed when the manifests have been read for the first time: until
+// then a static pod that runs already looks like one that nobody wants.
+func (s *Source) Loaded() <-chan struct{} { return s.loaded }
 
 // Poke has the mirror pods looked at: one was changed or deleted.
 func (s *Source) Poke() {
@@ -78,13 +84,14 @@ func (s *Source) Run(ctx context.Context) error {
 		return fmt.Errorf("static pods: watch %s: %w", s.cfg.Dir, err)
 	}
 	s.load()
+	close(s.loaded)
 	for {
 		var again <-chan time.Time
-		if err := s.mirror(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Logger.Debug("mirror pods", "err", err)
-			t := time.NewTimer(5 * time.Second)
-			defer t.Stop()
-			again = t.C
+		if s.cfg.NodeUID() == "" { // not registered yet: a mirror's owner is missing
+			again = time.After(100 * time.Millisecond)
+		} else if err := s.mirror(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Logger.Warn("mirror pods", "err", err)
+			again = time.After(5 * time.Second)
 		}
 		select {
 		case <-ctx.Done():
@@ -205,9 +212,6 @@ func (s *Source) complete(pod *corev1.Pod, path string, data []byte) *corev1.Pod
 
 // mirror brings the API's mirror pods to the static pods.
 func (s *Source) mirror(ctx context.Context) error {
-	if s.cfg.NodeUID() == "" {
-		return errors.New("the node is not registered yet")
-	}
 	var errs []error
 	var again []*corev1.Pod
 	for _, pod := range s.gone {
@@ -227,8 +231,11 @@ func (s *Source) mirror(ctx context.Context) error {
 func (s *Source) unmirror(ctx context.Context, pod *corev1.Pod) error {
 	have := &corev1.Pod{}
 	err := s.cfg.Reader.Get(ctx, ctrl.ObjectKeyFromObject(pod), have)
+	if noPod(err) {
+		return nil
+	}
 	if err != nil || have.Annotations[pods.AnnotationMirror] != pod.Annotations[pods.AnnotationHash] {
-		return ctrl.IgnoreNotFound(err)
+		return err
 	}
 	return s.Gone(ctx, have)
 }
@@ -251,7 +258,7 @@ func (s *Source) mirrorOne(ctx context.Context, pod *corev1.Pod) error {
 			Preconditions: &metav1.Preconditions{UID: &have.UID}}); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
-	} else if !apierrors.IsNotFound(err) {
+	} else if !noPod(err) {
 		return err
 	}
 	mirror := pod.DeepCopy()
@@ -268,3 +275,7 @@ func (s *Source) Gone(ctx context.Context, mirror *corev1.Pod) error {
 	err := s.cfg.Client.Delete(ctx, mirror, &ctrl.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &mirror.UID}})
 	return ctrl.IgnoreNotFound(err)
 }
+
+// noPod says whether a read failed because the pod is not there. A node may
+// read its own pods alone, so that it is told nothing of one that is absent.
+func noPod(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) }

@@ -43,12 +43,19 @@ func mountsBelow(dir string) ([]string, error) {
 	return found, lines.Err()
 }
 
-// unescape undoes the kernel's octal escapes of white space.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
-}
+var escapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
+// unescape undoes the kernel's octal escapes of white space.
+func unescape(s string) string { return escapes.Replace(s) }
+
+// isMountPoint asks the kernel about dir alone; one before 5.8 cannot say, and
+// the list of all mounts, which grows with the node's pods, has to be read.
 func isMountPoint(dir string) (bool, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, 0, 0, &st)
+	if err == nil && st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	}
 	points, err := mountsBelow(dir)
 	if err != nil {
 		return false, err

@@ -121,7 +121,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		cancel()
 	}
 	for range servers {
-		<-ended
+		<-ended //nolint:errcheck // the first of them was taken above
 	}
 	return err
 }

@@ -51,7 +51,7 @@ func (z *zone) follow(ctx context.Context, c cache.Cache) error {
 	if err != nil {
 		return err
 	}
-	var synced []toolscache.InformerSynced
+	var synced []toolscache.DoneChecker
 	for _, f := range []struct {
 		informer cache.Informer
 		handler  toolscache.ResourceEventHandler
@@ -61,9 +61,9 @@ func (z *zone) follow(ctx context.Context, c cache.Cache) error {
 			return err
 		}
 		context.AfterFunc(ctx, func() { _ = f.informer.RemoveEventHandler(reg) })
-		synced = append(synced, reg.HasSynced)
+		synced = append(synced, reg.HasSyncedChecker())
 	}
-	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !toolscache.WaitFor(ctx, "", synced...) {
 		return ctx.Err()
 	}
 	return nil

@@ -114,7 +114,7 @@ func (r *rules) legacyForward(ctx context.Context, open bool) error {
 func (r *rules) legacyRules(ctx context.Context, program string, open bool) error {
 	path, err := exec.LookPath(program)
 	if err != nil {
-		return nil // then nobody here filters by it
+		return nil //nolint:nilerr // then nobody here filters by it
 	}
 	run := func(args ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -123,7 +123,7 @@ func readRanges(file string) ([]netip.Prefix, error) {
 	}
 	var list []netip.Prefix
 	if err := json.Unmarshal(data, &list); err != nil {
-		return nil, nil // cut off by a power loss, after which no address is left either
+		return nil, nil //nolint:nilerr // cut off by a power loss, after which no address is left either
 	}
 	return list, nil
 }

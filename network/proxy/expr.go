@@ -72,10 +72,6 @@ func (f family) inPrefix(load expr.Any, p netip.Prefix, op expr.CmpOp) []expr.An
 	}
 }
 
-func (f family) destIs(ip netip.Addr) []expr.Any {
-	return []expr.Any{f.loadDest(reg), &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: ip.AsSlice()}}
-}
-
 // local matches an address of this machine.
 func local(source bool) []expr.Any {
 	return []expr.Any{

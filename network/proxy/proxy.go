@@ -187,7 +187,7 @@ func (p *Proxy) follow(ctx context.Context) error {
 			p.cfg.Logger.Warn("stop following Services", "error", err)
 		}
 	})
-	if !cache.WaitForCacheSync(ctx.Done(), a.HasSynced, b.HasSynced) {
+	if !cache.WaitFor(ctx, "", a.HasSyncedChecker(), b.HasSyncedChecker()) {
 		return ctx.Err()
 	}
 	return nil

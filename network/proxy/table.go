@@ -93,9 +93,10 @@ func (t *table) baseChains() {
 			t.rule(name, r)
 		}
 	}
-	isNew := bits(&expr.Ct{Key: expr.CtKeySTATE, Register: reg}, expr.CtStateBitNEW, expr.CmpOpNeq)
-	toRefused := append(isNew, jump(chainRefused))
-	toStrays := append(bits(&expr.Ct{Key: expr.CtKeySTATE, Register: reg}, expr.CtStateBitNEW, expr.CmpOpNeq), jump(chainStrays))
+	ifNew := func(chain string) []expr.Any {
+		return append(bits(&expr.Ct{Key: expr.CtKeySTATE, Register: reg}, expr.CtStateBitNEW, expr.CmpOpNeq), jump(chain))
+	}
+	toRefused, toStrays := ifNew(chainRefused), ifNew(chainStrays)
 	const before, after = -110, -90 // DNAT is at -100
 
 	base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest, []expr.Any{jump(chainServices)})

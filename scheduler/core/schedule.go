@@ -43,7 +43,7 @@ func (s *Snapshot) Schedule(p *Pod) (node string, why *Diagnosis) {
 	if n, ok := s.nominated[p.UID()]; ok && s.passes(c, v, p, n.slot) {
 		return s.nodes[n.slot].name, nil
 	}
-	slot := int32(-1)
+	var slot int32
 	if v == nil {
 		slot = s.best(c, p)
 	} else {

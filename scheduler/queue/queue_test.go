@@ -87,12 +87,13 @@ func TestBackoffAfterErrors(t *testing.T) {
 	q := queue.New()
 	q.Add(pod("p", 0), begin)
 	now := begin
-	for _, wait := range []time.Duration{1, 2, 4, 8, 10, 10} {
+	for _, seconds := range []int{1, 2, 4, 8, 10, 10} {
+		wait := time.Duration(seconds) * time.Second
 		it := pop(t, q, now, "p")
 		q.Retry(it, now)
-		end := now.Add(wait * time.Second)
+		end := now.Add(wait)
 		if next := q.Next(); !next.Equal(end) {
-			t.Fatalf("next at %v, want %v", next.Sub(now), wait*time.Second)
+			t.Fatalf("next at %v, want %v", next.Sub(now), wait)
 		}
 		pop(t, q, end.Add(-1), "")
 		now = end

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -43,14 +44,8 @@ var rules = []rule{
 	{"", "k8s.io/apiserver/pkg/storage", nil, "the API server is ours; only leaf packages of k8s.io/apiserver are used"},
 }
 
-// siblings are folders whose children must not import one another: what two
-// of them share belongs in internal/, or in a folder named internal beside them.
-var siblings = []struct{ parent, reason string }{
-	{"controllers", "two controllers meet in the API, never in code"},
-	{"", "layers meet in client's interfaces; only cmd/proa/wire.go and test/ know them all"},
-}
-
-// layers are the top folders that are siblings of one another.
+// layers are the top folders that never import one another: what two of them
+// share belongs in internal/.
 var layers = []string{"scheduler", "controllers", "kubelet", "container", "network", "dashboard"}
 
 func root(t *testing.T) string {
@@ -116,12 +111,7 @@ func TestImportRules(t *testing.T) {
 }
 
 func anyBelow(imp string, dirs []string) bool {
-	for _, d := range dirs {
-		if below(imp, d) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(dirs, func(d string) bool { return below(imp, d) })
 }
 
 func TestStoreIsSeenByFew(t *testing.T) {
@@ -151,24 +141,15 @@ func TestSiblings(t *testing.T) {
 				continue
 			}
 			to := strings.Split(rel, "/")
-			if contains(layers, parts[0]) && contains(layers, to[0]) && parts[0] != to[0] {
-				t.Errorf("%s imports %s: %s", path, imp, siblings[1].reason)
+			if slices.Contains(layers, parts[0]) && slices.Contains(layers, to[0]) && parts[0] != to[0] {
+				t.Errorf("%s imports %s: %s", path, imp, "layers meet in client's interfaces; only cmd and test know them all")
 			}
 			if parts[0] == "controllers" && to[0] == "controllers" && len(parts) > 2 && len(to) > 1 &&
 				parts[1] != to[1] && to[1] != "internal" && parts[1] != "internal" {
-				t.Errorf("%s imports %s: %s", path, imp, siblings[0].reason)
+				t.Errorf("%s imports %s: %s", path, imp, "two controllers meet in the API, never in code")
 			}
 		}
 	})
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 func TestEveryPackageHasADocComment(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
 	"k8s.io/client-go/rest"
 )
 
@@ -33,8 +32,10 @@ type request struct {
 
 func newLoad(base string, cfg *tls.Config) *load {
 	l := &load{base: base}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
 	for i := range l.clients {
-		l.clients[i] = &http.Client{Transport: &http2.Transport{TLSClientConfig: cfg.Clone(), DisableCompression: true}}
+		l.clients[i] = &http.Client{Transport: &http.Transport{TLSClientConfig: cfg.Clone(), DisableCompression: true, Protocols: protocols}}
 	}
 	return l
 }

@@ -53,8 +53,8 @@ func main() {
 	bin := flag.String("bin", "bin", "the `folder` of the binaries to measure")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	ok, err := run(ctx, *bin, *only)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)

@@ -23,8 +23,8 @@ import (
 )
 
 // bareProcess is the median time to start and end a small process.
-func bareProcess() (time.Duration, error) {
-	return median(21, func() error { return exec.Command("/bin/true").Run() })
+func bareProcess(ctx context.Context) (time.Duration, error) {
+	return median(21, func() error { return exec.CommandContext(ctx, "/bin/true").Run() })
 }
 
 func median(n int, fn func() error) (time.Duration, error) {
@@ -42,7 +42,7 @@ func median(n int, fn func() error) (time.Duration, error) {
 
 // bareRunc is the median time of `runc run` with a program that ends at once,
 // in namespaces of its own.
-func bareRunc(dir string) (time.Duration, error) {
+func bareRunc(ctx context.Context, dir string) (time.Duration, error) {
 	bins, err := runtimebin.Unpack(filepath.Join(dir, "yardstick"))
 	if err != nil {
 		return 0, err
@@ -62,7 +62,7 @@ func bareRunc(dir string) (time.Duration, error) {
 	if err := os.WriteFile(filepath.Join(bundle, "rootfs", "bin", "true"), data, 0o755); err != nil {
 		return 0, err
 	}
-	if out, err := exec.Command(bins.Runc, "spec", "-b", bundle).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, bins.Runc, "spec", "-b", bundle).CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("runc spec: %w: %s", err, out)
 	}
 	config := filepath.Join(bundle, "config.json")
@@ -85,7 +85,7 @@ func bareRunc(dir string) (time.Duration, error) {
 	n := 0
 	return median(21, func() error {
 		n++
-		out, err := exec.Command(bins.Runc, "--root", filepath.Join(dir, "runc"), "run", "-b", bundle, fmt.Sprintf("yard%d", n)).CombinedOutput()
+		out, err := exec.CommandContext(ctx, bins.Runc, "--root", filepath.Join(dir, "runc"), "run", "-b", bundle, fmt.Sprintf("yard%d", n)).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("runc run: %w: %s", err, out)
 		}
@@ -113,7 +113,7 @@ func startPod(ctx context.Context, e *cluster.Cluster, c *kubernetes.Clientset, 
 	if err := createPod(ctx, c, name); err != nil {
 		return err
 	}
-	return await(ctx, e, w, 1, func(p *corev1.Pod) bool { return podReady(p) })
+	return await(ctx, e, w, 1, podReady)
 }
 
 // createPod waits for the default service account, which a fresh namespace
@@ -162,7 +162,7 @@ func await(ctx context.Context, e *cluster.Cluster, w watch.Interface, n int, ok
 
 // benchPods measures starts of pods beside a bare runc.
 func benchPods(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
-	archive, err := busybox()
+	archive, err := busybox(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +182,7 @@ func benchPods(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	if err := startPod(ctx, e, c, "warm"); err != nil {
 		return nil, err
 	}
-	runc, err := bareRunc(e.Dir)
+	runc, err := bareRunc(ctx, e.Dir)
 	if err != nil {
 		return nil, err
 	}

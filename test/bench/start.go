@@ -18,12 +18,12 @@ import (
 // image is the busybox that the pods run.
 const image = "proa.dev/bench/busybox:1"
 
-func busybox() ([]byte, error) {
+func busybox(ctx context.Context) ([]byte, error) {
 	path, err := exec.LookPath("busybox")
 	if err != nil {
 		return nil, fmt.Errorf("%w: install busybox-static", err)
 	}
-	files, err := ociimage.Busybox(path)
+	files, err := ociimage.Busybox(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +34,7 @@ func busybox() ([]byte, error) {
 
 // benchStart measures a start from nothing, and what an idle node takes.
 func benchStart(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
-	archive, err := busybox()
+	archive, err := busybox(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func benchStart(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	}
 	first := time.Since(begin)
 
-	bare, err := bareProcess()
+	bare, err := bareProcess(ctx)
 	if err != nil {
 		return nil, err
 	}

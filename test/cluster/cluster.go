@@ -55,7 +55,7 @@ func (c *Cluster) Start(ctx context.Context, flags ...string) error {
 	}
 	defer log.Close()
 	args := append([]string{"server", "--data-dir", c.Dir, "--write-kubeconfig", c.Kubeconfig(), "--https-listen-port", fmt.Sprint(c.Port)}, flags...)
-	c.cmd = exec.Command(filepath.Join(c.bin, "proa"), args...)
+	c.cmd = exec.Command(filepath.Join(c.bin, "proa"), args...) //nolint:noctx // it outlives Start; Stop ends it
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := c.cmd.Start(); err != nil {
@@ -146,6 +146,13 @@ func (c *Cluster) Kubectl(ctx context.Context, stdin io.Reader, args ...string) 
 	return c.run(ctx, stdin, "kubectl", append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
 }
 
+// KubectlCommand is a kubectl to start: one that follows, or wants a terminal.
+func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "kubectl"), append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
+	cmd.Env = append(os.Environ(), "HOME="+c.Dir)
+	return cmd
+}
+
 // Proa runs a verb of the binary against this data directory.
 func (c *Cluster) Proa(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
 	return c.run(ctx, stdin, "proa", append(args, "--data-dir", c.Dir)...)
@@ -206,10 +213,10 @@ func (c *Cluster) end(sig syscall.Signal) error {
 		err = errors.Join(fmt.Errorf("proa did not end on %s in 30 s\n%s", sig, c.LastWords()), <-c.ended)
 	}
 	c.cmd = nil
-	if sig == syscall.SIGKILL {
+	if err == nil || sig == syscall.SIGKILL {
 		return nil
 	}
-	return err
+	return fmt.Errorf("proa did not end cleanly: %w\n%s", err, c.LastWords())
 }
 
 // Remove stops everything and removes it from the machine.

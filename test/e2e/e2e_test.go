@@ -77,7 +77,7 @@ func prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	files, err := ociimage.Busybox(path)
+	files, err := ociimage.Busybox(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -105,6 +105,8 @@ type env struct {
 	t         *testing.T
 	namespace string
 	client    *kubernetes.Clientset
+	// environ is what kubectl's environment holds besides this process's.
+	environ []string
 }
 
 var notName = regexp.MustCompile("[^a-z0-9]+")

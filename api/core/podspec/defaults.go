@@ -6,7 +6,6 @@ import (
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/utils/ptr"
 )
 
@@ -60,19 +59,33 @@ func Default(spec *corev1.PodSpec) {
 // DefaultPod fills in a pod.
 func DefaultPod(pod *corev1.Pod) {
 	spec := &pod.Spec
+	if g := spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
+		spec.TerminationGracePeriodSeconds = ptr.To[int64](1)
+	}
 	for i := range spec.Containers {
 		requestsFromLimits(&spec.Containers[i].Resources)
 	}
 	for i := range spec.InitContainers {
 		requestsFromLimits(&spec.InitContainers[i].Resources)
 	}
-	defaultPodRequests(pod)
 	setDefault(&spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	if spec.HostNetwork {
 		hostPorts(spec.Containers)
 		hostPorts(spec.InitContainers)
 	}
 	Default(spec)
+	defaultPodIPs(&pod.Status)
+}
+
+// defaultPodIPs makes the one address and the list of them agree. Where they
+// do not, the one is right: an old writer knew no list.
+func defaultPodIPs(s *corev1.PodStatus) {
+	switch {
+	case s.PodIP == "" && len(s.PodIPs) > 0:
+		s.PodIP = s.PodIPs[0].IP
+	case s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP):
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
+	}
 }
 
 func setDefault[T any](p **T, v T) {
@@ -102,31 +115,6 @@ func requestsFromLimits(r *corev1.ResourceRequirements) {
 		if _, ok := r.Requests[name]; !ok {
 			r.Requests[name] = limit.DeepCopy()
 		}
-	}
-}
-
-// defaultPodRequests gives a pod with pod-level limits the requests that its
-// containers add up to, or else those limits.
-func defaultPodRequests(pod *corev1.Pod) {
-	r := pod.Spec.Resources
-	if r == nil || len(r.Limits) == 0 {
-		return
-	}
-	requests := r.Requests
-	if requests == nil {
-		requests = corev1.ResourceList{}
-	}
-	for _, from := range []corev1.ResourceList{
-		resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{}), r.Limits,
-	} {
-		for name, q := range from {
-			if _, ok := requests[name]; !ok && resourcehelper.IsSupportedPodLevelResource(name) {
-				requests[name] = q.DeepCopy()
-			}
-		}
-	}
-	if len(requests) > 0 {
-		r.Requests = requests
 	}
 }
 

@@ -1,9 +1,50 @@
 package podspec
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
+
+// AppArmorFields writes the profile that a container's deprecated annotation
+// names into the field that replaced it, where that is empty.
+func AppArmorFields(p *corev1.Pod) {
+	if p.Spec.OS != nil && p.Spec.OS.Name == corev1.Windows {
+		return
+	}
+	visitContainers(&p.Spec, nil, func(c *corev1.Container, _ *field.Path) {
+		annotation, ok := p.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
+		if !ok || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
+			return
+		}
+		profile := annotatedProfile(annotation)
+		if profile == nil || p.Spec.SecurityContext != nil && equality.Semantic.DeepEqual(profile, p.Spec.SecurityContext.AppArmorProfile) {
+			return
+		}
+		if c.SecurityContext == nil {
+			c.SecurityContext = &corev1.SecurityContext{}
+		}
+		c.SecurityContext.AppArmorProfile = profile
+	})
+}
+
+// annotatedProfile is the field's form of an AppArmor annotation, nil for one
+// that means nothing.
+func annotatedProfile(annotation string) *corev1.AppArmorProfile {
+	if name, ok := strings.CutPrefix(annotation, localhost); ok && name != "" && trimmed(name) {
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
+	}
+	switch annotation {
+	case unconfined:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+	case corev1.DeprecatedAppArmorBetaProfileRuntimeDefault:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
+	}
+	return nil
+}
 
 // MergeLabelKeys writes what matchLabelKeys and mismatchLabelKeys mean for
 // this very pod into the label selectors beside them: so the scheduler need

@@ -7,9 +7,14 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/net"
+
+	"github.com/proa-dev/proa/api"
 )
 
 // Warnings says what is legal in a pod and yet likely a mistake.
@@ -19,14 +24,45 @@ func Warnings(p *corev1.Pod) []string {
 	return w.texts
 }
 
+// NameWarnings says what is wrong with a name that becomes (part of) a host
+// name; where says which.
+func NameWarnings(name, where string) []string {
+	if msgs := validation.IsDNS1123Label(name); len(msgs) != 0 {
+		return []string{fmt.Sprintf("metadata.name: this is used in %s, which can result in surprising behavior; a DNS label is recommended: %v", where, msgs)}
+	}
+	return nil
+}
+
+// WorkloadWarnings are those of a workload with a pod template. named says that
+// its name begins its pods' names. An update that leaves the spec alone warns
+// of nothing.
+func WorkloadWarnings[P api.Object](named bool, template func(P) *corev1.PodTemplateSpec) func(obj, old api.Object) []string {
+	return func(obj, old api.Object) []string {
+		if old != nil && old.GetGeneration() == obj.GetGeneration() {
+			return nil
+		}
+		var warnings []string
+		if named && old == nil {
+			warnings = NameWarnings(obj.GetName(), "Pod names and hostnames")
+		}
+		return append(warnings, TemplateWarnings(field.NewPath("spec", "template"), template(obj.(P)))...)
+	}
+}
+
 // TemplateWarnings is Warnings for a pod template at path.
 func TemplateWarnings(path *field.Path, t *corev1.PodTemplateSpec) []string {
-	w := &warner{}
+	if t == nil {
+		return nil
+	}
+	w := &warner{template: true}
 	w.spec(path, &t.Spec, &t.ObjectMeta)
 	return w.texts
 }
 
-type warner struct{ texts []string }
+type warner struct {
+	texts    []string
+	template bool
+}
 
 func (w *warner) add(path *field.Path, format string, args ...any) {
 	w.texts = append(w.texts, path.String()+": "+fmt.Sprintf(format, args...))
@@ -47,6 +83,7 @@ func (w *warner) spec(root *field.Path, s *corev1.PodSpec, meta *metav1.ObjectMe
 	}
 	w.annotations(root.Child("metadata", "annotations"), s, meta)
 	w.volumes(path.Child("volumes"), s.Volumes)
+	w.overlaps(s.Volumes)
 	w.lists(path, s)
 	w.fractions(path.Child("overhead"), s.Overhead)
 	visitContainers(s, path, func(c *corev1.Container, path *field.Path) {
@@ -55,33 +92,45 @@ func (w *warner) spec(root *field.Path, s *corev1.PodSpec, meta *metav1.ObjectMe
 		w.env(path.Child("env"), c.Env)
 	})
 	w.ports(path, s)
+	w.portNames(path, s)
 	if s.TerminationGracePeriodSeconds != nil && *s.TerminationGracePeriodSeconds < 0 {
 		w.add(path.Child("terminationGracePeriodSeconds"), "must be >= 0; negative values are invalid and will be treated as 1")
+	}
+	w.podAffinity(path.Child("affinity"), s.Affinity)
+	if s.DNSConfig != nil {
+		for i, ns := range s.DNSConfig.Nameservers {
+			w.ip(path.Child("dnsConfig", "nameservers").Index(i), ns)
+		}
+	}
+	for i, a := range s.HostAliases {
+		w.ip(path.Child("hostAliases").Index(i).Child("ip"), a.IP)
 	}
 }
 
 // label warns of node labels that were renamed.
 func (w *warner) label(path *field.Path, prefix, key string) {
-	var now string
+	var text string
 	switch key {
 	case "beta.kubernetes.io/arch":
-		now = "kubernetes.io/arch"
+		text = `deprecated since v1.14; use "kubernetes.io/arch" instead`
 	case "beta.kubernetes.io/os":
-		now = "kubernetes.io/os"
+		text = `deprecated since v1.14; use "kubernetes.io/os" instead`
 	case corev1.LabelFailureDomainBetaRegion:
-		now = corev1.LabelTopologyRegion
+		text = `deprecated since v1.17; use "topology.kubernetes.io/region" instead`
 	case corev1.LabelFailureDomainBetaZone:
-		now = corev1.LabelTopologyZone
+		text = `deprecated since v1.17; use "topology.kubernetes.io/zone" instead`
 	case corev1.LabelInstanceType:
-		now = corev1.LabelInstanceTypeStable
+		text = `deprecated since v1.17; use "node.kubernetes.io/instance-type" instead`
+	case "app.kubernetes.io/created-by":
+		text = "deprecated since v1.9"
+	case "scheduler.alpha.kubernetes.io/preferAvoidPods":
+		text = "deprecated since v1.22; use Taints and Tolerations instead"
+	case "node-role.kubernetes.io/master":
+		text = `use "node-role.kubernetes.io/control-plane" instead`
 	default:
 		return
 	}
-	since := "v1.14"
-	if strings.HasPrefix(now, "topology") || now == corev1.LabelInstanceTypeStable {
-		since = "v1.17"
-	}
-	w.add(path, `%sdeprecated since %s; use "%s" instead`, prefix, since, now)
+	w.add(path, "%s%s", prefix, text)
 }
 
 func (w *warner) affinity(path *field.Path, a *corev1.Affinity) {
@@ -99,7 +148,48 @@ func (w *warner) affinity(path *field.Path, a *corev1.Affinity) {
 		}
 	}
 	for i, t := range a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
-		term(path.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("preference"), t.Preference)
+		at := path.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("preference")
+		term(at, t.Preference)
+		// What is required is checked; what is preferred never was.
+		for j, e := range t.Preference.MatchExpressions {
+			for k, v := range e.Values {
+				for _, msg := range validation.IsValidLabelValue(v) {
+					w.add(at.Child("matchExpressions").Index(j).Child("values").Index(k), "%s is invalid, %s", v, msg)
+				}
+			}
+		}
+	}
+}
+
+func (w *warner) podAffinity(path *field.Path, a *corev1.Affinity) {
+	if a == nil {
+		return
+	}
+	terms := func(path *field.Path, must []corev1.PodAffinityTerm, prefer []corev1.WeightedPodAffinityTerm) {
+		const text = "a null labelSelector results in matching no pod"
+		for i, t := range must {
+			if t.LabelSelector == nil {
+				w.add(path.Child("requiredDuringSchedulingIgnoredDuringExecution").Index(i).Child("labelSelector"), text)
+			}
+		}
+		for i, t := range prefer {
+			if t.PodAffinityTerm.LabelSelector == nil {
+				w.add(path.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("podAffinityTerm", "labelSelector"), text)
+			}
+		}
+	}
+	if p := a.PodAffinity; p != nil {
+		terms(path.Child("podAffinity"), p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	if p := a.PodAntiAffinity; p != nil {
+		terms(path.Child("podAntiAffinity"), p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+}
+
+// ip warns of spellings of addresses that not all programs read alike.
+func (w *warner) ip(path *field.Path, ip string) {
+	if net.ParseIPSloppy(ip) != nil {
+		w.texts = append(w.texts, validation.GetWarningsForIP(path, ip)...)
 	}
 }
 
@@ -115,15 +205,25 @@ func (w *warner) annotations(path *field.Path, s *corev1.PodSpec, meta *metav1.O
 	if s.SecurityContext == nil || s.SecurityContext.SeccompProfile == nil {
 		old(seccompPod, `non-functional in v1.27+; use the "seccompProfile" field instead`)
 	}
-	podArmor := s.SecurityContext != nil && s.SecurityContext.AppArmorProfile != nil
 	visitContainers(s, nil, func(c *corev1.Container, _ *field.Path) {
 		if c.SecurityContext == nil || c.SecurityContext.SeccompProfile == nil {
 			old(seccompContainer+c.Name, `non-functional in v1.27+; use the "seccompProfile" field instead`)
 		}
-		if !podArmor && (c.SecurityContext == nil || c.SecurityContext.AppArmorProfile == nil) {
+		if w.appArmor(s, c, meta) {
 			old(corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name, `deprecated since v1.30; use the "appArmorProfile" field instead`)
 		}
 	})
+}
+
+// appArmor says whether a container's AppArmor annotation, if there is one, is
+// what decides. A pod has had its fields filled in from it (see
+// AppArmorFields), so there a field that says the same counts for nothing.
+func (w *warner) appArmor(s *corev1.PodSpec, c *corev1.Container, meta *metav1.ObjectMeta) bool {
+	profile := annotatedProfile(meta.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name])
+	if own := c.SecurityContext; own != nil && own.AppArmorProfile != nil {
+		return !w.template && equality.Semantic.DeepEqual(own.AppArmorProfile, profile)
+	}
+	return profile == nil || s.SecurityContext == nil || !equality.Semantic.DeepEqual(s.SecurityContext.AppArmorProfile, profile)
 }
 
 func (w *warner) volumes(path *field.Path, volumes []corev1.Volume) {
@@ -146,6 +246,9 @@ func (w *warner) volumes(path *field.Path, volumes []corev1.Volume) {
 			if d.set {
 				w.add(at.Child(d.name), "%s", d.text)
 			}
+		}
+		if e := v.Ephemeral; e != nil && e.VolumeClaimTemplate != nil {
+			w.texts = append(w.texts, ClaimWarnings(at.Child("ephemeral", "volumeClaimTemplate", "spec"), &e.VolumeClaimTemplate.Spec)...)
 		}
 	}
 }
@@ -191,6 +294,21 @@ func (w *warner) env(path *field.Path, env []corev1.EnvVar) {
 	}
 }
 
+// portNames warns of names that lead to the first of several ports alone.
+func (w *warner) portNames(path *field.Path, s *corev1.PodSpec) {
+	seen := map[string]*field.Path{}
+	visitContainers(s, path, func(c *corev1.Container, path *field.Path) {
+		for i, p := range c.Ports {
+			at := path.Child("ports").Index(i)
+			if first, ok := seen[p.Name]; ok {
+				w.add(at, "duplicate port name %q with %s, services and probes that select ports by name will use %s", p.Name, first, first)
+			} else if p.Name != "" {
+				seen[p.Name] = at
+			}
+		}
+	})
+}
+
 func (w *warner) ports(path *field.Path, s *corev1.PodSpec) {
 	type place struct {
 		path *field.Path
@@ -210,7 +328,7 @@ func (w *warner) ports(path *field.Path, s *corev1.PodSpec) {
 					w.add(at, "duplicate port definition with %s", o.path)
 				case p.HostPort == 0 || o.HostPort == 0:
 					w.add(at, "overlapping port definition with %s", o.path)
-				case p.HostPort == o.HostPort && (p.HostIP == "" || o.HostIP == ""):
+				case p.HostPort == o.HostPort && (p.HostIP == "") != (o.HostIP == ""):
 					w.add(at, "dangerously ambiguous port definition with %s", o.path)
 				}
 			}

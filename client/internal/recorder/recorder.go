@@ -17,17 +17,19 @@ import (
 type Recorder struct {
 	writer      client.Writer
 	scheme      *runtime.Scheme
+	host        string
 	broadcaster record.EventBroadcaster
 }
 
-// New returns a recorder that writes through w.
-func New(w client.Writer, scheme *runtime.Scheme) *Recorder {
-	return &Recorder{writer: w, scheme: scheme, broadcaster: record.NewBroadcaster()}
+// New returns a recorder that writes through w. host, if not empty, is the
+// node that events name as their source's.
+func New(w client.Writer, scheme *runtime.Scheme, host string) *Recorder {
+	return &Recorder{writer: w, scheme: scheme, host: host, broadcaster: record.NewBroadcaster()}
 }
 
 // For returns the event recorder of a component.
 func (r *Recorder) For(component string) record.EventRecorder {
-	return r.broadcaster.NewRecorder(r.scheme, corev1.EventSource{Component: component})
+	return r.broadcaster.NewRecorder(r.scheme, corev1.EventSource{Component: component, Host: r.host})
 }
 
 // Run writes events until ctx ends.

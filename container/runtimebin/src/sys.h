@@ -20,15 +20,18 @@ typedef long ssize_t;
 #define SYS_shutdown 48
 #define SYS_wait4 61
 #define SYS_rt_sigtimedwait 128
+#define SYS_prctl 157
 #define SYS_exit_group 231
+#define AUDIT_ARCH 0xc000003eu
 
-static inline long sys4(long n, long a, long b, long c, long d)
+static inline long sys5(long n, long a, long b, long c, long d, long e)
 {
 	long ret;
 	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
 	__asm__ volatile("syscall"
 			 : "=a"(ret)
-			 : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10)
+			 : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
 			 : "rcx", "r11", "memory");
 	return ret;
 }
@@ -48,18 +51,21 @@ __asm__(".text\n.globl _start\n_start:\n"
 #define SYS_shutdown 210
 #define SYS_wait4 260
 #define SYS_rt_sigtimedwait 137
+#define SYS_prctl 167
 #define SYS_exit_group 94
+#define AUDIT_ARCH 0xc00000b7u
 
-static inline long sys4(long n, long a, long b, long c, long d)
+static inline long sys5(long n, long a, long b, long c, long d, long e)
 {
 	register long x8 __asm__("x8") = n;
 	register long x0 __asm__("x0") = a;
 	register long x1 __asm__("x1") = b;
 	register long x2 __asm__("x2") = c;
 	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
 	__asm__ volatile("svc #0"
 			 : "+r"(x0)
-			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
 			 : "memory");
 	return x0;
 }
@@ -70,6 +76,11 @@ __asm__(".text\n.globl _start\n_start:\n"
 #else
 #error "x86-64 and arm64 only"
 #endif
+
+static inline long sys4(long n, long a, long b, long c, long d)
+{
+	return sys5(n, a, b, c, d, 0);
+}
 
 static inline __attribute__((noreturn)) void quit(int code)
 {

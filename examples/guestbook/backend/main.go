@@ -39,7 +39,9 @@ func (b *book) get(w http.ResponseWriter, _ *http.Request) {
 	list := append([]entry{}, b.list...)
 	b.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(list)
+	if err := json.NewEncoder(w).Encode(list); err != nil {
+		slog.Error("answer", "error", err)
+	}
 }
 
 func (b *book) add(w http.ResponseWriter, r *http.Request) {
@@ -76,13 +78,16 @@ func main() {
 
 	srv := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	go func() {
 		<-ctx.Done()
-		srv.Shutdown(context.WithoutCancel(ctx))
+		if err := srv.Shutdown(context.WithoutCancel(ctx)); err != nil {
+			slog.Error("shut down", "error", err)
+		}
 	}()
 	slog.Info("guestbook backend listens", "address", srv.Addr)
-	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	err := srv.ListenAndServe()
+	stop()
+	if !errors.Is(err, http.ErrServerClosed) {
 		slog.Error("serve", "error", err)
 		os.Exit(1)
 	}

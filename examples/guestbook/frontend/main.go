@@ -70,7 +70,9 @@ func (f *frontend) show(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	page.Execute(w, map[string]any{"Title": f.title(), "Entries": list, "Pod": f.pod})
+	if err := page.Execute(w, map[string]any{"Title": f.title(), "Entries": list, "Pod": f.pod}); err != nil {
+		slog.Error("answer", "error", err)
+	}
 }
 
 func (f *frontend) sign(w http.ResponseWriter, r *http.Request) {
@@ -122,13 +124,16 @@ func main() {
 
 	srv := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	go func() {
 		<-ctx.Done()
-		srv.Shutdown(context.WithoutCancel(ctx))
+		if err := srv.Shutdown(context.WithoutCancel(ctx)); err != nil {
+			slog.Error("shut down", "error", err)
+		}
 	}()
 	slog.Info("guestbook frontend listens", "address", srv.Addr, "backend", f.backend)
-	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	err := srv.ListenAndServe()
+	stop()
+	if !errors.Is(err, http.ErrServerClosed) {
 		slog.Error("serve", "error", err)
 		os.Exit(1)
 	}

@@ -1,0 +1,135 @@
+package probes_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/clock"
+
+	"github.com/proa-dev/proa/kubelet/probes"
+)
+
+func target(t *testing.T, address string) (probes.Target, int) {
+	t.Helper()
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return probes.Target{PodIP: host, Container: &corev1.Container{Name: "c", Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: int32(port)}}}}, port
+}
+
+func TestHTTP(t *testing.T) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/ok":
+			if r.Header.Get("X-Test") != "1" || r.Host != "name.example" || !strings.HasPrefix(r.UserAgent(), "kube-probe/") {
+				w.WriteHeader(http.StatusBadRequest)
+			}
+		case "/away":
+			http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+		case "/slow":
+			<-r.Context().Done()
+		default:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	plain, secure := httptest.NewServer(handler), httptest.NewTLSServer(handler)
+	defer plain.Close()
+	defer secure.Close()
+	headers := []corev1.HTTPHeader{{Name: "X-Test", Value: "1"}, {Name: "Host", Value: "name.example"}}
+	for _, c := range []struct {
+		name   string
+		server *httptest.Server
+		get    corev1.HTTPGetAction
+		want   string
+	}{
+		{"good", plain, corev1.HTTPGetAction{Path: "/ok", Port: intstr.FromString("web"), HTTPHeaders: headers}, ""},
+		{"TLS", secure, corev1.HTTPGetAction{Path: "/ok", Port: intstr.FromString("web"), Scheme: corev1.URISchemeHTTPS, HTTPHeaders: headers}, ""},
+		{"bad", plain, corev1.HTTPGetAction{Path: "/no", Port: intstr.FromString("web")}, "HTTP probe failed with statuscode: 503"},
+		{"redirect to elsewhere", plain, corev1.HTTPGetAction{Path: "/away", Port: intstr.FromString("web")}, ""},
+		{"slow", plain, corev1.HTTPGetAction{Path: "/slow", Port: intstr.FromString("web")}, "context deadline exceeded"},
+		{"no such port", plain, corev1.HTTPGetAction{Path: "/", Port: intstr.FromString("none")}, "couldn't find port: none"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			to, _ := target(t, c.server.Listener.Addr().String())
+			err := probes.Once(t.Context(), &corev1.Probe{TimeoutSeconds: 1, ProbeHandler: corev1.ProbeHandler{HTTPGet: &c.get}}, to)
+			if (err == nil) != (c.want == "") || (err != nil && !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestTCPAndGRPC(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, state := grpc.NewServer(), health.NewServer()
+	healthpb.RegisterHealthServer(server, state)
+	go func() { _ = server.Serve(l) }()
+	to, port := target(t, l.Addr().String())
+	tcp := &corev1.Probe{TimeoutSeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt(port)}}}
+	rpc := &corev1.Probe{TimeoutSeconds: 1, ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(port)}}}
+	for name, p := range map[string]*corev1.Probe{"tcp": tcp, "grpc": rpc} {
+		if err := probes.Once(t.Context(), p, to); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	state.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	if err := probes.Once(t.Context(), rpc, to); err == nil || err.Error() != `service unhealthy (responded with "NOT_SERVING")` {
+		t.Errorf("not serving: %v", err)
+	}
+	server.Stop()
+	for name, p := range map[string]*corev1.Probe{"tcp": tcp, "grpc": rpc} {
+		if err := probes.Once(t.Context(), p, to); err == nil {
+			t.Errorf("%s finds what is gone", name)
+		}
+	}
+}
+
+func TestThresholds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		codes := []int32{0, 1, 0, 1, 1, 0, 0, 1} // what the command says, second by second
+		ctx, cancel := context.WithCancel(context.Background())
+		var verdicts []bool
+		var at []time.Duration
+		began := time.Now()
+		w := &probes.Worker{
+			Probe: &corev1.Probe{PeriodSeconds: 1, InitialDelaySeconds: 5, FailureThreshold: 2, SuccessThreshold: 2,
+				ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{}}},
+			Target: probes.Target{Exec: func(context.Context, []string, time.Duration) ([]byte, int32, error) {
+				if len(codes) == 0 {
+					cancel()
+					return nil, 0, errors.New("over")
+				}
+				code := codes[0]
+				codes = codes[1:]
+				return nil, code, nil
+			}},
+			Clock: clock.RealClock{}, Since: began, Failed: func(error) {},
+			Verdict: func(o probes.Outcome) { verdicts, at = append(verdicts, o.OK), append(at, time.Since(began)) },
+		}
+		w.Run(ctx)
+		if len(verdicts) != 2 || verdicts[0] || !verdicts[1] || at[0] != 9*time.Second || at[1] != 11*time.Second {
+			t.Errorf("verdicts %v at %v", verdicts, at)
+		}
+	})
+}
