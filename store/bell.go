@@ -12,7 +12,7 @@ const (
 	// between them for each watcher, so that half of a core at most goes into
 	// waking, writers are not starved, and events that come faster than they
 	// can be delivered travel together. A few watchers wait for nothing.
-	waveShare = 20 * time.Microsecond
+	waveShare = 50 * time.Microsecond
 	minWave   = time.Millisecond
 	maxWave   = 25 * time.Millisecond
 )

@@ -100,7 +100,8 @@ func memberConfig(dir string, quota int64, log *zap.Logger) *embed.Config {
 	}
 	ec.QuotaBackendBytes = quota
 	ec.MaxTxnOps = 1024
-	ec.SnapshotCount = 50_000
+	// The entries of the log since the last snapshot are kept in memory.
+	ec.SnapshotCount = 10_000
 	ec.SnapshotCatchUpEntries = 1000
 	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, "0" // upkeep does it
 	ec.WarningApplyDuration = time.Second

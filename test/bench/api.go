@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -91,7 +92,7 @@ func benchAPI(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	lists, err := lists(ctx, e, l, create)
+	lists, body, err := lists(ctx, e, l, create)
 	if err != nil {
 		return nil, err
 	}
@@ -110,31 +111,35 @@ func benchAPI(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
+	bareLists, err := bareHTTP(ctx, body)
+	if err != nil {
+		return nil, err
+	}
 	per := func(f float64) string { return fmt.Sprintf("%.0f/s", f) }
 	share := func(f, of float64) string { return fmt.Sprintf("%.2f", f/of) }
 	return []figure{
 		{"GET of a pod", per(gets), "bare HTTP/2 server " + per(http2), share(gets, http2), ">= 0.50", gets >= http2/2},
 		{"create a pod", per(creates), "raw etcd transaction " + per(etcd), share(creates, etcd), ">= 0.20", creates >= etcd/5},
 		{"merge-patch a pod", per(patches), "raw etcd transaction " + per(etcd), share(patches, etcd), ">= 0.20", patches >= etcd/5},
-		{"list 5,000 pods as JSON", per(lists), "", "", ">= 50/s", lists >= 50},
+		{fmt.Sprintf("list 5,000 pods as JSON (%d MB)", len(body)>>20), per(lists), "bare HTTP/2 server, same body " + per(bareLists), share(lists, bareLists), ">= 50/s", lists >= 50},
 		{"resident memory after that (private part)", fmt.Sprintf("%d MB (%d MB)", rss>>20, private>>20), "", "", "", true},
 	}, nil
 }
 
-// lists measures lists of a namespace that holds 5,000 pods.
-func lists(ctx context.Context, e *cluster.Cluster, l *load, create func(string) request) (float64, error) {
+// lists measures lists of a namespace that holds 5,000 pods, and returns one.
+func lists(ctx context.Context, e *cluster.Cluster, l *load, create func(string) request) (float64, []byte, error) {
 	c, err := e.Client()
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	if _, err := c.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "lists"}}, metav1.CreateOptions{}); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	if err := e.Until(ctx, 10*time.Second, func() bool {
 		_, err := c.CoreV1().ServiceAccounts("lists").Get(ctx, "default", metav1.GetOptions{})
 		return err == nil
 	}); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	const path = "/api/v1/namespaces/lists/pods"
 	if err := l.fill(ctx, 5000, func(i int) request {
@@ -142,9 +147,16 @@ func lists(ctx context.Context, e *cluster.Cluster, l *load, create func(string)
 		r.path = path
 		return r
 	}); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return l.rate(ctx, func(int, int) request { return request{method: http.MethodGet, path: path, accept: jsonType} })
+	list := request{method: http.MethodGet, path: path, accept: jsonType}
+	rate, err := l.rate(ctx, func(int, int) request { return list })
+	if err != nil {
+		return 0, nil, err
+	}
+	var body bytes.Buffer
+	err = l.get(ctx, list, &body)
+	return rate, body.Bytes(), err
 }
 
 // benchWatch measures events delivered to 200 watchers of one object that

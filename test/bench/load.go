@@ -50,6 +50,13 @@ func loadOn(cfg *rest.Config) (*load, error) {
 }
 
 func (l *load) do(ctx context.Context, client int, r request) error {
+	return l.send(ctx, client, r, io.Discard)
+}
+
+// get is do that keeps the answer.
+func (l *load) get(ctx context.Context, r request, to io.Writer) error { return l.send(ctx, 0, r, to) }
+
+func (l *load) send(ctx context.Context, client int, r request, to io.Writer) error {
 	req, err := http.NewRequestWithContext(ctx, r.method, l.base+r.path, bytes.NewReader(r.body))
 	if err != nil {
 		return err
@@ -69,7 +76,7 @@ func (l *load) do(ctx context.Context, client int, r request) error {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
 		return fmt.Errorf("%s %s: %s: %s", r.method, r.path, resp.Status, b)
 	}
-	_, err = io.Copy(io.Discard, resp.Body)
+	_, err = io.Copy(to, resp.Body)
 	return err
 }
 
