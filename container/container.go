@@ -197,6 +197,9 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	if err := r.endOrphans(); err != nil {
 		r.cfg.Logger.Warn("shims of an earlier life remain", "error", err)
 	}
+	if err := r.dropNetworks(ctx, e); err != nil {
+		r.cfg.Logger.Warn("network namespaces of an earlier life remain", "error", err)
+	}
 	if err := r.ensurePause(ctx, e); err != nil {
 		return fmt.Errorf("pause image: %w", err)
 	}

@@ -1,18 +1,26 @@
 package container
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"golang.org/x/sys/unix"
 )
 
 // endOrphans ends the shims that nobody can reach any more: those whose bundle
-// is gone, with what runs below them. A crash between the start of a shim and the note of its address
-// leaves one, since containerd then drops the bundle and not the process.
+// is gone, with what runs below them. A crash between the start of a shim and
+// the note of its address leaves one, since containerd then drops the bundle
+// and not the process.
 func (r *Runtime) endOrphans() error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -60,4 +68,68 @@ func (r *Runtime) isOrphan(proc string) bool {
 	}
 	dir, deleted := strings.CutSuffix(cwd, " (deleted)")
 	return deleted && strings.HasPrefix(dir, r.state("containerd")+"/")
+}
+
+// dropNetworks removes the network namespaces that no sandbox has: a crash
+// between the making of one and the note of its sandbox leaves it mounted. It
+// must not run while sandboxes are made.
+func (r *Runtime) dropNetworks(ctx context.Context, e *engine) error {
+	dir := r.state("containerd/io.containerd.grpc.v1.cri/netns")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	records, err := e.records(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		// CRI's own types are internal; but whatever refers to a namespace
+		// holds its path, whose last part is a random name.
+		if slices.ContainsFunc(records, func(b []byte) bool { return bytes.Contains(b, []byte(entry.Name())) }) {
+			continue
+		}
+		path := filepath.Join(dir, entry.Name())
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", path, err))
+			continue
+		}
+		errs = append(errs, os.Remove(path))
+	}
+	return errors.Join(errs...)
+}
+
+// records is what is noted of all sandboxes and containers.
+func (e *engine) records(ctx context.Context) ([][]byte, error) {
+	var all [][]byte
+	sandboxes, err := e.client.SandboxStore().List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	for _, s := range sandboxes {
+		if s.Spec != nil {
+			all = append(all, s.Spec.GetValue())
+		}
+		for _, x := range s.Extensions {
+			all = append(all, x.GetValue())
+		}
+	}
+	containers, err := e.client.ContainerService().List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	for _, c := range containers {
+		if c.Spec != nil {
+			all = append(all, c.Spec.GetValue())
+		}
+		for _, x := range c.Extensions {
+			all = append(all, x.GetValue())
+		}
+	}
+	return all, nil
 }

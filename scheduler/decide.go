@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -48,6 +49,7 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) t
 		var settled bool
 		if way, reason, settled = s.snapshot.Preempt(pod, why, s.budgetList()); way != nil {
 			s.snapshot.Nominate(pod, way.Node)
+			message += fmt.Sprintf(" preemption: found a potential placement for pod on node %v, preempting %d victims", way.Node, len(way.Victims))
 			for _, other := range way.Displaced {
 				s.snapshot.Denominate(other.UID())
 			}

@@ -50,7 +50,7 @@ func testUnschedulableUntilSomethingChanges(t *testing.T) {
 	tainted := newNode("tainted", "8")
 	tainted.Spec.Taints = []corev1.Taint{{Key: "k", Value: "v", Effect: corev1.TaintEffectNoSchedule}}
 	c.add(tainted, newNode("small", "2"))
-	want := "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {k: v}. " +
+	want := "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s). " +
 		"preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
 	c.eventually(t, "reasons", func() bool {
 		cond := c.condition("p", corev1.PodScheduled)

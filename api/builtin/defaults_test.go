@@ -1,11 +1,13 @@
 package builtin_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"github.com/proa-dev/proa/api"
@@ -129,9 +131,50 @@ func TestPrepare(t *testing.T) {
 	} {
 		p := p.DeepCopy()
 		change(p)
+		if asked := ptr.To[int64](7); k.GracePeriod(p, asked) != min(want*7, 7) {
+			t.Errorf("grace period %d, asked for 7", k.GracePeriod(p, asked))
+		}
 		if got := k.GracePeriod(p, nil); got != want {
 			t.Errorf("grace period %d, want %d", got, want)
 		}
+	}
+}
+
+// Fields of features that are off by default go from new objects, and stay in
+// those that have them.
+func TestGatedFields(t *testing.T) {
+	k := kind(t, "pods")
+	const (
+		spec      = "  os: {name: linux}\n  volumes: [{name: v, emptyDir: {mode: 448}}]"
+		container = "    lifecycle: {stopSignal: SIGUSR1}\n    volumeMounts: [{name: v, mountPath: /v, bindMountOptions: [noexec]}]"
+	)
+	fields := func(p *corev1.Pod) string {
+		c := p.Spec.Containers[0]
+		return fmt.Sprint(c.Lifecycle != nil, c.VolumeMounts[0].BindMountOptions, p.Spec.Volumes[0].EmptyDir.Mode != nil)
+	}
+	old := load(t, k, pod(spec, container)).(*corev1.Pod)
+	next := old.DeepCopy()
+	k.PrepareUpdate(next, old)
+	if got := fields(next); got != "true [noexec] true" {
+		t.Errorf("kept: %s", got)
+	}
+	k.PrepareCreate(old)
+	if got := fields(old); got != "false [] false" {
+		t.Errorf("new: %s", got)
+	}
+}
+
+// A pod as a whole has what its containers ask for, once admission is done.
+func TestPodResourcesAreCompleted(t *testing.T) {
+	k := kind(t, "pods")
+	p := load(t, k, pod("  resources: {limits: {cpu: 2}}", "    resources: {requests: {cpu: 1}, limits: {memory: 64Mi}}")).(*corev1.Pod)
+	if p.Spec.Resources.Requests != nil {
+		t.Errorf("before admission: %v", p.Spec.Resources)
+	}
+	k.PrepareCreate(p)
+	r := p.Spec.Resources
+	if r.Requests.Cpu().String() != "1" || r.Requests.Memory().String() != "64Mi" || r.Limits.Memory().String() != "64Mi" {
+		t.Errorf("%v", r)
 	}
 }
 

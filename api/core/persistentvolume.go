@@ -84,6 +84,9 @@ func PersistentVolumeClaim() *api.Kind {
 			c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
 		}),
 		PrepareUpdate: api.OnUpdate(func(c, old *corev1.PersistentVolumeClaim) { c.Status = old.Status }),
+		Warnings: api.Warn(func(c, _ *corev1.PersistentVolumeClaim) []string {
+			return podspec.ClaimWarnings(field.NewPath("spec"), &c.Spec)
+		}),
 		Validate: api.Check(func(c *corev1.PersistentVolumeClaim) field.ErrorList {
 			return podspec.ValidateClaim(field.NewPath("spec"), &c.Spec, nil)
 		}),

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"maps"
 	"reflect"
@@ -37,6 +38,15 @@ func Secret() *api.Kind {
 			if s.Type == "" {
 				s.Type = old.Type
 			}
+		}),
+		Warnings: api.Warn(func(s, _ *corev1.Secret) []string {
+			if s.Type != corev1.SecretTypeTLS {
+				return nil
+			}
+			if _, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey]); err != nil {
+				return []string{err.Error()}
+			}
+			return nil
 		}),
 		Validate:       api.Check(validateSecret),
 		ValidateUpdate: api.CheckUpdate(validateSecretUpdate),

@@ -22,6 +22,18 @@ func ServiceAccount() *api.Kind {
 		ValidateName:  validation.ValidateServiceAccountName,
 		PrepareCreate: api.On(cleanSecretReferences),
 		PrepareUpdate: api.OnUpdate(func(s, _ *corev1.ServiceAccount) { cleanSecretReferences(s) }),
+		Warnings: api.Warn(func(s, old *corev1.ServiceAccount) []string {
+			const key = "kubernetes.io/enforce-mountable-secrets"
+			if old != nil {
+				if _, ok := old.Annotations[key]; ok {
+					return nil
+				}
+			}
+			if _, ok := s.Annotations[key]; ok {
+				return []string{"metadata.annotations[" + key + "]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"}
+			}
+			return nil
+		}),
 		Subresources: []api.Subresource{{
 			Name: "token", GVK: auth.TokenRequestKind(), Verbs: []string{"create"}, Body: auth.TokenRequest(),
 		}},

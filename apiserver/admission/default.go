@@ -26,6 +26,8 @@ func Default(cfg Config) Chain {
 		NewPriority(lookup),
 		NewDefaultTolerationSeconds(),
 		NewRuntimeClass(lookup),
+		NewPodTopologyLabels(lookup),
+		NewPodResizeValidator(lookup),
 	}
 }
 

@@ -234,7 +234,7 @@ func podStatus(node string, a *Attributes) error {
 		return Forbidden(a, fmt.Errorf("node %q cannot update labels through pod status", node))
 	}
 	if !equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses) {
-		return Forbidden(a, fmt.Errorf("node %q cannot update resource claim statuses", node))
+		return Forbidden(a, fmt.Errorf("node %q cannot update resource claim statues", node))
 	}
 	if !equality.Semantic.DeepEqual(old.Status.ExtendedResourceClaimStatus, pod.Status.ExtendedResourceClaimStatus) {
 		return Forbidden(a, fmt.Errorf("node %q cannot update extended resource claim status", node))
@@ -283,7 +283,7 @@ func claimStatus(node string, a *Attributes) error {
 		return c
 	}
 	if before, after := strip(old), strip(claim); !equality.Semantic.DeepEqual(before, after) {
-		return Forbidden(a, fmt.Errorf("node %q is not allowed to update fields other than status.capacity and status.conditions: %v", node, cmp.Diff(before, after)))
+		return Forbidden(a, fmt.Errorf("node %q is not allowed to update fields other than status.quantity and status.conditions: %v", node, cmp.Diff(before, after)))
 	}
 	return nil
 }
@@ -424,7 +424,7 @@ func (p *NodeRestriction) audience(ctx context.Context, a *Attributes, pod *core
 			return nil
 		}
 	}
-	return Forbidden(a, fmt.Errorf("audience %q not found in pod spec volume", wanted))
+	return Forbidden(a, fmt.Errorf("%s is not authorized to request tokens for audience %q", a.User.GetName(), wanted))
 }
 
 func resourceSlice(node string, a *Attributes) error {

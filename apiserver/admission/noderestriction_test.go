@@ -128,7 +128,7 @@ func TestNodeRestriction(t *testing.T) {
 		{"token", token("mine", "mine-uid"), ""},
 		{"token for the pod's audience", token("mine", "mine-uid", "vault"), ""},
 		{"token for a granted audience", token("mine", "mine-uid", "registry"), ""},
-		{"token for another audience", token("mine", "mine-uid", "db"), `serviceaccounts "default" is forbidden: audience "db" not found in pod spec volume`},
+		{"token for another audience", token("mine", "mine-uid", "db"), `serviceaccounts "default" is forbidden: system:node:n1 is not authorized to request tokens for audience "db"`},
 		{"unbound token", token("", ""), `serviceaccounts "default" is forbidden: node requested token not bound to a pod`},
 		{"token without a uid", token("mine", ""), `serviceaccounts "default" is forbidden: node requested token with a pod binding without a uid`},
 		{"token of another's pod", token("yours", "yours-uid"), `serviceaccounts "default" is forbidden: node requested token bound to a pod scheduled on a different node`},

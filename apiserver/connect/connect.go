@@ -23,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	translator "k8s.io/apiserver/pkg/util/proxy"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/registry"
@@ -203,7 +205,7 @@ func address(node *corev1.Node) (string, error) {
 }
 
 // toKubelet passes the request on to the node of pod.
-func (p *Proxy) toKubelet(w http.ResponseWriter, r *http.Request, pod *corev1.Pod, path string, query url.Values) error {
+func (p *Proxy) toKubelet(w http.ResponseWriter, r *http.Request, pod *corev1.Pod, path string, query url.Values, translate translation) error {
 	if pod.Spec.NodeName == "" {
 		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
 	}
@@ -212,19 +214,32 @@ func (p *Proxy) toKubelet(w http.ResponseWriter, r *http.Request, pod *corev1.Po
 		return err
 	}
 	to.Path, to.RawQuery = path, query.Encode()
-	p.pass(w, r, to, p.cfg.Transport, true)
-	return nil
-}
-
-// pass hands the request over to the server at to.
-func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, to *url.URL, transport http.RoundTripper, upgradeOnly bool) {
 	r = r.Clone(r.Context())
 	for _, name := range []string{"Authorization", "Cookie"} {
 		r.Header.Del(name) // they are for the API server alone
 	}
-	h := proxy.NewUpgradeAwareHandler(to, transport, false, upgradeOnly, &responder{p: p})
+	h := proxy.NewUpgradeAwareHandler(to, p.cfg.Transport, false, true, &responder{p: p})
 	h.UseLocationHost = true
-	h.ServeHTTP(w, r)
+	translate(to, h).ServeHTTP(w, r)
+	return nil
+}
+
+// translation wraps the plain way to a node by one that knows what clients
+// speak and container runtimes do not.
+type translation func(to *url.URL, plain http.Handler) http.Handler
+
+// streams translates the fifth version of the stream protocol over WebSocket,
+// which can close stdin, to SPDY (KEP-4006).
+func (p *Proxy) streams(opts translator.Options) translation {
+	return func(to *url.URL, plain http.Handler) http.Handler {
+		return translator.NewTranslatingHandler(plain,
+			translator.NewStreamTranslatorHandler(to, p.cfg.Transport, 0, opts), wsstream.IsWebSocketRequestWithStreamCloseProtocol)
+	}
+}
+
+// tunnel carries SPDY in a WebSocket (KEP-4006).
+func tunnel(_ *url.URL, plain http.Handler) http.Handler {
+	return translator.NewTranslatingHandler(plain, translator.NewTunnelingHandler(plain), wsstream.IsWebSocketRequestWithTunnelingProtocol)
 }
 
 // responder reports what goes wrong on the way to the other server.

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	translator "k8s.io/apiserver/pkg/util/proxy"
 
 	"github.com/proa-dev/proa/apiserver/registry"
 )
@@ -167,7 +168,9 @@ func (p *Proxy) stream(w http.ResponseWriter, r *http.Request, t registry.Target
 			onward.Add("command", c)
 		}
 	}
-	return p.toKubelet(w, r, pod, fmt.Sprintf("/%s/%s/%s/%s", verb, pod.Namespace, pod.Name, name), onward)
+	return p.toKubelet(w, r, pod, fmt.Sprintf("/%s/%s/%s/%s", verb, pod.Namespace, pod.Name, name), onward, p.streams(translator.Options{
+		Stdin: onward.Has("input"), Stdout: onward.Has("output"), Stderr: onward.Has("error"), Tty: onward.Has("tty"),
+	}))
 }
 
 func (p *Proxy) portForward(w http.ResponseWriter, r *http.Request, t registry.Target) error {
@@ -179,5 +182,5 @@ func (p *Proxy) portForward(w http.ResponseWriter, r *http.Request, t registry.T
 	for _, v := range r.URL.Query()["ports"] {
 		onward.Add("port", v)
 	}
-	return p.toKubelet(w, r, pod, fmt.Sprintf("/portForward/%s/%s", pod.Namespace, pod.Name), onward)
+	return p.toKubelet(w, r, pod, fmt.Sprintf("/portForward/%s/%s", pod.Namespace, pod.Name), onward, tunnel)
 }

@@ -106,6 +106,7 @@ func (c *Core) bound(t Target, e *store.Entry, b *corev1.Binding) (*corev1.Pod, 
 	// Only what changes is copied; the rest is shared with the cache.
 	pod := *was
 	pod.Spec.NodeName = b.Target.Name
+	pod.Status.NominatedNodeName = ""
 	pod.Annotations = merged(was.Annotations, b.Annotations)
 	pod.Labels = merged(was.Labels, b.Labels)
 	pod.Status.Conditions = slices.Clone(was.Status.Conditions)

@@ -94,7 +94,20 @@ func (c *Client) Close() error {
 // IsNotFound says that the runtime does not know the sandbox, container or image.
 func IsNotFound(err error) bool { return status.Code(err) == codes.NotFound }
 
-// Message is the runtime's own text of an error, without gRPC's decoration.
+// Text is the runtime's own text of an error, without gRPC's decoration.
+func Text(err error) string { return status.Convert(err).Message() }
+
+// PullMessage is the text of a failed pull: decorated, unless the runtime
+// knows no code for it.
+func PullMessage(err error) string {
+	if status.Code(err) == codes.Unknown {
+		return Text(err)
+	}
+	return Message(err)
+}
+
+// Message is the text of an error with gRPC's decoration, which users know
+// from the events of sandboxes.
 func Message(err error) string {
 	if s, ok := status.FromError(err); ok {
 		return fmt.Sprintf("rpc error: code = %s desc = %s", s.Code(), s.Message())

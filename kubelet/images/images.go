@@ -154,6 +154,7 @@ func (p *Puller) Present(ctx context.Context, req Request) (*runtimeapi.Image, e
 	ref, err := Normalize(req.Image)
 	if err != nil {
 		req.Event(corev1.EventTypeWarning, "InspectFailed", fmt.Sprintf("Failed to apply default image tag %q: %v", req.Image, err))
+		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonInvalidName)
 		return nil, &Error{Reason: ReasonInvalidName, Message: fmt.Sprintf("Failed to apply default image tag %q: %v", req.Image, err),
 			Retry: p.cfg.Now().Add(maxBackOff)}
 	}
@@ -161,15 +162,17 @@ func (p *Puller) Present(ctx context.Context, req Request) (*runtimeapi.Image, e
 	if err != nil {
 		message := fmt.Sprintf("Failed to inspect image %q: %v", ref, err)
 		req.Event(corev1.EventTypeWarning, "InspectFailed", message)
+		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonInspect)
 		return nil, &Error{Reason: ReasonInspect, Message: message, Retry: p.cfg.Now().Add(firstBackOff)}
 	}
 	switch policy := PolicyOf(req.Policy, req.Image); {
 	case have != nil && policy != corev1.PullAlways:
-		req.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine", req.Image))
+		req.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", req.Image))
 		return have, nil
 	case have == nil && policy == corev1.PullNever:
 		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", req.Image)
 		req.Event(corev1.EventTypeWarning, "ErrImageNeverPull", message)
+		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonNeverPull)
 		return nil, &Error{Reason: ReasonNeverPull, Message: message, Retry: p.cfg.Now().Add(firstBackOff)}
 	}
 	return nil, nil
@@ -198,14 +201,14 @@ func (p *Puller) Pull(ctx context.Context, req Request) (*runtimeapi.Image, erro
 		return nil, ctx.Err()
 	}
 	if err != nil {
-		message := fmt.Sprintf("failed to pull image %q: %v", req.Image, cri.Message(err))
-		req.Event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", req.Image, cri.Message(err)))
-		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonErrImagePull)
-		reason := ReasonErrImagePull
-		if strings.Contains(err.Error(), ReasonRegistryDown) {
+		message, reason := cri.PullMessage(err), ReasonErrImagePull
+		req.Event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", req.Image, message))
+		if more, ok := strings.CutPrefix(message, ReasonRegistryDown); ok {
 			reason = ReasonRegistryDown
+			message = fmt.Sprintf("image pull failed for %s because the registry is unavailable%s", req.Image, more)
 		}
-		return nil, &Error{Reason: reason, Message: message, Retry: p.failed(key, message)}
+		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+reason)
+		return nil, &Error{Reason: reason, Message: message, Retry: p.failed(key, reason+": "+message)}
 	}
 	p.mu.Lock()
 	delete(p.backoff, key)
@@ -229,7 +232,7 @@ func (p *Puller) inBackOff(key backoffKey, req Request) error {
 	}
 	req.Event(corev1.EventTypeNormal, "BackOff", fmt.Sprintf("Back-off pulling image %q", req.Image))
 	req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonBackOff)
-	return &Error{Reason: ReasonBackOff, Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", req.Image, ReasonErrImagePull, b.last), Retry: until}
+	return &Error{Reason: ReasonBackOff, Message: fmt.Sprintf("Back-off pulling image %q: %s", req.Image, b.last), Retry: until}
 }
 
 // failed lengthens the back-off and returns when it shall be announced: a

@@ -98,7 +98,9 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (started boo
 		failed = &startError{"CreateContainerError", err}
 	}
 	k.wait(failed.reason, failed.err.Error())
-	w.event(c.Name, corev1.EventTypeWarning, "Failed", "Error: "+failed.err.Error())
+	if failed.reason != "PostStartHookError" { // which has an event of its own, without the text: it may hold secrets
+		w.event(c.Name, corev1.EventTypeWarning, "Failed", "Error: "+failed.err.Error())
+	}
 	if failed.reason == "RunContainerError" || failed.reason == "PostStartHookError" {
 		w.advanceBackOff(c, k)
 		w.dirty = true
@@ -200,13 +202,13 @@ func (w *worker) start(ctx context.Context, c *corev1.Container, k *container, i
 	made, err := w.m.cfg.CRI.Runtime.CreateContainer(callCtx, &runtimeapi.CreateContainerRequest{
 		PodSandboxId: sandbox.Id, Config: config, SandboxConfig: w.sandboxConfig()})
 	if err != nil {
-		return &startError{"CreateContainerError", errors.New(cri.Message(err))}
+		return &startError{"CreateContainerError", errors.New(cri.Text(err))}
 	}
 	w.event(c.Name, corev1.EventTypeNormal, "Created", "Container created")
 	_, err = w.m.cfg.CRI.Runtime.StartContainer(callCtx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId})
 	if err != nil {
 		w.dirty = true
-		return &startError{"RunContainerError", errors.New(cri.Message(err))}
+		return &startError{"RunContainerError", errors.New(cri.Text(err))}
 	}
 	w.event(c.Name, corev1.EventTypeNormal, "Started", "Container started")
 	w.link(c.Name, made.ContainerId, config.LogPath)
@@ -222,7 +224,7 @@ func (w *worker) start(ctx context.Context, c *corev1.Container, k *container, i
 		if running := w.runtime.Latest(c.Name); running != nil {
 			w.kill(running, w.podGrace(), "FailedPostStartHook")
 		}
-		return &startError{"PostStartHookError", fmt.Errorf("PostStartHook %q failed: %w", hookName(c.Lifecycle.PostStart), err)}
+		return &startError{"PostStartHookError", errors.New(w.hookFailure(c, c.Lifecycle.PostStart, err))}
 	}
 	return nil
 }

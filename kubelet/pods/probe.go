@@ -180,21 +180,6 @@ func (m *Manager) exec(id string) probes.Exec {
 	}
 }
 
-func hookName(h *corev1.LifecycleHandler) string {
-	switch {
-	case h.Exec != nil:
-		return "exec"
-	case h.HTTPGet != nil:
-		return "http"
-	case h.TCPSocket != nil:
-		return "tcp"
-	case h.Sleep != nil:
-		return "sleep"
-	}
-	return "unknown"
-}
-
-// hook runs a lifecycle hook of a container until it ends or ctx does.
 func (w *worker) hook(ctx context.Context, c *corev1.Container, id string, h *corev1.LifecycleHandler) error {
 	ip := ""
 	if ips := w.fields().PodIPs; len(ips) > 0 {
@@ -203,15 +188,40 @@ func (w *worker) hook(ctx context.Context, c *corev1.Container, id string, h *co
 	return w.m.hook(ctx, c, id, ip, h)
 }
 
+// hookError is a failed command with what it wrote.
+type hookError struct {
+	error
+	output []byte
+}
+
+// hookFailure says how a hook of the container failed.
+func (w *worker) hookFailure(c *corev1.Container, h *corev1.LifecycleHandler, err error) string {
+	of := fmt.Sprintf("for Container %q in Pod %q failed - error: %v", c.Name, spec.PodName(w.pod), err)
+	switch {
+	case h.Exec != nil:
+		var output []byte
+		var failed *hookError
+		if errors.As(err, &failed) {
+			output = failed.output
+		}
+		return fmt.Sprintf("Exec lifecycle hook (%v) %s, message: %q", h.Exec.Command, of, output)
+	case h.HTTPGet != nil:
+		return fmt.Sprintf("HTTP lifecycle hook (%s) %s", h.HTTPGet.Path, of)
+	case h.Sleep != nil:
+		return fmt.Sprintf("Sleep lifecycle hook (%d) %s", h.Sleep.Seconds, of)
+	}
+	return "lifecycle hook " + of
+}
+
 func (m *Manager) hook(ctx context.Context, c *corev1.Container, id, ip string, h *corev1.LifecycleHandler) error {
 	switch {
 	case h.Exec != nil:
 		out, code, err := m.exec(id)(ctx, h.Exec.Command, 0)
 		if err != nil {
-			return err
+			return &hookError{err, out}
 		}
 		if code != 0 {
-			return fmt.Errorf("command '%v' exited with %d: %s", h.Exec.Command, code, out[:min(len(out), 1024)])
+			return &hookError{fmt.Errorf("command '%s' exited with %d: %s", strings.Join(h.Exec.Command, " "), code, out), out}
 		}
 		return nil
 	case h.HTTPGet != nil:

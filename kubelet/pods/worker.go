@@ -214,6 +214,7 @@ func (w *worker) take(cancel context.CancelFunc) {
 	if in.verdict != nil && w.verdict == nil {
 		w.verdict = in.verdict
 		w.override = in.grace
+		w.event("", corev1.EventTypeWarning, w.verdict.Reason, w.verdict.Message)
 	}
 	for _, f := range in.calls {
 		f()

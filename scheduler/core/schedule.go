@@ -245,7 +245,7 @@ func (s *Snapshot) explain(c *class, v *view, p *Pod, slot int32) (f Filter, rea
 		return f, reasons, hopeless
 	case Fits:
 	default:
-		return f, []string{c.place.reason(s.nodes[slot].node, f)}, true
+		return f, []string{reasonOf(f)}, true
 	}
 	if v != nil {
 		if f, reason, hopeless := v.check(slot); f != Fits {

@@ -190,7 +190,7 @@ func (s *Snapshot) addClaim(v *claimsView, obj *corev1.Pod, vol *corev1.Volume) 
 func (v *claimsView) check(s *Snapshot, node *corev1.Node) (reason string, hopeless bool) {
 	switch {
 	case v.busy:
-		return "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode", false
+		return "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod", false
 	case v.lost:
 		return "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)", true
 	}

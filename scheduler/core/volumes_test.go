@@ -114,7 +114,7 @@ func TestVolumes(t *testing.T) {
 		s.SetClaim(claim("c", "", "v", corev1.ReadWriteOncePod))
 		s.PutPod(pod("x", claims("c")), "a")
 		if _, why := s.Schedule(pod("p", claims("c"))); why == nil || why.Message() !=
-			"0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode." {
+			"0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod." {
 			t.Errorf("got %v", why)
 		}
 		s.RemovePod("x")

@@ -125,7 +125,9 @@ func TestPodImages(t *testing.T) {
 	}
 	e.eventMatching("secret", "Pulling", "^Pulling image \""+private+"\"$")
 	e.eventMatching("secret", "Pulled", `^Successfully pulled image "`+private+`" in .* \(.* including waiting\)\. Image size: \d+ bytes\.$`)
-	e.eventMatching("args", "Pulled", `already present on machine`)
+	e.create(podOf(t, "present", "containers: [{image: "+open+"}]"))
+	e.ended("present")
+	e.eventMatching("present", "Pulled", `already present on machine`)
 
 	before := r.pulls.Load()
 	e.create(podOf(t, "always", "containers: [{imagePullPolicy: Always, image: "+open+"}]"))
