@@ -27,7 +27,7 @@ func withKubelet(t *testing.T, change ...func(*apiserver.Config)) *fixture {
 			t.Error("the client's credentials reach the kubelet")
 		}
 		if r.Header.Get("Upgrade") == "websocket" {
-			conn, err := (&websocket.Upgrader{Subprotocols: []string{"v5.channel.k8s.io"}}).Upgrade(w, r, nil)
+			conn, err := (&websocket.Upgrader{Subprotocols: []string{"v4.channel.k8s.io"}}).Upgrade(w, r, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -86,6 +86,8 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// The fifth version of the protocol is translated, and tested with kubectl; those
+// before it are passed on as they are.
 func TestExec(t *testing.T) {
 	f := withKubelet(t)
 	f.bound("p")
@@ -95,14 +97,14 @@ func TestExec(t *testing.T) {
 		"/attach?stdout=1":      "/attach/default/p/c?output=1",
 		"/portforward?ports=80": "/portForward/default/p?port=80",
 	} {
-		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"v5.channel.k8s.io"}}
+		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"v4.channel.k8s.io"}}
 		conn, resp, err := dialer.DialContext(t.Context(), strings.Replace(f.URL, "https", "wss", 1)+pods+"/p"+path, http.Header{"Authorization": {"Bearer admin"}})
 		if err != nil {
 			body, _ := io.ReadAll(resp.Body)
 			t.Fatalf("%s: %v %s", path, err, body)
 		}
 		_, got, err := conn.ReadMessage()
-		if err != nil || string(got) != want || conn.Subprotocol() != "v5.channel.k8s.io" {
+		if err != nil || string(got) != want || conn.Subprotocol() != "v4.channel.k8s.io" {
 			t.Errorf("%s: %s %v", path, got, err)
 		}
 		_ = conn.Close()
