@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/proa-dev/proa/internal/lifecycle"
 )
@@ -34,7 +33,7 @@ type serverConfig struct {
 // Each needs those before it. They stop in the opposite order; containers and
 // the rules of the network stay.
 func runServer(ctx context.Context, cfg *serverConfig) error {
-	defer runtime.KeepAlive(tuneCollector())
+	defer runtime.KeepAlive(reserve())
 	if err := checkDataDir(cfg.dataDir); err != nil {
 		return err
 	}
@@ -68,14 +67,8 @@ func runServer(ctx context.Context, cfg *serverConfig) error {
 	})
 }
 
-// tuneCollector sets when garbage is collected. The caches live as long as the
-// process and are most of a large heap, so that is collected less late than by
-// Go's default of twice what lives. A small cluster's heap of 15 MB would then
-// be collected at every burst of requests, again and again. The bytes returned
-// are never touched and take no memory, but count as alive while they are kept:
-// 24 MB are the least that is allocated between two collections.
-func tuneCollector() []byte {
-	const percent, least = 60, 24 << 20
-	debug.SetGCPercent(percent)
-	return make([]byte, least*100/percent)
-}
+// reserve is memory that is never touched, and so takes none, but counts as
+// alive while it is kept. A small cluster's heap of 15 MB would be collected
+// after every 15 MB that a burst of requests allocates, again and again: this
+// makes it 40.
+func reserve() []byte { return make([]byte, 24<<20) }

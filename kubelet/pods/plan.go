@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/kubelet/cri"
 	"github.com/proa-dev/proa/kubelet/spec"
@@ -152,6 +153,7 @@ func (v view) initContainers(p *plan) (initialized, failed bool) {
 			p.start = append(p.start, c)
 			return false, false
 		case cur.Running():
+			p.lost(cur)
 			return false, false
 		case cur.Exited() && cur.ExitCode == 0:
 		case cur.Exited() && !v.initRestarts(c, cur):
@@ -176,9 +178,23 @@ func (v view) sidecar(p *plan, c *corev1.Container, cur *cri.Container) {
 		p.start = append(p.start, c)
 		return
 	}
+	if p.lost(cur) {
+		return
+	}
 	if message := v.failed(cur); message != "" {
 		p.kill = append(p.kill, kill{cur, message + ", will be restarted"})
 	}
+}
+
+// lost kills a container whose state the runtime does not know, as after a
+// crash between the making of a container and the note of its state: once it
+// has ended for sure, it is one that ended.
+func (p *plan) lost(c *cri.Container) bool {
+	if c.State != runtimeapi.ContainerState_CONTAINER_UNKNOWN {
+		return false
+	}
+	p.kill = append(p.kill, kill{c, `Container is in "unknown" state, try killing it before restart`})
+	return true
 }
 
 func (v view) containers(p *plan) {
@@ -209,6 +225,9 @@ func (v view) containers(p *plan) {
 }
 
 func (v view) alive(p *plan, c *corev1.Container, running *cri.Container) {
+	if p.lost(running) {
+		return
+	}
 	message := v.failed(running)
 	if hash := running.Annotations[cri.AnnotationHash]; hash != "" && hash != spec.Hash(c) {
 		message = fmt.Sprintf("Container %s definition changed", c.Name)

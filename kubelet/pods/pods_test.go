@@ -313,6 +313,29 @@ func TestRestartOfTheKubeletLeavesContainersAlone(t *testing.T) {
 	})
 }
 
+func TestContainerOfUnknownStateIsReplaced(t *testing.T) {
+	run(t, &fakecri.Runtime{}, func(b *bench) {
+		dir := t.TempDir()
+		p := pod("c")
+		b.manager.Update(p)
+		synctest.Wait()
+		p.Status = b.last()
+		b.stop()
+		b.runtime.LoseState("uid-1")
+		b.runtime.ClearLog()
+		b.start(dir)
+		b.manager.Update(p)
+		if err := b.manager.Reconcile(b.ctx, true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		b.wantLog("stop c/0 30s", "exit c/0 143", "start c/1")
+		if s := b.last(); !ready(s) || s.ContainerStatuses[0].RestartCount != 1 {
+			t.Errorf("status = %+v", s)
+		}
+	})
+}
+
 func TestOrphansEnd(t *testing.T) {
 	run(t, &fakecri.Runtime{}, func(b *bench) {
 		b.manager.Update(pod("c"))

@@ -109,6 +109,18 @@ func (r *Runtime) KillSandbox(uid string) {
 	r.Stopped(uid)
 }
 
+// LoseState forgets how a pod's containers are, as a runtime does that crashed
+// before it noted that.
+func (r *Runtime) LoseState(uid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.containers {
+		if c.uid == uid {
+			c.status.State = runtimeapi.ContainerState_CONTAINER_UNKNOWN
+		}
+	}
+}
+
 // Version implements the CRI.
 func (r *Runtime) Version(context.Context, *runtimeapi.VersionRequest, ...grpc.CallOption) (*runtimeapi.VersionResponse, error) {
 	return &runtimeapi.VersionResponse{RuntimeName: "fake", RuntimeVersion: "1"}, nil
@@ -252,7 +264,7 @@ func (r *Runtime) StartContainer(_ context.Context, req *runtimeapi.StartContain
 
 func (r *Runtime) exit(c *container, code int32) {
 	r.mu.Lock()
-	if c.status.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+	if c.status.State != runtimeapi.ContainerState_CONTAINER_RUNNING && c.status.State != runtimeapi.ContainerState_CONTAINER_UNKNOWN {
 		r.mu.Unlock()
 		return
 	}
