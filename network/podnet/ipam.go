@@ -21,6 +21,8 @@ type attachment struct {
 	NetNS       string        `json:"netns"`
 	IPs         []netip.Addr  `json:"ips"`
 	Ports       []portMapping `json:"ports,omitempty"`
+	// Order counts allocations: files of one moment have one time.
+	Order uint64 `json:"order"`
 }
 
 func (a attachment) key() string { return a.ContainerID + "." + a.IfName }
@@ -42,6 +44,8 @@ type store struct {
 	// from there, so that an address rests as long as possible before it is
 	// used again.
 	last map[netip.Prefix]netip.Addr
+	// order is that of the newest attachment.
+	order uint64
 }
 
 func newStore(dir string) *store {
@@ -61,7 +65,7 @@ func (s *store) load(log *slog.Logger) error {
 	defer s.mu.Unlock()
 	clear(s.byKey)
 	clear(s.byAddr)
-	var newest fs.FileInfo
+	var newest attachment
 	for _, e := range entries {
 		name := filepath.Join(s.dir, e.Name())
 		a, err := readAttachment(name)
@@ -76,13 +80,12 @@ func (s *store) load(log *slog.Logger) error {
 		for _, ip := range a.IPs {
 			s.byAddr[ip] = a.key()
 		}
-		if info, err := e.Info(); err == nil && (newest == nil || info.ModTime().After(newest.ModTime())) {
-			newest = info
+		if a.Order >= newest.Order {
+			newest = a
 		}
 	}
-	if newest != nil {
-		s.resumeAfter(s.byKey[strings.TrimSuffix(newest.Name(), ".json")])
-	}
+	s.order = newest.Order
+	s.resumeAfter(newest)
 	return nil
 }
 
@@ -130,14 +133,14 @@ func (s *store) allocate(a attachment) (attachment, error) {
 		return a, errors.New("the node has no pod CIDR yet")
 	}
 	if had, ok := s.byKey[a.key()]; ok {
-		a.IPs = had.IPs
+		a.IPs, a.Order = had.IPs, had.Order
 		if err := s.write(a); err != nil {
 			return a, err
 		}
 		s.byKey[a.key()] = a
 		return a, nil
 	}
-	a.IPs = nil
+	a.IPs, a.Order = nil, s.order+1
 	for _, r := range s.ranges {
 		ip, err := s.next(r)
 		if err != nil {
@@ -148,7 +151,7 @@ func (s *store) allocate(a attachment) (attachment, error) {
 	if err := s.write(a); err != nil {
 		return a, err
 	}
-	s.byKey[a.key()] = a
+	s.byKey[a.key()], s.order = a, a.Order
 	for i, ip := range a.IPs {
 		s.byAddr[ip] = a.key()
 		s.last[s.ranges[i]] = ip
