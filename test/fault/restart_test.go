@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"flag"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -84,8 +85,12 @@ func TestRestartSeesWhatHappened(t *testing.T) {
 	n.gone("killed")
 }
 
-// Ten crashes with pods coming and going: everything that was made for the
-// pods goes with them.
+// rounds is how many crashes TestCrashesLeakNothing goes through. Each meets
+// another moment: look deeper with `go test ./test/fault -args -rounds=50`.
+var rounds = flag.Int("rounds", 4, "crashes with pods coming and going")
+
+// Crashes with pods coming and going: everything that was made for the pods
+// goes with them.
 func TestCrashesLeakNothing(t *testing.T) {
 	n := newNode(t)
 	n.start()
@@ -96,7 +101,7 @@ func TestCrashesLeakNothing(t *testing.T) {
 	n.gone("first")
 	var uids []string
 	before := look(t, n.Dir, nil)
-	for round := range 10 {
+	for round := range *rounds {
 		names := []string{fmt.Sprintf("ready-%d", round), fmt.Sprintf("leaving-%d", round), fmt.Sprintf("coming-%d", round)}
 		n.run(names[0])
 		n.run(names[1])
@@ -104,7 +109,7 @@ func TestCrashesLeakNothing(t *testing.T) {
 		n.delete(names[1])
 		n.run(names[2])
 		// A little later each time, so that the crash meets another moment.
-		time.Sleep(time.Duration(round) * 15 * time.Millisecond)
+		time.Sleep(time.Duration(round) * 150 / time.Duration(*rounds) * time.Millisecond)
 		if err := n.Kill(); err != nil {
 			t.Fatal(err)
 		}
