@@ -194,6 +194,9 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	case <-ctx.Done():
 		return nil
 	}
+	if err := r.dropBundles(); err != nil {
+		r.cfg.Logger.Warn("bundles of an earlier life remain", "error", err)
+	}
 	if err := r.endOrphans(); err != nil {
 		r.cfg.Logger.Warn("shims of an earlier life remain", "error", err)
 	}

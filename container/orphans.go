@@ -17,6 +17,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// dropBundles removes the bundles that containerd had begun to remove: it
+// renames one to a hidden name first, and never looks at those again.
+func (r *Runtime) dropBundles() error {
+	var errs []error
+	for _, root := range []string{r.state("containerd"), r.root()} {
+		hidden, err := filepath.Glob(filepath.Join(root, "io.containerd.runtime.v2.task", Namespace, ".*"))
+		errs = append(errs, err)
+		for _, dir := range hidden {
+			errs = append(errs, unmountBelow(dir), os.RemoveAll(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // endOrphans ends the shims that nobody can reach any more: those whose bundle
 // is gone, with what runs below them. A crash between the start of a shim and
 // the note of its address leaves one, since containerd then drops the bundle
