@@ -140,6 +140,9 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	if k.PrepareCreate != nil {
 		k.PrepareCreate(obj)
 	}
+	if k.SetRequester != nil {
+		k.SetRequester(obj, requester(ctx))
+	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	for attempt := 1; ; attempt++ {
 		if generated {
