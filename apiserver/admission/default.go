@@ -10,7 +10,8 @@ type Config struct {
 	Source Source
 	Live   Live // see Lookup
 	// Authorizer is asked whether a node may have tokens for an audience
-	// that none of its pods names. Nil: it may not.
+	// that none of its pods names, and who may approve and sign certificate
+	// requests. Nil: nobody may.
 	Authorizer authorizer.UnconditionalAuthorizer
 }
 
@@ -26,6 +27,9 @@ func Default(cfg Config) Chain {
 		NewPriority(lookup),
 		NewDefaultTolerationSeconds(),
 		NewRuntimeClass(lookup),
+		NewCertificateApproval(cfg.Authorizer),
+		NewCertificateSigning(cfg.Authorizer),
+		NewCertificateSubjectRestriction(),
 		NewPodTopologyLabels(lookup),
 		NewPodResizeValidator(lookup),
 	}
