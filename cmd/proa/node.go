@@ -117,7 +117,7 @@ func (n *node) newKubelet(p *controlPlane, endpoint string) error {
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
 			ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12,
 		},
-		CgroupRoot: cfg.cgroupRoot(), Labels: labels, Taints: taints, Version: kinds.Version().GitVersion,
+		CgroupRoot: cfg.cgroupRoot(), Labels: labels, Taints: taints, EvictionHard: cfg.eviction, Version: kinds.Version().GitVersion,
 		Logger: cfg.logger.With("component", "kubelet"),
 	})
 	return err

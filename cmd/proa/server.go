@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/proa-dev/proa/kubelet"
 )
 
 // serverOptions are the flags of `proa server`, under k3s's names.
@@ -38,6 +40,7 @@ type serverOptions struct {
 	cni             string
 	resolvConf      string
 	podManifests    string
+	evictionHard    []string
 	debug           bool
 }
 
@@ -84,6 +87,7 @@ func serverCommand() *cobra.Command {
 	f.StringVar(&o.cni, "cni", "proa", `pod network: "proa", or "none" to use what /etc/cni/net.d says`)
 	f.StringVar(&o.resolvConf, "resolv-conf", "", "the host's resolv.conf for pods and DNS (default: detected)")
 	f.StringVar(&o.podManifests, "pod-manifest-path", "", "folder of static pods (default: <data-dir>/manifests)")
+	f.StringSliceVar(&o.evictionHard, "eviction-hard", nil, "what the node must have left, as memory.available<100Mi,nodefs.available<10% (default: the kubelet's)")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
 }
@@ -116,6 +120,12 @@ func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 	}
 	if o.cni != "proa" && o.cni != "none" {
 		errs = append(errs, fmt.Errorf(`--cni: %q is neither "proa" nor "none"`, o.cni))
+	}
+	if len(o.evictionHard) > 0 {
+		var err error
+		if cfg.eviction, err = kubelet.ParseThresholds(o.evictionHard); err != nil {
+			errs = append(errs, fmt.Errorf("--eviction-hard: %w", err))
+		}
 	}
 	if os.Geteuid() != 0 && !o.disableAgent {
 		errs = append(errs, errors.New("a node needs root: start as root, or give --disable-agent for a control plane alone"))

@@ -11,6 +11,7 @@ import (
 	"runtime"
 
 	"github.com/proa-dev/proa/internal/lifecycle"
+	"github.com/proa-dev/proa/kubelet"
 )
 
 // serverConfig is the flags, checked and completed.
@@ -21,6 +22,7 @@ type serverConfig struct {
 	hostAddr            netip.Addr
 	portFirst, portLast int32
 	mode                fs.FileMode
+	eviction            kubelet.Thresholds
 	runDir              string
 	logger              *slog.Logger
 }
