@@ -3,9 +3,6 @@ package admission
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,35 +11,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/proa-dev/proa/api/certificates"
 )
 
-// signers asks whether a user may act for a signer, or for all of its domain.
-type signers struct {
-	authorizer authorizer.UnconditionalAuthorizer
-}
+// CertificateApproval lets those approve certificate requests who may do so
+// for the signer that the request names.
+type CertificateApproval struct{ signers }
 
-func (s signers) allowed(ctx context.Context, u user.Info, verb, signer string) bool {
-	if s.authorizer == nil {
-		return false
-	}
-	domain, _, _ := strings.Cut(signer, "/")
-	for _, name := range []string{signer, domain + "/*"} {
-		decision, _, err := s.authorizer.Authorize(ctx, authorizer.AttributesRecord{
-			User: u, Verb: verb, Name: name, APIGroup: "certificates.k8s.io", APIVersion: "*", Resource: "signers", ResourceRequest: true,
-		})
-		if err == nil && decision == authorizer.DecisionAllow {
-			return true
-		}
-	}
-	return false
-}
-
-// CertificateApproval lets approve requests for a signer who may do so.
-type CertificateApproval struct{ signers signers }
-
-var _ Validator = (*CertificateApproval)(nil)
-
-// NewCertificateApproval returns the plugin.
+// NewCertificateApproval asks a who may approve; nil lets nobody.
 func NewCertificateApproval(a authorizer.UnconditionalAuthorizer) *CertificateApproval {
 	return &CertificateApproval{signers{a}}
 }
@@ -50,22 +27,23 @@ func NewCertificateApproval(a authorizer.UnconditionalAuthorizer) *CertificateAp
 // Name implements Plugin.
 func (*CertificateApproval) Name() string { return "CertificateApproval" }
 
-// Validate implements Validator. The old request tells the signer: the new one
-// may name another.
+// Validate implements Validator.
 func (p *CertificateApproval) Validate(ctx context.Context, a *Attributes) error {
-	csr, ok := a.OldObject.(*certificatesv1.CertificateSigningRequest)
-	if !ok || a.Operation != Update || a.Subresource != "approval" || p.signers.allowed(ctx, a.User, "approve", csr.Spec.SignerName) {
+	old, ok := a.OldObject.(*certificatesv1.CertificateSigningRequest)
+	if !ok || a.Operation != Update || a.Subresource != "approval" {
 		return nil
 	}
-	return Forbidden(a, fmt.Errorf("user not permitted to approve requests with signerName %q", csr.Spec.SignerName))
+	if !p.allowed(ctx, a.User, "approve", old.Spec.SignerName) {
+		return Forbidden(a, fmt.Errorf("user not permitted to approve requests with signerName %q", old.Spec.SignerName))
+	}
+	return nil
 }
 
-// CertificateSigning lets sign requests for a signer who may do so.
-type CertificateSigning struct{ signers signers }
+// CertificateSigning lets those issue certificates who may do so for the
+// signer that the request names.
+type CertificateSigning struct{ signers }
 
-var _ Validator = (*CertificateSigning)(nil)
-
-// NewCertificateSigning returns the plugin.
+// NewCertificateSigning asks a who may sign; nil lets nobody.
 func NewCertificateSigning(a authorizer.UnconditionalAuthorizer) *CertificateSigning {
 	return &CertificateSigning{signers{a}}
 }
@@ -76,26 +54,27 @@ func (*CertificateSigning) Name() string { return "CertificateSigning" }
 // Validate implements Validator.
 func (p *CertificateSigning) Validate(ctx context.Context, a *Attributes) error {
 	old, ok := a.OldObject.(*certificatesv1.CertificateSigningRequest)
-	csr, is := a.Object.(*certificatesv1.CertificateSigningRequest)
-	if !ok || !is || a.Operation != Update || a.Subresource != "status" {
+	if !ok || a.Operation != Update || a.Subresource != "status" {
 		return nil
 	}
-	if bytes.Equal(old.Status.Certificate, csr.Status.Certificate) && equality.Semantic.DeepEqual(old.Status.Conditions, csr.Status.Conditions) {
+	now, ok := a.Object.(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return Forbidden(a, fmt.Errorf("expected type CertificateSigningRequest, got: %T", a.Object))
+	}
+	if bytes.Equal(old.Status.Certificate, now.Status.Certificate) && equality.Semantic.DeepEqual(old.Status.Conditions, now.Status.Conditions) {
 		return nil
 	}
-	if p.signers.allowed(ctx, a.User, "sign", old.Spec.SignerName) {
-		return nil
+	if !p.allowed(ctx, a.User, "sign", old.Spec.SignerName) {
+		return Forbidden(a, fmt.Errorf("user not permitted to sign requests with signerName %q", old.Spec.SignerName))
 	}
-	return Forbidden(a, fmt.Errorf("user not permitted to sign requests with signerName %q", old.Spec.SignerName))
+	return nil
 }
 
-// CertificateSubjectRestriction keeps client certificates of the group that
-// may do everything from being asked for.
+// CertificateSubjectRestriction keeps requests from making masters: the group
+// system:masters passes every authorization.
 type CertificateSubjectRestriction struct{}
 
-var _ Validator = (*CertificateSubjectRestriction)(nil)
-
-// NewCertificateSubjectRestriction returns the plugin.
+// NewCertificateSubjectRestriction makes the plugin.
 func NewCertificateSubjectRestriction() *CertificateSubjectRestriction {
 	return &CertificateSubjectRestriction{}
 }
@@ -105,20 +84,38 @@ func (*CertificateSubjectRestriction) Name() string { return "CertificateSubject
 
 // Validate implements Validator.
 func (*CertificateSubjectRestriction) Validate(_ context.Context, a *Attributes) error {
-	csr, ok := a.Object.(*certificatesv1.CertificateSigningRequest)
-	if !ok || a.Operation != Create || a.Subresource != "" || csr.Spec.SignerName != certificatesv1.KubeAPIServerClientSignerName {
+	c, ok := a.Object.(*certificatesv1.CertificateSigningRequest)
+	if !ok || a.Operation != Create || a.Subresource != "" || c.Spec.SignerName != certificatesv1.KubeAPIServerClientSignerName {
 		return nil
 	}
-	block, _ := pem.Decode(csr.Spec.Request)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return Forbidden(a, errors.New("failed to parse CSR: PEM block type must be CERTIFICATE REQUEST"))
-	}
-	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	request, err := certificates.ParseRequest(c.Spec.Request)
 	if err != nil {
 		return Forbidden(a, fmt.Errorf("failed to parse CSR: %w", err))
 	}
-	if slices.Contains(parsed.Subject.Organization, user.SystemPrivilegedGroup) {
-		return Forbidden(a, fmt.Errorf("use of %s signer with %s group is not allowed", certificatesv1.KubeAPIServerClientSignerName, user.SystemPrivilegedGroup))
+	if slices.Contains(request.Subject.Organization, user.SystemPrivilegedGroup) {
+		return Forbidden(a, fmt.Errorf("use of %s signer with system:masters group is not allowed", certificatesv1.KubeAPIServerClientSignerName))
 	}
 	return nil
+}
+
+// signers asks who may do what in the name of a signer. Such a right is one on
+// the resource signers, under the signer's name or that of its domain: domain/*.
+type signers struct {
+	authorizer authorizer.UnconditionalAuthorizer
+}
+
+func (s signers) allowed(ctx context.Context, who user.Info, verb, signer string) bool {
+	if s.authorizer == nil {
+		return false
+	}
+	domain, _, _ := strings.Cut(signer, "/")
+	for _, name := range []string{signer, domain + "/*"} {
+		decision, _, err := s.authorizer.Authorize(ctx, authorizer.AttributesRecord{
+			User: who, Verb: verb, Name: name, APIGroup: certificatesv1.GroupName, APIVersion: "*", Resource: "signers", ResourceRequest: true,
+		})
+		if err == nil && decision == authorizer.DecisionAllow {
+			return true
+		}
+	}
+	return false
 }

@@ -12,6 +12,8 @@ type Config struct {
 	// Authorizer is asked whether a node may have tokens for an audience
 	// that none of its pods names, and who may approve and sign certificates.
 	// Nil: nobody.
+	// that none of its pods names, and who may approve and sign certificate
+	// requests. Nil: nobody may.
 	Authorizer authorizer.UnconditionalAuthorizer
 }
 
