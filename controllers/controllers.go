@@ -29,6 +29,7 @@ import (
 	"github.com/proa-dev/proa/controllers/podgc"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/replication"
+	"github.com/proa-dev/proa/controllers/resourcequota"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
@@ -102,6 +103,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return tainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },

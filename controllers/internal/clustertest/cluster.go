@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -55,7 +56,7 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	}
 	c := &Cluster{t: t}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
-		WithGlobalResourceVersionCounter().
+		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}).
 		WithInterceptorFuncs(interceptor.Funcs{Create: create, Update: update, Delete: remove, SubResourceUpdate: updateStatus}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
