@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -40,6 +41,10 @@ import (
 // Cluster is a client.Cluster for tests. API is the API itself, past the cache.
 type Cluster struct {
 	API client.WithWatch
+	// Graceful pods stay when they are deleted until the Kubelet lets them go.
+	Graceful bool
+	// Before, if set, is called before each "create" and "delete".
+	Before func(verb string, o client.Object)
 
 	t      testing.TB
 	cache  cache.Cache
@@ -56,7 +61,7 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	c := &Cluster{t: t}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
 		WithGlobalResourceVersionCounter().
-		WithInterceptorFuncs(interceptor.Funcs{Create: create, Update: update, Delete: remove, SubResourceUpdate: updateStatus}).Build()
+		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateStatus}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
 		Scheme: scheme.Scheme, Mapper: mapper(), HTTPClient: http.DefaultClient, NewInformer: c.informer,
@@ -89,12 +94,24 @@ func (c *Cluster) Run(loops ...loop.Loop) {
 		c.t.Fatal("cache does not sync")
 	}
 	for _, l := range loops {
-		wg.Go(func() {
-			if err := l.Run(ctx); err != nil {
-				c.t.Errorf("%s: %v", l.Name, err)
-			}
-		})
+		c.Launch(l)
 	}
+}
+
+// Launch runs a loop until the test ends or kill is called, which returns when
+// the loop has ended. The cluster must run.
+func (c *Cluster) Launch(l loop.Loop) (kill func()) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := l.Run(ctx); err != nil {
+			c.t.Errorf("%s: %v", l.Name, err)
+		}
+	})
+	kill = func() { cancel(); wg.Wait() }
+	c.t.Cleanup(kill)
+	return kill
 }
 
 // Eventually waits until ok reports true; it fails the test after ten seconds
@@ -136,6 +153,9 @@ func (c *Cluster) Do(err error) {
 		c.t.Fatal(err)
 	}
 }
+
+// Context ends with the test.
+func (c *Cluster) Context() context.Context { return c.t.Context() }
 
 // Events returns what was recorded so far: "Normal Reason Message".
 func (c *Cluster) Events() []string {
@@ -234,11 +254,20 @@ func complete(o client.Object) {
 		o.SetCreationTimestamp(metav1.Now())
 	}
 	o.SetGeneration(1)
+	if pod, ok := o.(*corev1.Pod); ok && pod.Status.Phase == "" {
+		pod.Status.Phase = corev1.PodPending
+	}
 }
 
-func create(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+func (c *Cluster) create(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+	if c.Before != nil {
+		c.Before("create", o)
+	}
 	complete(o)
-	return c.Create(ctx, o, opts...)
+	if _, ok := o.(*corev1.Pod); ok && c.Graceful {
+		o.SetFinalizers(append(o.GetFinalizers(), grace))
+	}
+	return w.Create(ctx, o, opts...)
 }
 
 func update(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
@@ -266,12 +295,15 @@ func updateStatus(ctx context.Context, c client.Client, sub string, o client.Obj
 }
 
 // remove checks the UID, which the fake does not.
-func remove(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+func (c *Cluster) remove(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+	if c.Before != nil {
+		c.Before("delete", o)
+	}
 	var d client.DeleteOptions
 	d.ApplyOptions(opts)
 	if d.Preconditions != nil && d.Preconditions.UID != nil {
 		old := o.DeepCopyObject().(client.Object)
-		if err := c.Get(ctx, client.ObjectKeyFromObject(o), old); err != nil {
+		if err := w.Get(ctx, client.ObjectKeyFromObject(o), old); err != nil {
 			return err
 		}
 		if old.GetUID() != *d.Preconditions.UID {
@@ -279,7 +311,7 @@ func remove(ctx context.Context, c client.WithWatch, o client.Object, opts ...cl
 				fmt.Errorf("the UID in the precondition does not match"))
 		}
 	}
-	return c.Delete(ctx, o, opts...)
+	return w.Delete(ctx, o, opts...)
 }
 
 func spec(o client.Object) any {
