@@ -50,6 +50,7 @@ type Cluster struct {
 	cache  cache.Cache
 	mu     sync.Mutex
 	events []string
+	gets   map[string]int
 }
 
 // New makes a cluster with the controllers' indexes; Start runs its cache.
@@ -58,7 +59,7 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	for _, o := range objs {
 		complete(o)
 	}
-	c := &Cluster{t: t}
+	c := &Cluster{t: t, gets: map[string]int{}}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
 		WithGlobalResourceVersionCounter().
 		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateStatus}).Build()
@@ -154,6 +155,14 @@ func (c *Cluster) Do(err error) {
 	}
 }
 
+// Gets returns how often an object of obj's type was read from the cache by
+// name. A loop does so once when it looks at its object.
+func (c *Cluster) Gets(obj client.Object) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gets[fmt.Sprintf("%T", obj)]
+}
+
 // Context ends with the test.
 func (c *Cluster) Context() context.Context { return c.t.Context() }
 
@@ -165,7 +174,7 @@ func (c *Cluster) Events() []string {
 }
 
 // Client implements client.Cluster.
-func (c *Cluster) Client() client.WithWatch { return cached{c.API, c.cache} }
+func (c *Cluster) Client() client.WithWatch { return cached{c.API, c} }
 
 // Reader implements client.Cluster.
 func (c *Cluster) Reader() client.Reader { return c.API }
@@ -182,15 +191,18 @@ func (c *Cluster) Recorder(string) record.EventRecorder { return recorder{c} }
 // cached writes to the API and reads from the cache.
 type cached struct {
 	client.WithWatch
-	cache cache.Cache
+	c *Cluster
 }
 
 func (c cached) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-	return c.cache.Get(ctx, key, obj, opts...)
+	c.c.mu.Lock()
+	c.c.gets[fmt.Sprintf("%T", obj)]++
+	c.c.mu.Unlock()
+	return c.c.cache.Get(ctx, key, obj, opts...)
 }
 
 func (c cached) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
-	return c.cache.List(ctx, list, opts...)
+	return c.c.cache.List(ctx, list, opts...)
 }
 
 type recorder struct{ c *Cluster }
