@@ -33,6 +33,7 @@ import (
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
+	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
 )
 
@@ -95,6 +96,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
 		func() (loop.Loop, error) { return replication.New(env) },
+		func() (loop.Loop, error) { return statefulset.New(env) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpointslicemirroring.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },
