@@ -24,7 +24,9 @@
 package podnet
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,6 +35,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -316,10 +319,41 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		removeIfExists(cfg.confFile()),
 		removeIfExists(cfg.socket()),
 		os.RemoveAll(cfg.podsDir()),
+		dropResults(cfg),
 		newRules(cfg.Link, nil).remove(ctx),
 		tearDownFabric(cfg.Link),
 		tearDownNode(cfg.Link, cfg.rangesFile()),
 	)
+}
+
+// resultsDir is where the runtime's CNI library keeps the results of calls, for
+// all networks of the machine. It names no other place to go.
+const resultsDir = "/var/lib/cni/results"
+
+// dropResults removes the results of calls to this network that the runtime
+// did not come to undo.
+func dropResults(cfg Config) error {
+	files, err := filepath.Glob(filepath.Join(resultsDir, cfg.Link+"-*"))
+	errs := []error{err}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			if !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+			continue
+		}
+		var call struct {
+			Config []byte `json:"config"`
+			Name   string `json:"networkName"`
+		}
+		// Another node of this machine may use the same name.
+		if json.Unmarshal(data, &call) != nil || call.Name != cfg.Link || !bytes.Contains(call.Config, []byte(strconv.Quote(cfg.socket()))) {
+			continue
+		}
+		errs = append(errs, removeIfExists(file))
+	}
+	return errors.Join(errs...)
 }
 
 func removeIfExists(name string) error {

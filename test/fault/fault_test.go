@@ -34,7 +34,11 @@ const (
 func TestMain(m *testing.M) {
 	isolate.Enter()
 	// What others leave in these folders of the machine is not Proa's.
-	for _, dir := range []string{"/run", "/var/log"} {
+	for _, dir := range []string{"/run", "/var/log", "/var/lib/cni"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			fmt.Fprintln(os.Stderr, "fault:", err)
+			os.Exit(2)
+		}
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
 			fmt.Fprintln(os.Stderr, "fault: tmpfs over", dir+":", err)
 			os.Exit(2)
@@ -240,7 +244,10 @@ func look(t *testing.T, dataDir string, uids []string) machine {
 		"run":                {"/run/*", "/run/*/*"},
 		"addresses":          {filepath.Join(dataDir, "cni", "pods", "*")},
 		"pod directories":    {filepath.Join(dataDir, "kubelet", "pods", "*")},
-		"tasks":              {filepath.Join(dataDir, "run", "containerd", "*", "*", "*")},
+		"tasks":              {filepath.Join(dataDir, "run", "containerd", "*", "*", "*"), filepath.Join(dataDir, "containerd", "*.task", "*", "*")},
+		"containers":         {filepath.Join(dataDir, "containerd", "*.cri", "*", "*")},
+		"runc":               {filepath.Join(dataDir, "run", "runc", "*", "*")},
+		"network cache":      {"/var/lib/cni/results/*"},
 	} {
 		for _, p := range patterns {
 			found, err := filepath.Glob(p)

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// Controller finds pods and ReplicaSets by the UID of their controller.
+	// Controller finds pods, ReplicaSets and ControllerRevisions by the UID of
+	// their controller.
 	Controller = "metadata.controllerUID"
 	// Orphan is Controller's value for objects without a controller.
 	Orphan = "none"
@@ -30,6 +31,7 @@ func Install(ctx context.Context, c cache.Cache) error {
 	}{
 		{&corev1.Pod{}, Controller, controllerUID},
 		{&appsv1.ReplicaSet{}, Controller, controllerUID},
+		{&appsv1.ControllerRevision{}, Controller, controllerUID},
 		{&corev1.Pod{}, PodNode, podNode},
 	} {
 		if err := c.IndexField(ctx, x.obj, x.field, x.fn); err != nil {
