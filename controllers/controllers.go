@@ -15,6 +15,8 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/controllers/bootstrap"
+	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/controllers/clusterroleaggregation"
 	"github.com/proa-dev/proa/controllers/deployment"
 	"github.com/proa-dev/proa/controllers/endpoints"
@@ -53,6 +55,8 @@ type Config struct {
 	Tokens serviceaccounttoken.Issuer
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
+	// Certificates says who signs certificate requests, and how.
+	Certificates certificates.Config
 }
 
 // Validate says what is missing.
@@ -111,6 +115,8 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 		func() (loop.Loop, error) { return clusterroleaggregation.New(env) },
+		func() (loop.Loop, error) { return certificates.New(env, cfg.Certificates) },
+		func() (loop.Loop, error) { return bootstrap.New(env) },
 	} {
 		l, err := newLoop()
 		if err != nil {
