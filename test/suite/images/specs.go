@@ -79,7 +79,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 	}
 	return []ociimage.Spec{
 		agnhost, nginx, nonroot, pets("kitten"), pets("nautilus"),
-		of([]string{promoted + "busybox:1.37.0-2"}, []string{"sh"}, b.userland),
+		of([]string{promoted + "busybox:1.37.0-2", promoted + "busybox:1.36.1-1"}, []string{"sh"}, b.userland),
 		of([]string{promoted + "glibc-dns-testing:2.1.1"}, []string{"bash"}, without(b.userland, "/bin/nslookup"), dns),
 		of([]string{promoted + "ipc-utils:1.4"}, []string{"sh"}, without(b.userland, "/bin/ipcs", "/bin/ipcrm"), ipc),
 		of([]string{promoted + "nonewprivs:1.4"}, []string{"nnp"}, b.userland, []ociimage.File{
