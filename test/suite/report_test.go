@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,16 @@ func TestReport(t *testing.T) {
 		{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-node] Other"], "LeafNodeText": "not chosen", "State": "skipped"}]}]`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	rec := recorder{results: known, commit: "abc"}
+	rec := recorder{results: known, commit: "abc", chosen: map[string]bool{"[sig-apps] Job runs": true, "[sig-apps] Job fails": true}, out: t.Output()}
+	printed := "SSS------\n• [2.000 seconds]\n[sig-apps] Job runs\na_test.go:1\n\n• [FAILED] [0.100 seconds]\n[sig-apps] Job [It] fails\n"
+	for part := range slices.Chunk([]byte(printed), 7) {
+		if _, err := rec.Write(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := known.all(); len(r) != 2 || r["[sig-apps] Job runs"].State != passed || r["[sig-apps] Job fails"].State != failed {
+		t.Errorf("while it ran: %+v", r)
+	}
 	if err := rec.readReport(report); err != nil {
 		t.Fatal(err)
 	}
