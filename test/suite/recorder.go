@@ -50,6 +50,9 @@ func (r *recorder) take(line string) {
 		return
 	}
 	name := strings.Replace(line, " [It]", "", 1)
+	if i := strings.LastIndex(name, " ["); !r.chosen[name] && i > 0 {
+		name = name[:i] // labels follow it
+	}
 	if r.state == "" || !r.chosen[name] {
 		return
 	}

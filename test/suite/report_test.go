@@ -27,7 +27,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec := recorder{results: known, commit: "abc", chosen: map[string]bool{"[sig-apps] Job runs": true, "[sig-apps] Job fails": true}, out: t.Output()}
-	printed := "SSS------\n• [2.000 seconds]\n[sig-apps] Job runs\na_test.go:1\n\n• [FAILED] [0.100 seconds]\n[sig-apps] Job [It] fails\n"
+	printed := "SSS------\n• [2.000 seconds]\n[sig-apps] Job runs [sig-apps, Conformance]\na_test.go:1\n\n• [FAILED] [0.100 seconds]\n[sig-apps] Job [It] fails\n"
 	for part := range slices.Chunk([]byte(printed), 7) {
 		if _, err := rec.Write(part); err != nil {
 			t.Fatal(err)
