@@ -51,6 +51,10 @@ down: ## Stop it and remove everything that it left.
 test: build ## All tests, as root, with real containers.
 	@test/run.sh
 
+.PHONY: conformance
+conformance: build ## Upstream's conformance tests; FOCUS='regexp' some, RERUN=failed or all; goes on where it stopped.
+	@test/conformance/run.sh
+
 .PHONY: race
 race: binaries ## The concurrent packages under the race detector.
 	@CGO_ENABLED=1 go test -race -count=1 $(RACE)

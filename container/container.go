@@ -167,6 +167,9 @@ func (r *Runtime) Run(ctx context.Context, ready func()) error {
 	if err := prependPath(r.bin.Dir); err != nil {
 		return fmt.Errorf("container: %w", err)
 	}
+	if err := r.endLaunchers(ctx); err != nil {
+		r.cfg.Logger.Warn("helpers of an earlier life remain", "error", err)
+	}
 	// Plugins keep the context they are loaded with and still need it while
 	// they close, so it must not end before.
 	e, err := r.load(context.WithoutCancel(ctx), r.settings(detect(r.root(), r.cfg.Snapshotter, r.cfg.Logger)))
@@ -199,6 +202,9 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	}
 	if err := r.endOrphans(); err != nil {
 		r.cfg.Logger.Warn("shims of an earlier life remain", "error", err)
+	}
+	if err := r.dropContainers(ctx); err != nil {
+		r.cfg.Logger.Warn("containers of an earlier life remain", "error", err)
 	}
 	if err := r.dropNetworks(ctx, e); err != nil {
 		r.cfg.Logger.Warn("network namespaces of an earlier life remain", "error", err)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/controllers/bootstrap"
+	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/controllers/clusterroleaggregation"
 	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
@@ -30,6 +32,7 @@ import (
 	"github.com/proa-dev/proa/controllers/podgc"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/replication"
+	"github.com/proa-dev/proa/controllers/resourcequota"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
@@ -53,6 +56,8 @@ type Config struct {
 	Tokens serviceaccounttoken.Issuer
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
+	// Certificates says who signs certificate requests, and how.
+	Certificates certificates.Config
 }
 
 // Validate says what is missing.
@@ -106,11 +111,14 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return tainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 		func() (loop.Loop, error) { return clusterroleaggregation.New(env) },
+		func() (loop.Loop, error) { return certificates.New(env, cfg.Certificates) },
+		func() (loop.Loop, error) { return bootstrap.New(env) },
 	} {
 		l, err := newLoop()
 		if err != nil {

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
+
+	"github.com/proa-dev/proa/internal/quantities"
 )
 
 // DecodeJSON reads data into obj and returns the duplicate and unknown fields
@@ -16,6 +18,9 @@ import (
 func DecodeJSON(data []byte, obj runtime.Object) (strict []error, err error) {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
+		if err := quantities.CheckJSON(data, obj); err != nil {
+			return nil, err
+		}
 		return kjson.UnmarshalStrict(data, obj)
 	}
 	content := map[string]any{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -272,6 +273,23 @@ func forbidden(a authorizer.AttributesRecord, reason string) error {
 func userOf(ctx context.Context) user.Info {
 	u, _ := request.UserFrom(ctx)
 	return u
+}
+
+// requester is who asks, for objects that record it. What it holds is shared
+// with other requests of that user: copies are handed out.
+func requester(ctx context.Context) api.Requester {
+	u := userOf(ctx)
+	if u == nil {
+		return api.Requester{}
+	}
+	r := api.Requester{Name: u.GetName(), UID: u.GetUID(), Groups: slices.Clone(u.GetGroups())}
+	for k, v := range u.GetExtra() {
+		if r.Extra == nil {
+			r.Extra = map[string][]string{}
+		}
+		r.Extra[k] = slices.Clone(v)
+	}
+	return r
 }
 
 func warn(ctx context.Context, text string) { warning.AddWarning(ctx, "", text) }

@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"os"
+	"syscall"
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
@@ -47,13 +51,27 @@ const badQuery = "Couldn't parse request"
 // Handle implements slog.Handler.
 func (l library) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = lowered(r.Level)
-	if r.Message == badQuery {
+	if r.Message == badQuery || hungUp(r) {
 		r.Level = slog.LevelDebug
 	}
 	if !l.Handler.Enabled(ctx, r.Level) {
 		return nil
 	}
 	return l.Handler.Handle(ctx, r)
+}
+
+// hungUp says whether a record tells that a connection ended: one side of a
+// stream closes it when it has seen enough, and the other learns it by an error.
+func hungUp(r slog.Record) bool {
+	found := false
+	r.Attrs(func(a slog.Attr) bool {
+		err, ok := a.Value.Any().(error)
+		for _, end := range []error{net.ErrClosed, io.EOF, io.ErrClosedPipe, syscall.EPIPE, syscall.ECONNRESET} {
+			found = found || (ok && errors.Is(err, end))
+		}
+		return !found
+	})
+	return found
 }
 
 // WithAttrs implements slog.Handler.

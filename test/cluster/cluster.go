@@ -102,6 +102,17 @@ func (c *Cluster) Until(ctx context.Context, limit time.Duration, ok func() bool
 	return nil
 }
 
+// Wait returns once the server ends, with its last words, or with the context.
+func (c *Cluster) Wait(ctx context.Context) error {
+	select {
+	case err := <-c.ended:
+		c.ended <- err
+		return fmt.Errorf("proa ended: %w\n%s", err, c.LastWords())
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 func (c *Cluster) logFile() string { return filepath.Join(c.Dir, "proa.log") }
 
 // LastWords is the end of the server's log.

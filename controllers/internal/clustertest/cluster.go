@@ -61,7 +61,7 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	}
 	c := &Cluster{t: t, gets: map[string]int{}}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
-		WithGlobalResourceVersionCounter().
+		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}).
 		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateStatus}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
