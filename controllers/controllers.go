@@ -20,6 +20,7 @@ import (
 	"github.com/proa-dev/proa/controllers/clusterroleaggregation"
 	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/disruption"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
 	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
@@ -103,6 +104,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return replication.New(env) },
 		func() (loop.Loop, error) { return statefulset.New(env) },
 		func() (loop.Loop, error) { return daemonset.New(env) },
+		func() (loop.Loop, error) { return disruption.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpointslicemirroring.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },
