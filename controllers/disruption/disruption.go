@@ -70,7 +70,9 @@ func New(env loop.Env, kinds func() []*api.Kind) (loop.Loop, error) {
 }
 
 func (c *controller) watchBudgets() source.Source {
-	add := func(_ context.Context, q loop.Queue, b *policyv1.PodDisruptionBudget) { q.Add(loop.Key(b.Namespace, b.Name)) }
+	add := func(_ context.Context, q loop.Queue, b *policyv1.PodDisruptionBudget) {
+		q.Add(loop.Key(b.Namespace, b.Name))
+	}
 	return loop.Watch(c.env.Cluster, &policyv1.PodDisruptionBudget{}, loop.On[*policyv1.PodDisruptionBudget]{
 		Created: add,
 		Updated: func(ctx context.Context, q loop.Queue, _, b *policyv1.PodDisruptionBudget) { add(ctx, q, b) },
