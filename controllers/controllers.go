@@ -19,7 +19,9 @@ import (
 	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/controllers/clusterroleaggregation"
 	"github.com/proa-dev/proa/controllers/cronjob"
+	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/disruption"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
 	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
@@ -107,6 +109,8 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return job.New(env) },
 		func() (loop.Loop, error) { return cronjob.New(env) },
 		func() (loop.Loop, error) { return ttlafterfinished.New(env) },
+		func() (loop.Loop, error) { return daemonset.New(env) },
+		func() (loop.Loop, error) { return disruption.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpointslicemirroring.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },
