@@ -99,7 +99,7 @@ func (cfg *nodeConfig) container() container.Config {
 
 func (cfg *nodeConfig) podnet() podnet.Config {
 	return podnet.Config{
-		DataDir: cfg.dataDir, StateDir: cfg.runDir, ClusterCIDRs: []netip.Prefix{cfg.pods}, 
+		DataDir: cfg.dataDir, StateDir: cfg.runDir, ClusterCIDRs: []netip.Prefix{cfg.pods},
 		Between: cfg.podNetwork, Node: cfg.nodeName, Address: cfg.hostAddr, Logger: cfg.logger.With("component", "podnet"),
 	}
 }
