@@ -32,7 +32,7 @@ func (o *options) run(ctx context.Context, tests []string) error {
 	if err != nil {
 		return err
 	}
-	chosen, err := choose(tests, known.all(), o.focus, o.rerun)
+	chosen, err := choose(tests, known.all(), o.focus, o.skip, o.rerun)
 	if err != nil {
 		return err
 	}
