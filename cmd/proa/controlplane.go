@@ -36,8 +36,10 @@ import (
 	"github.com/proa-dev/proa/apiserver/services"
 	"github.com/proa-dev/proa/apiserver/virtual"
 	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/client/join"
 	"github.com/proa-dev/proa/client/local"
 	"github.com/proa-dev/proa/controllers"
+	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/internal/certs"
 	"github.com/proa-dev/proa/scheduler"
 	"github.com/proa-dev/proa/store"
@@ -105,7 +107,7 @@ func lookup() func(schema.GroupVersionKind) *api.Kind {
 
 func (p *controlPlane) newServer() error {
 	cfg := p.cfg
-	serving, err := p.authority.Server(certs.APIServerNames(cfg.clusterDomain, net.IP(cfg.apiAddr.AsSlice()), cfg.nodeName, hostIPs(), cfg.tlsSANs))
+	serving, err := p.authority.Server(p.names())
 	if err != nil {
 		return err
 	}
@@ -163,6 +165,34 @@ func (p *controlPlane) newServer() error {
 	return err
 }
 
+// names are those under which the API server is reached.
+func (p *controlPlane) names() certs.Names {
+	ips := append(hostIPs(), net.IP(p.cfg.hostAddr.AsSlice()))
+	return certs.APIServerNames(p.cfg.clusterDomain, net.IP(p.cfg.apiAddr.AsSlice()), p.cfg.nodeName, ips, p.cfg.tlsSANs)
+}
+
+// newNode makes the server's own node: it sees the cluster in this process,
+// and its certificate comes from the authority itself.
+func (p *controlPlane) newNode() (*node, error) {
+	cfg := &p.cfg.nodeConfig
+	self, err := p.view(local.Config{Only: ownObjects(cfg.nodeName), Host: cfg.nodeName}, "system:node:"+cfg.nodeName, user.NodesGroup)
+	if err != nil {
+		return nil, err
+	}
+	services, err := p.as(user.KubeProxy)
+	if err != nil {
+		return nil, err
+	}
+	serving, err := p.authority.Server(certs.Names{
+		CommonName: "system:node:" + cfg.nodeName, Organizations: []string{user.NodesGroup},
+		DNS: []string{cfg.nodeName}, IPs: append(hostIPs(), net.IP(cfg.hostAddr.AsSlice())),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newNode(cfg, self, services, nodeTLS(serving.GetCertificate, p.authority.Pool()))
+}
+
 // newClusters makes the in-process clients. Each identity is that of
 // upstream's component, with the same rights.
 func (p *controlPlane) newClusters(ctx context.Context) (err error) {
@@ -180,6 +210,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
 		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods,
+		Certificates: certificates.Config{Issuer: p.authority, Reserved: p.names(), Life: certs.Life},
 	})
 	return err
 }
@@ -234,7 +265,8 @@ func (p *controlPlane) runAPIServer(ctx context.Context, ready func()) error {
 // among the endpoints of the Service kubernetes.
 func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
 	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr,
-		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser}}); err != nil {
+		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser},
+		Server: "https://" + netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)).String(), Settings: p.settings().Data()}); err != nil {
 		return err
 	}
 	p.bootstrapped.Store(true)
@@ -243,6 +275,11 @@ func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
 		Clock: clock.RealClock{}, Logger: p.cfg.logger,
 	}
 	return endpoints.Run(ctx, ready)
+}
+
+// settings are what other nodes must know.
+func (p *controlPlane) settings() join.Settings {
+	return join.Settings{Pods: p.cfg.pods, DNS: p.cfg.dnsAddr, Domain: p.cfg.clusterDomain, PodNetwork: p.cfg.podNetwork}
 }
 
 // bootstrapping is a check of /readyz: clients may count on the first objects.

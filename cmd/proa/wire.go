@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,13 +15,10 @@ import (
 // serverConfig is the flags, checked and completed.
 type serverConfig struct {
 	serverOptions
-	pods, services      netip.Prefix
-	apiAddr, dnsAddr    netip.Addr
-	hostAddr            netip.Addr
+	services            netip.Prefix
+	apiAddr             netip.Addr
 	portFirst, portLast int32
 	mode                fs.FileMode
-	runDir              string
-	logger              *slog.Logger
 }
 
 // runServer runs every component of a server, in start order:
@@ -55,7 +51,7 @@ func runServer(ctx context.Context, cfg *serverConfig) error {
 		{Name: "scheduler", Run: p.runScheduler},
 	}
 	if !cfg.disableAgent {
-		n, err := newNode(cfg, p)
+		n, err := p.newNode()
 		if err != nil {
 			return err
 		}

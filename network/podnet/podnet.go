@@ -7,6 +7,9 @@
 //	runtime ─exec→ proa-cni ─socket→ Network ─netlink→  veth, addresses, routes
 //	                                     └─nftables→    masquerade, host ports
 //
+// To the pods of other nodes it routes through a VXLAN tunnel, or directly on one
+// segment: see peers.go.
+//
 // There is no bridge: the pod's end of the veth has a /32 (/128) address and a
 // default route to the gateway address, the node's end a route to the pod. All
 // traffic of a pod, to its neighbour too, is routed by the node, so connection
@@ -55,8 +58,15 @@ type Config struct {
 	// ClusterCIDRs hold the pods of all nodes: traffic to them keeps its
 	// source address, other traffic that leaves the node gets the node's.
 	ClusterCIDRs []netip.Prefix
-	// MTU of the pods' links; that of the link with the default route when 0.
+	// MTU of the pods' links. When 0 it is that of the link with the default
+	// route, less what a tunnel to other nodes adds.
 	MTU int
+	// Between says how pods of different nodes reach each other: VXLAN, Direct,
+	// or empty for a node that is alone. Node is this node's name in the
+	// cluster, and Address the one by which other nodes reach it.
+	Between string
+	Node    string
+	Address netip.Addr
 	// Logger gets what is not told to the runtime.
 	Logger *slog.Logger
 }
@@ -97,6 +107,9 @@ func (c *Config) Validate() error {
 			return errors.New("podnet: invalid cluster CIDR")
 		}
 	}
+	if err := c.validateBetween(); err != nil {
+		return err
+	}
 	return validatePodCIDRs(c.PodCIDRs)
 }
 
@@ -134,8 +147,11 @@ type Network struct {
 	store *store
 	rules *rules
 	calls keyedMutex
+	// poke has the ways to other nodes looked at.
+	poke chan struct{}
 
 	mu        sync.Mutex
+	peers     []Peer // nil until they are told
 	listening bool
 	cidrs     []netip.Prefix
 	applied   bool // the machine fits cidrs
@@ -153,6 +169,7 @@ func New(cfg Config) (*Network, error) {
 		store: newStore(cfg.podsDir()),
 		rules: newRules(cfg.Link, cfg.ClusterCIDRs),
 		cidrs: masked(cfg.PodCIDRs),
+		poke:  make(chan struct{}, 1),
 	}, nil
 }
 
@@ -178,7 +195,12 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 		return errors.Join(fmt.Errorf("podnet: %w", err), srv.close())
 	}
 	ready()
+	var fabric sync.WaitGroup
+	fabricCtx, stop := context.WithCancel(ctx)
+	fabric.Go(func() { n.runFabric(fabricCtx) })
 	err = srv.serve(ctx)
+	stop()
+	fabric.Wait()
 	n.mu.Lock()
 	n.listening, n.applied = false, false
 	n.mu.Unlock()
@@ -249,6 +271,7 @@ func (n *Network) apply(ctx context.Context) error {
 		return fmt.Errorf("podnet: %w", err)
 	}
 	n.applied = true
+	n.pokeFabric()
 	return nil
 }
 
@@ -298,6 +321,7 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		os.RemoveAll(cfg.podsDir()),
 		dropResults(cfg),
 		newRules(cfg.Link, nil).remove(ctx),
+		tearDownFabric(cfg.Link),
 		tearDownNode(cfg.Link, cfg.rangesFile()),
 	)
 }
