@@ -98,7 +98,7 @@ func (a *Authenticator) claims(ctx context.Context, token string) (*claims, erro
 		return nil, errors.New("token is too long")
 	}
 	key := sha256.Sum256([]byte(token))
-	c, known := a.tokens.get(key)
+	c, known := a.tokens.get(key[:])
 	if !known {
 		var err error
 		if c, err = a.verified(token); err != nil {
@@ -113,7 +113,7 @@ func (a *Authenticator) claims(ctx context.Context, token string) (*claims, erro
 		return nil, err
 	}
 	if !known {
-		a.tokens.put(key, c)
+		a.tokens.put(key[:], c)
 	}
 	return c, nil
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/proa-dev/proa/api/builtin"
 	"github.com/proa-dev/proa/apiserver"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/admission/quotas"
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
@@ -130,6 +131,7 @@ func (p *controlPlane) newServer() error {
 	}
 	maps.Copy(paths, profiles())
 	authorizer := authz.New(objects)
+	lookup := admission.Lookup{Source: objects, Live: objects.Live}
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
@@ -138,12 +140,19 @@ func (p *controlPlane) newServer() error {
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
 		Authenticator: p.authenticator, Authorizer: authorizer,
 		Admission: append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}),
-			authz.NewEscalation(authorizer, admission.Lookup{Source: objects, Live: objects.Live})),
+			authz.NewEscalation(authorizer, lookup),
+			quotas.New(quotas.Config{Lookup: lookup, Replace: func(ctx context.Context, q *corev1.ResourceQuota) error {
+				return objects.Replace(ctx, corev1.Resource("resourcequotas"), q)
+			}})),
 		Virtual: virtual.Functions(virtual.Config{Tokens: p.authenticator, Authorizer: authorizer}),
 		Token:   p.authenticator.IssueToken,
 		Kubelet: &http.Transport{
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+		},
+		Components: []health.Check{
+			// They run in this process from the end of bootstrapping to its own end.
+			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
 		},
 		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
 		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},

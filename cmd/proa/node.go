@@ -88,7 +88,7 @@ func newNode(cfg *nodeConfig, self, services client.Cluster, serving *tls.Config
 		RuntimeEndpoint: endpoint, ClusterDNS: []string{cfg.dnsAddr.String()}, ClusterDomain: cfg.clusterDomain,
 		ResolvConf: cfg.resolvFile(), StaticPodDir: cfg.manifests(), DefaultPod: func(pod *corev1.Pod) { core.Pod().Default(pod) },
 		Listen: ":10250", Port: 10250, TLS: serving,
-		CgroupRoot: cfg.cgroupRoot(), Labels: cfg.labels, Taints: cfg.taints, Version: kinds.Version().GitVersion,
+		CgroupRoot: cfg.cgroupRoot(), Labels: cfg.labels, Taints: cfg.taints, EvictionHard: cfg.eviction, Version: kinds.Version().GitVersion,
 		Logger: cfg.logger.With("component", "kubelet"),
 	})
 	return n, err

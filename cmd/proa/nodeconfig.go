@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/proa-dev/proa/container"
+	"github.com/proa-dev/proa/kubelet"
 	"github.com/proa-dev/proa/network/podnet"
 )
 
@@ -30,6 +31,7 @@ type nodeConfig struct {
 	cni             string
 	resolvConf      string
 	podManifests    string
+	evictionHard    []string
 	debug           bool
 
 	// What the cluster's nodes have in common.
@@ -41,6 +43,7 @@ type nodeConfig struct {
 	hostAddr netip.Addr
 	labels   map[string]string
 	taints   []corev1.Taint
+	eviction kubelet.Thresholds
 	runDir   string
 	logger   *slog.Logger
 }
@@ -56,6 +59,7 @@ func (cfg *nodeConfig) flags(f *pflag.FlagSet) {
 	f.StringVar(&cfg.cni, "cni", "proa", `pod network: "proa", or "none" to use what /etc/cni/net.d says`)
 	f.StringVar(&cfg.resolvConf, "resolv-conf", "", "the host's resolv.conf for pods and DNS (default: detected)")
 	f.StringVar(&cfg.podManifests, "pod-manifest-path", "", "folder of static pods (default: <data-dir>/manifests)")
+	f.StringSliceVar(&cfg.evictionHard, "eviction-hard", nil, "what the node must have left, as memory.available<100Mi,nodefs.available<10% (default: the kubelet's)")
 	f.BoolVar(&cfg.debug, "debug", false, "log more")
 }
 
@@ -64,6 +68,12 @@ func (cfg *nodeConfig) complete(ctx context.Context) error {
 	var errs []error
 	if cfg.cni != "proa" && cfg.cni != "none" {
 		errs = append(errs, fmt.Errorf(`--cni: %q is neither "proa" nor "none"`, cfg.cni))
+	}
+	if len(cfg.evictionHard) > 0 {
+		var err error
+		if cfg.eviction, err = kubelet.ParseThresholds(cfg.evictionHard); err != nil {
+			errs = append(errs, fmt.Errorf("--eviction-hard: %w", err))
+		}
 	}
 	fill := func(err error) { errs = append(errs, err) }
 	var err error

@@ -180,7 +180,9 @@ func TestCrashLoopBacksOff(t *testing.T) {
 
 // A kubelet that starts anew takes up the back-off where the last one was.
 func TestCrashLoopOutlivesTheKubelet(t *testing.T) {
-	runtime := &fakecri.Runtime{Act: func(string, uint32) fakecri.Behaviour { return fakecri.Behaviour{Exits: true, For: time.Second, Code: 1} }}
+	runtime := &fakecri.Runtime{Act: func(string, uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: true, For: time.Second, Code: 1}
+	}}
 	run(t, runtime, func(b *bench) {
 		dir := t.TempDir()
 		p := pod("c")

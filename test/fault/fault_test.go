@@ -74,9 +74,9 @@ func newNode(t *testing.T) *node {
 }
 
 // start runs the server and waits for its node.
-func (n *node) start() {
+func (n *node) start(flags ...string) {
 	n.Helper()
-	if err := n.Start(n.Context()); err != nil {
+	if err := n.Start(n.Context(), flags...); err != nil {
 		n.Fatal(err)
 	}
 	var err error
@@ -108,8 +108,9 @@ func (n *node) until(what string, ok func() bool) {
 	}
 }
 
-// importBusybox gives the node the image that the pods here run.
-func (n *node) importBusybox() {
+// importBusybox gives the node the image that the pods here run, and images
+// of other names that differ in no more than that.
+func (n *node) importBusybox(names ...string) {
 	n.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {
@@ -119,13 +120,15 @@ func (n *node) importBusybox() {
 	if err != nil {
 		n.Fatal(err)
 	}
-	var archive bytes.Buffer
-	spec := ociimage.Spec{Names: []string{busybox}, Layers: [][]ociimage.File{files}, Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}}
-	if err := ociimage.Build(&archive, spec); err != nil {
-		n.Fatal(err)
-	}
-	if _, err := n.Proa(n.Context(), &archive, "image", "import", "-"); err != nil {
-		n.Fatal(err)
+	for _, name := range append(names, busybox) {
+		var archive bytes.Buffer
+		spec := ociimage.Spec{Names: []string{name}, Layers: [][]ociimage.File{files}, Cmd: []string{"sh"}, Env: []string{"PATH=/bin", "NAME=" + name}}
+		if err := ociimage.Build(&archive, spec); err != nil {
+			n.Fatal(err)
+		}
+		if _, err := n.Proa(n.Context(), &archive, "image", "import", "-"); err != nil {
+			n.Fatal(err)
+		}
 	}
 }
 

@@ -53,8 +53,9 @@ func main() {
 		isolate.Enter()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := o.do(ctx, verb); err != nil {
+	err := o.do(ctx, verb)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}

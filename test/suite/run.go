@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -42,7 +43,10 @@ func (o *options) run(ctx context.Context, tests []string) error {
 	if err != nil {
 		return fmt.Errorf("git: %w", err)
 	}
-	rec := &recorder{results: known, commit: strings.TrimSpace(string(commit)), total: len(chosen), out: os.Stdout}
+	rec := &recorder{results: known, commit: strings.TrimSpace(string(commit)), chosen: map[string]bool{}, out: os.Stdout}
+	for _, name := range chosen {
+		rec.chosen[name] = true
+	}
 	before := time.Now()
 	if err := o.session(ctx, chosen, rec); err != nil {
 		return err
@@ -116,14 +120,6 @@ func (o *options) keepLog(c *cluster.Cluster) error {
 // ginkgo runs the suite's processes. Serial tests come last, by themselves:
 // upstream marks them for ginkgo.
 func (o *options) ginkgo(ctx context.Context, c *cluster.Cluster, chosen []string, rec *recorder) error {
-	progress, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: rec, ReadHeaderTimeout: 10 * time.Second}
-	defer server.Close()
-	go func() { _ = server.Serve(progress) }()
-
 	logs, err := filepath.Abs(filepath.Join(o.state, "logs"))
 	if err != nil {
 		return err
@@ -142,14 +138,13 @@ func (o *options) ginkgo(ctx context.Context, c *cluster.Cluster, chosen []strin
 		return err
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(o.programs, "ginkgo"),
-		fmt.Sprintf("--procs=%d", o.procs), "--no-color", "--timeout=24h", "--output-interceptor-mode=none",
+		fmt.Sprintf("--procs=%d", o.procs), "--no-color", "-v", "--timeout=24h", "--output-interceptor-mode=none",
 		"--focus="+pattern(chosen), "--json-report=report.json", "--output-dir="+logs,
 		filepath.Join(o.programs, "e2e.test"), "--",
 		"--provider=skeleton", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+kubectl,
-		"--kubelet-root-dir="+filepath.Join(c.Dir, "kubelet"), "--disable-log-dump", "--e2e-output-dir="+logs,
-		"--progress-report-url=http://"+progress.Addr().String())
+		"--kubelet-root-dir="+filepath.Join(c.Dir, "kubelet"), "--disable-log-dump", "--e2e-output-dir="+logs)
 	cmd.Env = append(os.Environ(), "HOME="+c.Dir, "KUBECONFIG="+c.Kubeconfig(), "PATH="+filepath.Dir(kubectl)+":"+os.Getenv("PATH"))
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, rec), log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = time.Minute
