@@ -10,11 +10,13 @@ import (
 	"runtime"
 
 	"github.com/proa-dev/proa/internal/lifecycle"
+	"github.com/proa-dev/proa/scheduler"
 )
 
 // serverConfig is the flags, checked and completed.
 type serverConfig struct {
 	serverOptions
+	scheduling          scheduler.Config
 	services            netip.Prefix
 	apiAddr             netip.Addr
 	portFirst, portLast int32
