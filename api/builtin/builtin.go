@@ -6,6 +6,8 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/api/auth"
+	"github.com/proa-dev/proa/api/batch"
+	"github.com/proa-dev/proa/api/certificates"
 	"github.com/proa-dev/proa/api/coordination"
 	"github.com/proa-dev/proa/api/core"
 	"github.com/proa-dev/proa/api/discovery"
@@ -24,6 +26,8 @@ func Kinds() []*api.Kind {
 		core.Kinds(),
 		apps.Kinds(),
 		auth.Kinds(),
+		batch.Kinds(),
+		certificates.Kinds(),
 		coordination.Kinds(),
 		discovery.Kinds(),
 		events.Kinds(),

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
+
+	"github.com/proa-dev/proa/internal/quantities"
 )
 
 // DecodeJSON reads data into obj, which is empty, and returns the duplicate and
@@ -22,6 +24,9 @@ import (
 func DecodeJSON(data []byte, obj runtime.Object) (strict []error, err error) {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
+		if err := quantities.CheckJSON(data, obj); err != nil {
+			return nil, err
+		}
 		if jsonv2.Unmarshal(data, obj, jsonv2.RejectUnknownMembers(true)) == nil {
 			return nil, nil
 		}

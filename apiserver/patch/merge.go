@@ -9,6 +9,8 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	kjson "sigs.k8s.io/json"
+
+	"github.com/proa-dev/proa/internal/quantities"
 )
 
 // Merger applies JSON merge patches to Go values. A patch touches little of an
@@ -113,6 +115,9 @@ func replace(v reflect.Value, change any) bool {
 		return false
 	}
 	next := reflect.New(v.Type())
+	if quantities.CheckJSON(data, next.Interface()) != nil {
+		return false // the long way says what is wrong
+	}
 	if faults, err := kjson.UnmarshalStrict(data, next.Interface()); err != nil || len(faults) > 0 {
 		return false
 	}

@@ -137,22 +137,28 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	}
 	dedupOwners(ctx, obj, true)
 	obj.SetGeneration(0)
-	if k.PrepareCreate != nil {
-		k.PrepareCreate(obj)
-	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
+	unnamed := obj
 	for attempt := 1; ; attempt++ {
 		if generated {
+			// A fresh copy for each name: defaults and what is prepared follow from
+			// it (a namespace's label, those of a job's pods).
+			obj = unnamed.DeepCopyObject().(api.Object)
 			obj.SetName(generateName(obj.GetGenerateName()))
-			if k.Default != nil { // a namespace's label follows from its name
+			a.Object, a.Name = obj, ""
+			if k.Default != nil {
 				k.Default(obj)
 			}
+		}
+		if k.PrepareCreate != nil {
+			k.PrepareCreate(obj)
+		}
+		if k.SetRequester != nil {
+			k.SetRequester(obj, requester(ctx))
 		}
 		out, err := c.storeNew(ctx, r, t, obj, a)
 		if generated && apierrors.IsAlreadyExists(err) {
 			if attempt < generateAttempts {
-				obj = obj.DeepCopyObject().(api.Object) // the store has the other one
-				a.Object, a.Name = obj, ""
 				continue
 			}
 			return nil, apierrors.NewGenerateNameConflict(k.GR(), obj.GetName(), 1)

@@ -21,6 +21,13 @@ func (c *Core) Get(ctx context.Context, t Target, opts *metav1.GetOptions) (runt
 	if err := c.authorize(ctx, "get", t); err != nil {
 		return nil, err
 	}
+	if f := c.cfg.Computed[t.Kind.GVK]; f != nil {
+		e, err := c.computedOne(ctx, t, f)
+		if err != nil {
+			return nil, err
+		}
+		return e.Object, nil
+	}
 	r, e, err := c.entry(ctx, t, opts)
 	if err != nil {
 		return nil, err
@@ -40,6 +47,10 @@ func (c *Core) Get(ctx context.Context, t Target, opts *metav1.GetOptions) (runt
 func (c *Core) Entry(ctx context.Context, t Target, opts *metav1.GetOptions) (*store.Entry, func(api.Object) (api.Object, error), error) {
 	if err := c.authorize(ctx, "get", t); err != nil {
 		return nil, nil, err
+	}
+	if f := c.cfg.Computed[t.Kind.GVK]; f != nil {
+		e, err := c.computedOne(ctx, t, f)
+		return e, same, err
 	}
 	r, e, err := c.entry(ctx, t, opts)
 	if err != nil {
@@ -150,6 +161,13 @@ func (c *Core) list(ctx context.Context, t Target, opts *metav1.ListOptions) (*L
 func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*Found, error) {
 	if opts == nil {
 		opts = &metav1.ListOptions{}
+	}
+	if f := c.cfg.Computed[t.Kind.GVK]; f != nil {
+		l, err := c.computed(ctx, t, f, opts)
+		if err != nil {
+			return nil, err
+		}
+		return &Found{List: func() *List { return l }}, nil
 	}
 	r, err := c.resource(t.Kind)
 	if err != nil {

@@ -3,9 +3,7 @@ package deployment
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
 	"strconv"
@@ -17,9 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/utils/dump"
 
 	"github.com/proa-dev/proa/controllers/internal/owner"
 	"github.com/proa-dev/proa/controllers/internal/pods"
@@ -203,7 +199,7 @@ func (r *rollout) creationFailed(ctx context.Context, name string, err error) er
 
 // newSet makes the ReplicaSet of a Deployment's template, without a size.
 func newSet(d *appsv1.Deployment) *appsv1.ReplicaSet {
-	hash := templateHash(&d.Spec.Template, d.Status.CollisionCount)
+	hash := pods.TemplateHash(&d.Spec.Template, d.Status.CollisionCount)
 	template := *d.Spec.Template.DeepCopy()
 	template.Labels = withHash(template.Labels, hash)
 	selector := d.Spec.Selector.DeepCopy()
@@ -239,19 +235,6 @@ func setName(deployment, hash string) string {
 		deployment = deployment[:limit]
 	}
 	return deployment + "-" + hash
-}
-
-// templateHash names a template. It is upstream's, to the letter, so that a
-// cluster that changes hands rolls nothing out.
-func templateHash(t *corev1.PodTemplateSpec, collisions *int32) string {
-	h := fnv.New32a()
-	fmt.Fprint(h, dump.ForHash(*t))
-	if collisions != nil {
-		var b [8]byte
-		binary.LittleEndian.PutUint32(b[:], uint32(*collisions))
-		h.Write(b[:])
-	}
-	return rand.SafeEncodeString(strconv.FormatUint(uint64(h.Sum32()), 10))
 }
 
 // annotate gives rs the Deployment's annotations and its revision, and moves

@@ -45,8 +45,8 @@ func apiPod(name string) []byte {
 
 // startControlPlane starts a server without a node and waits for the
 // namespace to take pods.
-func startControlPlane(ctx context.Context, e *cluster.Cluster) (*load, error) {
-	if err := e.Start(ctx, "--disable-agent"); err != nil {
+func startControlPlane(ctx context.Context, e *cluster.Cluster, flags ...string) (*load, error) {
+	if err := e.Start(ctx, append(flags, "--disable-agent")...); err != nil {
 		return nil, err
 	}
 	c, err := e.Client()

@@ -325,7 +325,7 @@ func (p *projection) trustBundle(path *field.Path, b *corev1.ClusterTrustBundleP
 		if *b.SignerName == "" {
 			errs = append(errs, field.Required(path.Child("signerName"), "must be a valid signer name"))
 		}
-		errs = append(errs, validateSignerName(path.Child("signerName"), *b.SignerName)...)
+		errs = append(errs, validate.SignerName(path.Child("signerName"), *b.SignerName)...)
 		errs = append(errs, validate.Selector(path.Child("labelSelector"), b.LabelSelector, false)...)
 	default:
 		errs = append(errs, field.Required(path, "either name or signerName must be specified"))
@@ -336,7 +336,7 @@ func (p *projection) trustBundle(path *field.Path, b *corev1.ClusterTrustBundleP
 }
 
 func (p *projection) podCertificate(path *field.Path, c *corev1.PodCertificateProjection) field.ErrorList {
-	errs := validateSignerName(path.Child("signerName"), c.SignerName)
+	errs := validate.SignerName(path.Child("signerName"), c.SignerName)
 	errs = append(errs, validate.OneOf(path.Child("keyType"), c.KeyType,
 		"RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")...)
 	if s := c.MaxExpirationSeconds; s != nil {
@@ -362,20 +362,4 @@ func (p *projection) podCertificate(path *field.Path, c *corev1.PodCertificatePr
 		errs = append(errs, field.Required(path, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
 	}
 	return errs
-}
-
-// validateSignerName wants domain/name.
-func validateSignerName(path *field.Path, name string) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(path, "")}
-	}
-	domain, rest, ok := strings.Cut(name, "/")
-	if !ok || domain == "" || rest == "" {
-		return field.ErrorList{field.Invalid(path, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
-	}
-	errs := validate.Subdomain(path, domain)
-	if len(strings.Split(domain, ".")) < 2 {
-		errs = append(errs, field.Invalid(path, name, "should be a domain with at least two segments separated by dots"))
-	}
-	return append(errs, validate.Subdomain(path, rest)...)
 }

@@ -41,21 +41,41 @@ func NewTracker(c clock.PassiveClock) *Tracker {
 
 // ExpectCreations announces n creations. It replaces what was announced
 // before, so it must follow Satisfied.
-func (t *Tracker) ExpectCreations(owner types.UID, n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.pending[owner] = &pending{creations: n, since: t.clock.Now()}
-}
+func (t *Tracker) ExpectCreations(owner types.UID, n int) { t.Expect(owner, n, nil) }
 
 // ExpectDeletions announces the deletion of objects, like ExpectCreations.
-func (t *Tracker) ExpectDeletions(owner types.UID, objects []types.UID) {
-	p := &pending{deletions: make(map[types.UID]struct{}, len(objects)), since: t.clock.Now()}
-	for _, uid := range objects {
-		p.deletions[uid] = struct{}{}
-	}
+func (t *Tracker) ExpectDeletions(owner types.UID, objects []types.UID) { t.Expect(owner, 0, objects) }
+
+// Expect announces both at once, like ExpectCreations.
+func (t *Tracker) Expect(owner types.UID, creations int, deletions []types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.pending[owner] = p
+	delete(t.pending, owner)
+	t.add(owner, creations, deletions)
+}
+
+// Add announces more, for controllers that find out as they go.
+func (t *Tracker) Add(owner types.UID, creations int, deletions ...types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.add(owner, creations, deletions)
+}
+
+// add is called with t.mu held.
+func (t *Tracker) add(owner types.UID, creations int, deletions []types.UID) {
+	if creations == 0 && len(deletions) == 0 {
+		return
+	}
+	p := t.pending[owner]
+	if p == nil {
+		p = &pending{deletions: make(map[types.UID]struct{}, len(deletions))}
+		t.pending[owner] = p
+	}
+	p.since = t.clock.Now()
+	p.creations += creations
+	for _, uid := range deletions {
+		p.deletions[uid] = struct{}{}
+	}
 }
 
 // Created ticks off n creations: seen, or failed and never to be seen.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -13,7 +14,8 @@ import (
 )
 
 const (
-	// Controller finds pods and ReplicaSets by the UID of their controller.
+	// Controller finds pods, ReplicaSets, ControllerRevisions and Jobs by the
+	// UID of their controller.
 	Controller = "metadata.controllerUID"
 	// Orphan is Controller's value for objects without a controller.
 	Orphan = "none"
@@ -30,6 +32,8 @@ func Install(ctx context.Context, c cache.Cache) error {
 	}{
 		{&corev1.Pod{}, Controller, controllerUID},
 		{&appsv1.ReplicaSet{}, Controller, controllerUID},
+		{&appsv1.ControllerRevision{}, Controller, controllerUID},
+		{&batchv1.Job{}, Controller, controllerUID},
 		{&corev1.Pod{}, PodNode, podNode},
 	} {
 		if err := c.IndexField(ctx, x.obj, x.field, x.fn); err != nil {

@@ -27,6 +27,8 @@ type Claim struct {
 	Selector labels.Selector
 	// Fresh is an empty object of the owner's type.
 	Fresh client.Object
+	// Finalizer is what adopted objects get and released ones lose, if anything.
+	Finalizer string
 
 	checked  bool
 	checkErr error
@@ -79,7 +81,7 @@ func (c *Claim) adopt(ctx context.Context, obj client.Object) (bool, error) {
 	if err := c.mayAdopt(ctx); err != nil {
 		return false, fmt.Errorf("can't adopt %T %v/%v (%v): %w", obj, obj.GetNamespace(), obj.GetName(), obj.GetUID(), err)
 	}
-	err := c.patch(ctx, obj, Ref(c.Owner, c.Kind))
+	err := c.patch(ctx, obj, Ref(c.Owner, c.Kind), "finalizers")
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -108,20 +110,22 @@ func (c *Claim) mayAdopt(ctx context.Context) error {
 // release takes the owner's reference off obj. One that is gone, or has lost
 // the reference meanwhile (the patch is then invalid), is released already.
 func (c *Claim) release(ctx context.Context, obj client.Object) error {
-	err := c.patch(ctx, obj, map[string]any{"$patch": "delete", "uid": c.Owner.GetUID()})
+	err := c.patch(ctx, obj, map[string]any{"$patch": "delete", "uid": c.Owner.GetUID()}, "$deleteFromPrimitiveList/finalizers")
 	if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 		return nil
 	}
 	return err
 }
 
-// patch changes one owner reference. The UID in the patch is a precondition:
-// another object of the same name is never touched.
-func (c *Claim) patch(ctx context.Context, obj client.Object, ref any) error {
-	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid":             obj.GetUID(),
-		"ownerReferences": []any{ref},
-	}})
+// patch changes one owner reference, and the finalizer as a directive says. The
+// UID in the patch is a precondition: another object of the same name is never
+// touched.
+func (c *Claim) patch(ctx context.Context, obj client.Object, ref any, finalizer string) error {
+	meta := map[string]any{"uid": obj.GetUID(), "ownerReferences": []any{ref}}
+	if c.Finalizer != "" {
+		meta[finalizer] = []string{c.Finalizer}
+	}
+	data, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return fmt.Errorf("encode owner reference: %w", err)
 	}

@@ -76,6 +76,29 @@ func DeletionCost(p *corev1.Pod) int32 {
 	return int32(n)
 }
 
+// CompareStage puts the pod first that has come less far: unassigned, then
+// Pending before Unknown before Running, not ready, ready for a shorter time,
+// more restarts, younger.
+func CompareStage(a, b *corev1.Pod) int {
+	order := cmp.Or(
+		compareBool(a.Spec.NodeName != "", b.Spec.NodeName != ""),
+		cmp.Compare(phaseRank[a.Status.Phase], phaseRank[b.Status.Phase]),
+		compareBool(Ready(a), Ready(b)),
+	)
+	if order == 0 && Ready(a) {
+		order = laterFirst(readySince(a), readySince(b))
+	}
+	return cmp.Or(order, compareRestarts(a, b), laterFirst(a.CreationTimestamp, b.CreationTimestamp))
+}
+
+// laterFirst puts the later time first; an unset one is latest.
+func laterFirst(a, b metav1.Time) int {
+	if a.IsZero() || b.IsZero() {
+		return compareBool(!a.IsZero(), !b.IsZero())
+	}
+	return b.Compare(a.Time)
+}
+
 func compareBool(a, b bool) int {
 	switch {
 	case a == b:

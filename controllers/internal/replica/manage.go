@@ -33,7 +33,7 @@ func (c *Controller) create(ctx context.Context, set *Set, n int) error {
 	uid := set.Object.GetUID()
 	c.expect.ExpectCreations(uid, n)
 	ref := owner.Ref(set.Object, c.adapter.Kind())
-	created, err := slowStart(n, func() error {
+	created, err := pods.SlowStart(n, func(int) error {
 		return c.pods.Create(ctx, set.Object, pods.FromTemplate(set.Template, set.Object, ref))
 	})
 	if missing := n - created; missing > 0 {
@@ -43,30 +43,6 @@ func (c *Controller) create(ctx context.Context, set *Set, n int) error {
 		return nil // never going to work: stay quiet until the set goes too
 	}
 	return err
-}
-
-// slowStart calls fn n times in batches of 1, 2, 4, …, each concurrently, and
-// stops after the first batch with a failure. It returns how often fn worked
-// and the first error.
-func slowStart(n int, fn func() error) (int, error) {
-	done := 0
-	for size := min(1, n); size > 0; size = min(2*size, n-done) {
-		var wg sync.WaitGroup
-		errs := make(chan error, size)
-		for range size {
-			wg.Go(func() {
-				if err := fn(); err != nil {
-					errs <- err
-				}
-			})
-		}
-		wg.Wait()
-		done += size - len(errs)
-		if len(errs) > 0 {
-			return done, <-errs
-		}
-	}
-	return done, nil
 }
 
 // delete removes n pods, the least valuable first.

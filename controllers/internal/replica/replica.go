@@ -11,7 +11,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +21,7 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/expect"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/owned"
 	"github.com/proa-dev/proa/controllers/internal/owner"
 	"github.com/proa-dev/proa/controllers/internal/pods"
 )
@@ -77,12 +77,20 @@ func New(env loop.Env, component string, adapter Adapter, workers int) (loop.Loo
 		expect: expect.NewTracker(env.Clock),
 		pods:   pods.Control{Client: env.Cluster.Client(), Recorder: events},
 	}
-	return loop.New(env, component, workers, c.reconcile,
-		adapter.Watch(c.expect.Forget),
-		loop.Watch(env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
-			Created: c.podCreated, Updated: c.podUpdated, Deleted: c.podDeleted,
-		}),
-	)
+	watch := &owned.Pods{
+		Cluster: env.Cluster, Logger: env.Logger, Kind: adapter.Kind(), Expect: c.expect,
+		Selectors: c.selectors,
+	}
+	return loop.New(env, component, workers, c.reconcile, adapter.Watch(c.expect.Forget), watch.Watch())
+}
+
+// selectors gives the sets of a namespace.
+func (c *Controller) selectors(ctx context.Context, namespace string, yield func(string, labels.Selector)) error {
+	sets, err := c.adapter.InNamespace(ctx, namespace)
+	for _, s := range sets {
+		yield(s.Object.GetName(), s.Selector)
+	}
+	return err
 }
 
 // reconcile brings one set's pods to their number, then tells its status.
@@ -163,103 +171,4 @@ func nextCheck(set *Set, active []*corev1.Pod, now time.Time) time.Duration {
 		}
 	}
 	return next
-}
-
-// ofOurs returns the reference to the pod's controller if it is of our kind.
-func (c *Controller) ofOurs(pod *corev1.Pod) *metav1.OwnerReference {
-	ref := metav1.GetControllerOfNoCopy(pod)
-	if ref == nil {
-		return nil
-	}
-	gvk := c.adapter.Kind()
-	if gv, err := schema.ParseGroupVersion(ref.APIVersion); err != nil || ref.Kind != gvk.Kind || gv.Group != gvk.Group {
-		return nil
-	}
-	return ref
-}
-
-func (c *Controller) podCreated(ctx context.Context, q loop.Queue, pod *corev1.Pod) {
-	if pod.DeletionTimestamp != nil {
-		// After a restart a pod may be seen first when it is terminating.
-		c.podDeleted(ctx, q, pod)
-		return
-	}
-	if ref := c.ofOurs(pod); ref != nil {
-		c.expect.Created(ref.UID, 1)
-		q.Add(loop.Key(pod.Namespace, ref.Name))
-		return
-	}
-	if metav1.GetControllerOfNoCopy(pod) == nil {
-		c.addMatching(ctx, q, pod)
-	}
-}
-
-func (c *Controller) podUpdated(ctx context.Context, q loop.Queue, old, pod *corev1.Pod) {
-	if old.ResourceVersion == pod.ResourceVersion {
-		return // a resync
-	}
-	oldRef, ref := c.ofOurs(old), c.ofOurs(pod)
-	if pod.DeletionTimestamp != nil {
-		// It counts as gone from here on: its replacement need not wait for
-		// the kubelet.
-		c.podDeleted(ctx, q, pod)
-		if oldRef != nil && (ref == nil || oldRef.UID != ref.UID) {
-			c.podDeleted(ctx, q, old)
-		}
-		return
-	}
-	if oldRef != nil && (ref == nil || oldRef.UID != ref.UID) {
-		q.Add(loop.Key(old.Namespace, oldRef.Name))
-	}
-	if ref != nil {
-		if counts(old) != counts(pod) || !labels.Equals(old.Labels, pod.Labels) || oldRef == nil || oldRef.UID != ref.UID {
-			q.Add(loop.Key(pod.Namespace, ref.Name))
-		}
-		return
-	}
-	if metav1.GetControllerOfNoCopy(pod) != nil {
-		return
-	}
-	if metav1.GetControllerOfNoCopy(old) != nil || !labels.Equals(old.Labels, pod.Labels) {
-		c.addMatching(ctx, q, pod)
-	}
-}
-
-// standing is what of a pod's status makes a difference to its set. A pod's way
-// to readiness takes many writes, and a set may have thousands of pods.
-type standing struct {
-	finished, ready bool
-	since           metav1.Time
-}
-
-func counts(p *corev1.Pod) standing {
-	s := standing{finished: pods.Finished(p)}
-	if c := pods.Condition(&p.Status, corev1.PodReady); c != nil {
-		s.ready, s.since = c.Status == corev1.ConditionTrue, c.LastTransitionTime
-	}
-	return s
-}
-
-func (c *Controller) podDeleted(_ context.Context, q loop.Queue, pod *corev1.Pod) {
-	if ref := c.ofOurs(pod); ref != nil {
-		c.expect.Deleted(ref.UID, pod.UID)
-		q.Add(loop.Key(pod.Namespace, ref.Name))
-	}
-}
-
-// addMatching queues every set that could adopt an orphan.
-func (c *Controller) addMatching(ctx context.Context, q loop.Queue, pod *corev1.Pod) {
-	if len(pod.Labels) == 0 {
-		return
-	}
-	sets, err := c.adapter.InNamespace(ctx, pod.Namespace)
-	if err != nil {
-		c.env.Logger.Error("finding owners of an orphan", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-		return
-	}
-	for _, s := range sets {
-		if !s.Selector.Empty() && s.Selector.Matches(labels.Set(pod.Labels)) {
-			q.Add(loop.Key(pod.Namespace, s.Object.GetName()))
-		}
-	}
 }

@@ -1,0 +1,322 @@
+// Package job is the Job controller: it runs pods until enough of them have
+// succeeded, or too many have failed.
+//
+// No pod is counted twice and none is lost, whenever the controller dies. Every
+// pod carries a finalizer until it is counted, which takes three writes:
+//
+//  1. the job's status names the UIDs of finished pods as uncounted,
+//  2. the finalizer is taken off those pods,
+//  3. the status counts them and names them no more.
+//
+// Of an indexed job the list of completed indexes is in the status itself, so
+// that its successes need no UIDs. Whoever takes over after a crash goes on
+// where the status and the finalizers say.
+package job
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/api/batch"
+	"github.com/proa-dev/proa/controllers/internal/expect"
+	"github.com/proa-dev/proa/controllers/internal/index"
+	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/owner"
+	"github.com/proa-dev/proa/controllers/internal/pods"
+)
+
+// Name is the controller's name in logs and events.
+const Name = "job-controller"
+
+const workers = 5
+
+var kind = batchv1.SchemeGroupVersion.WithKind("Job")
+
+// Controller is the loop over jobs.
+type Controller struct {
+	env    loop.Env
+	events record.EventRecorder
+	pods   pods.Control
+	expect *expect.Tracker
+	rel    *released
+
+	mu   sync.Mutex
+	jobs map[types.UID]*memory
+}
+
+// memory is what is known of a job beyond its object. All of it can be lost.
+type memory struct {
+	// current says that the cache was seen to be as new as the API.
+	current bool
+	// written is the resource version of our last write of the status.
+	written string
+	backoff backoff
+	// next is the earliest time of the next pass that pods alone call for.
+	next time.Time
+}
+
+// New makes the controller.
+func New(env loop.Env) (loop.Loop, error) {
+	env = env.Named(Name)
+	events := env.Cluster.Recorder(Name)
+	c := &Controller{
+		env: env, events: events,
+		pods:   pods.Control{Client: env.Cluster.Client(), Recorder: events},
+		expect: expect.NewTracker(env.Clock),
+		rel:    &released{},
+		jobs:   map[types.UID]*memory{},
+	}
+	jobs, err := loop.New(env, Name, workers, c.reconcile, c.watchJobs(), c.watchPods())
+	if err != nil {
+		return loop.Loop{}, err
+	}
+	orphans, err := loop.New(env, Name+"-orphans", workers, c.freeOrphan, c.watchOwners(), c.watchOrphans())
+	if err != nil {
+		return loop.Loop{}, err
+	}
+	return loop.Join(Name, jobs, orphans), nil
+}
+
+// memoryOf returns what is known of a job. Only the one pass over the job that
+// runs at a time may change it, but for next.
+func (c *Controller) memoryOf(uid types.UID) *memory {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.jobs[uid]
+	if m == nil {
+		m = &memory{}
+		c.jobs[uid] = m
+	}
+	return m
+}
+
+func (c *Controller) forget(uid types.UID) {
+	c.expect.Forget(uid)
+	c.rel.forget(uid)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.jobs, uid)
+}
+
+// pace is how long to wait with a pass that the change of a pod calls for. A
+// pass over a job of thousands of pods takes its time; this bounds its share of
+// the machine.
+func (c *Controller) pace(uid types.UID) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.jobs[uid]
+	if m == nil {
+		return 0
+	}
+	return max(0, m.next.Sub(c.env.Clock.Now()))
+}
+
+// paceFactor and maxPace say how a pass that took long holds back the next.
+const (
+	paceFactor = 4
+	maxPace    = time.Second
+)
+
+func (c *Controller) passed(m *memory, began time.Time) {
+	now := c.env.Clock.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.next = now.Add(min(paceFactor*now.Sub(began), maxPace))
+}
+
+// managedElsewhere reports whether a job is another controller's business.
+func managedElsewhere(j *batchv1.Job) bool {
+	return j.Spec.ManagedBy != nil && *j.Spec.ManagedBy != batchv1.JobControllerName
+}
+
+// reconcile makes one pass over one job.
+func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
+	job := &batchv1.Job{} // a copy of our own
+	if err := c.env.Cluster.Client().Get(ctx, key, job); err != nil {
+		return 0, client.IgnoreNotFound(err)
+	}
+	if managedElsewhere(job) {
+		return 0, nil
+	}
+	if batch.Finished(job) {
+		c.forget(job.UID)
+		return 0, nil
+	}
+	if mode := job.Spec.CompletionMode; mode != nil && *mode != batchv1.NonIndexedCompletion && *mode != batchv1.IndexedCompletion {
+		c.events.Event(job, corev1.EventTypeWarning, "UnknownCompletionMode", "Skipped Job sync because completion mode is unknown")
+		return 0, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
+	if err != nil || selector.Empty() {
+		return 0, nil // validation forbids it; an empty one would adopt every pod there is
+	}
+	m := c.memoryOf(job.UID)
+	if stale, err := c.stale(ctx, m, job, selector); stale || err != nil {
+		return loop.StaleDelay, err
+	}
+	defer c.passed(m, c.env.Clock.Now())
+	after, err := c.sync(ctx, m, job, selector)
+	if apierrors.IsNotFound(err) {
+		return 0, nil // deleted meanwhile
+	}
+	return after, err
+}
+
+// sync is reconcile for a job that is to be worked on, and known to be as we
+// left it.
+func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, selector labels.Selector) (time.Duration, error) {
+	// Asked before the pods are read: what is seen later cannot be missing.
+	settled := c.expect.Satisfied(job.UID)
+	expected := c.rel.of(job.UID)
+	mine, err := c.podsOf(ctx, job, selector)
+	if err != nil {
+		return 0, err
+	}
+	p := newPass(job, mine, expected, m.backoff, c.env.Clock.Now())
+	p.evaluate()
+	var manageErr error
+	change := unchanged
+	switch {
+	case p.finished != nil:
+		deleted := c.deleteActive(ctx, p)
+		if deleted.total < len(p.active) || !settled {
+			// Pods may be left that the finish must count first.
+			p.finished = nil
+		}
+		p.removed(deleted)
+		manageErr = deleted.err
+	case settled && job.DeletionTimestamp == nil:
+		manageErr = c.manage(ctx, p)
+		if !p.checkComplete() {
+			change = p.noteSuspension()
+		}
+	default:
+		p.checkComplete()
+	}
+	if err := c.track(ctx, m, p); err != nil {
+		return 0, fmt.Errorf("tracking status: %w", err)
+	}
+	c.tell(p, change)
+	return p.again, manageErr
+}
+
+// tell records the event of a change of suspension.
+func (c *Controller) tell(p *pass, change suspension) {
+	switch change {
+	case suspended:
+		c.events.Event(p.job, corev1.EventTypeNormal, "Suspended", "Job suspended")
+	case resumed:
+		c.events.Event(p.job, corev1.EventTypeNormal, "Resumed", "Job resumed")
+	case unchanged:
+	}
+}
+
+// stale reports whether the cache lags behind what is known to have happened.
+//
+// Our own last write of the status must be in it. And for a job that this
+// process has not worked on yet, so must all that others have written: its
+// pods may have been counted by a controller that died a moment ago. That is
+// looked up once for a job.
+func (c *Controller) stale(ctx context.Context, m *memory, job *batchv1.Job, selector labels.Selector) (bool, error) {
+	if m.written != "" {
+		if older(job.ResourceVersion, m.written) {
+			return true, nil
+		}
+		m.written = ""
+	}
+	if m.current {
+		return false, nil
+	}
+	fresh := &batchv1.Job{}
+	if err := c.env.Cluster.Reader().Get(ctx, client.ObjectKeyFromObject(job), fresh); err != nil {
+		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+	}
+	var now corev1.PodList
+	if err := c.env.Cluster.Reader().List(ctx, &now, client.InNamespace(job.Namespace), client.UnsafeDisableDeepCopy,
+		client.MatchingLabelsSelector{Selector: selector}); err != nil {
+		return false, fmt.Errorf("list pods: %w", err)
+	}
+	var cached corev1.PodList
+	if err := c.env.Cluster.Client().List(ctx, &cached, index.By(job.Namespace, index.Controller, string(job.UID))...); err != nil {
+		return false, fmt.Errorf("list pods: %w", err)
+	}
+	m.current = !older(job.ResourceVersion, fresh.ResourceVersion) && seen(job.UID, &now, cached.Items)
+	return !m.current, nil
+}
+
+// older reports whether a resource version comes before another one. What
+// cannot be compared does not: then nothing is known, and waiting won't help.
+func older(a, b string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order < 0
+}
+
+// seen reports whether the cached pods of an owner are at least as new as a
+// list from the API.
+func seen(uid types.UID, fresh *corev1.PodList, cached []corev1.Pod) bool {
+	versions := map[types.UID]string{}
+	for i := range cached {
+		versions[cached[i].UID] = cached[i].ResourceVersion
+	}
+	for i := range fresh.Items {
+		p := &fresh.Items[i]
+		if ref := metav1.GetControllerOfNoCopy(p); ref == nil || ref.UID != uid {
+			continue
+		}
+		have, found := versions[p.UID]
+		if !found || older(have, p.ResourceVersion) {
+			return false
+		}
+		delete(versions, p.UID)
+	}
+	for _, version := range versions {
+		if !older(fresh.ResourceVersion, version) {
+			return false // gone, which the cache has not seen
+		}
+	}
+	return true
+}
+
+// podsOf returns the job's pods, after adopting and releasing.
+func (c *Controller) podsOf(ctx context.Context, job *batchv1.Job, selector labels.Selector) ([]*corev1.Pod, error) {
+	var candidates []*corev1.Pod
+	for _, who := range []string{string(job.UID), index.Orphan} {
+		var list corev1.PodList
+		if err := c.env.Cluster.Client().List(ctx, &list, index.By(job.Namespace, index.Controller, who)...); err != nil {
+			return nil, fmt.Errorf("list pods: %w", err)
+		}
+		for i := range list.Items {
+			if p := &list.Items[i]; who != index.Orphan || selector.Matches(labels.Set(p.Labels)) {
+				candidates = append(candidates, p)
+			}
+		}
+	}
+	claim := &owner.Claim{
+		Cluster: c.env.Cluster, Owner: job, Kind: kind, Selector: selector,
+		Fresh: &batchv1.Job{}, Finalizer: batchv1.JobTrackingFinalizer,
+	}
+	mine, err := owner.Of(ctx, claim, candidates, nil)
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range mine {
+		// One just adopted has the finalizer by now.
+		if metav1.GetControllerOfNoCopy(p) == nil && !tracked(p) {
+			mine[i] = p.DeepCopy()
+			mine[i].Finalizers = append(mine[i].Finalizers, batchv1.JobTrackingFinalizer)
+		}
+	}
+	return mine, nil
+}
