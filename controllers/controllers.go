@@ -18,13 +18,17 @@ import (
 	"github.com/proa-dev/proa/controllers/bootstrap"
 	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/controllers/clusterroleaggregation"
+	"github.com/proa-dev/proa/controllers/cronjob"
+	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/disruption"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
 	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
 	"github.com/proa-dev/proa/controllers/garbage"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/job"
 	"github.com/proa-dev/proa/controllers/namespace"
 	"github.com/proa-dev/proa/controllers/nodeipam"
 	"github.com/proa-dev/proa/controllers/nodelifecycle"
@@ -37,6 +41,7 @@ import (
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
 	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
+	"github.com/proa-dev/proa/controllers/ttlafterfinished"
 )
 
 // Config is what the controllers cannot read from the cluster.
@@ -101,6 +106,11 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return replicaset.New(env) },
 		func() (loop.Loop, error) { return replication.New(env) },
 		func() (loop.Loop, error) { return statefulset.New(env) },
+		func() (loop.Loop, error) { return job.New(env) },
+		func() (loop.Loop, error) { return cronjob.New(env) },
+		func() (loop.Loop, error) { return ttlafterfinished.New(env) },
+		func() (loop.Loop, error) { return daemonset.New(env) },
+		func() (loop.Loop, error) { return disruption.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpointslicemirroring.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },

@@ -150,6 +150,10 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
+		Components: []health.Check{
+			// They run in this process from the end of bootstrapping to its own end.
+			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
+		},
 		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
 		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},
 		TLS: &tls.Config{
@@ -330,7 +334,9 @@ func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
 }
 
 func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
-	s, err := scheduler.New(p.forPods, scheduler.Config{Logger: p.cfg.logger.With("component", "scheduler")})
+	cfg := p.cfg.scheduling
+	cfg.Logger = p.cfg.logger.With("component", "scheduler")
+	s, err := scheduler.New(p.forPods, cfg)
 	if err != nil {
 		return err
 	}

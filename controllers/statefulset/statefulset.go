@@ -24,7 +24,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -39,6 +38,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/controllers/internal/expect"
+	"github.com/proa-dev/proa/controllers/internal/fresh"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/internal/owned"
@@ -62,17 +62,14 @@ type controller struct {
 	expect *expect.Tracker
 	// defaults fills in a set as the API server does.
 	defaults func(api.Object)
-
-	mu sync.Mutex
-	// known are the sets whose pods the cache was seen to show as they are.
-	known map[types.UID]struct{}
+	fresh    fresh.Pods
 }
 
 // New makes the controller.
 func New(env loop.Env) (loop.Loop, error) {
 	c := &controller{
 		env: env.Named(Name), events: env.Cluster.Recorder(Name), expect: expect.NewTracker(env.Clock),
-		defaults: apps.StatefulSet().Default, known: map[types.UID]struct{}{},
+		defaults: apps.StatefulSet().Default,
 	}
 	watch := &owned.Pods{Cluster: env.Cluster, Logger: c.env.Logger, Kind: kind, Expect: c.expect, Selectors: c.selectors}
 	return loop.New(c.env, Name, workers, c.reconcile, c.watchSets(), watch.Watch(),
@@ -87,9 +84,7 @@ func (c *controller) watchSets() source.Source {
 		Updated: func(ctx context.Context, q loop.Queue, _, s *appsv1.StatefulSet) { add(ctx, q, s) },
 		Deleted: func(_ context.Context, _ loop.Queue, s *appsv1.StatefulSet) {
 			c.expect.Forget(s.UID)
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			delete(c.known, s.UID)
+			c.fresh.Forget(s.UID)
 		},
 	})
 }
@@ -150,50 +145,17 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	if err != nil {
 		return 0, err
 	}
-	if ok, err := c.caughtUp(ctx, set, selector, mine); !ok || err != nil {
+	shown, err := c.fresh.Shown(ctx, c.env.Cluster.Reader(), set, selector, mine, func(p *corev1.Pod) bool {
+		ref := metav1.GetControllerOfNoCopy(p)
+		return ref != nil && ref.UID == set.UID && ordinalOf(set.Name, p.Name) >= 0
+	})
+	if !shown || err != nil {
 		return loop.StaleDelay, err
 	}
 	p := &pass{controller: c, set: set, claim: claim, now: c.env.Clock.Now()}
 	p.divide(mine)
 	err = p.run(ctx)
 	return p.nextCheck(), err
-}
-
-// caughtUp reports whether the cache shows the pods of a set as they are, at
-// least once since this process began. Later on only our own writes matter,
-// and those are tracked.
-func (c *controller) caughtUp(ctx context.Context, set *appsv1.StatefulSet, selector labels.Selector, cached []*corev1.Pod) (bool, error) {
-	c.mu.Lock()
-	_, ok := c.known[set.UID]
-	c.mu.Unlock()
-	if ok {
-		return true, nil
-	}
-	var list corev1.PodList
-	if err := c.env.Cluster.Reader().List(ctx, &list, client.InNamespace(set.Namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
-		return false, fmt.Errorf("list pods: %w", err)
-	}
-	goes := make(map[types.UID]bool, len(cached))
-	for _, pod := range cached {
-		goes[pod.UID] = terminating(pod)
-	}
-	for i := range list.Items {
-		pod := &list.Items[i]
-		if ref := metav1.GetControllerOfNoCopy(pod); ref == nil || ref.UID != set.UID || ordinalOf(set.Name, pod.Name) < 0 {
-			continue
-		}
-		if going, ok := goes[pod.UID]; !ok || going != terminating(pod) {
-			return false, nil
-		}
-		delete(goes, pod.UID)
-	}
-	if len(goes) > 0 {
-		return false, nil // what is left is gone already
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.known[set.UID] = struct{}{}
-	return true, nil
 }
 
 // complete fills in what the API server's defaults guarantee, so that an

@@ -48,7 +48,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	dns, err := b.debian.programs("/bin/bash", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/getent")
+	dns, err := b.debian.programs("/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/getent")
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 	}
 	return []ociimage.Spec{
 		agnhost, nginx, nonroot, pets("kitten"), pets("nautilus"),
-		of([]string{promoted + "busybox:1.37.0-2"}, []string{"sh"}, b.userland),
+		of([]string{promoted + "busybox:1.37.0-2", promoted + "busybox:1.36.1-1"}, []string{"sh"}, b.userland),
 		of([]string{promoted + "glibc-dns-testing:2.1.1"}, []string{"bash"}, without(b.userland, "/bin/nslookup"), dns),
 		of([]string{promoted + "ipc-utils:1.4"}, []string{"sh"}, without(b.userland, "/bin/ipcs", "/bin/ipcrm"), ipc),
 		of([]string{promoted + "nonewprivs:1.4"}, []string{"nnp"}, b.userland, []ociimage.File{
@@ -100,7 +100,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 // system with the tools that tests run in it.
 func (b *builder) agnhost() (ociimage.Spec, error) {
 	tools, err := b.debian.programs(
-		"/bin/bash", "/usr/bin/curl", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/socat", "/usr/bin/iperf",
+		"/usr/bin/curl", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/socat", "/usr/bin/iperf",
 		"/usr/bin/nc=/bin/nc.openbsd", "/sbin/ip=/bin/ip", "/sbin/ss=/bin/ss", "/sbin/tc", "/usr/bin/taskset", "/usr/bin/getent",
 	)
 	if err != nil {
