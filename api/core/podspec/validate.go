@@ -41,11 +41,25 @@ func ValidateTemplate(path *field.Path, t *corev1.PodTemplateSpec, opts Options)
 // ValidateWorkloadTemplate validates the template of a workload that keeps its
 // pods running: it must match the workload's selector, and restart always.
 func ValidateWorkloadTemplate(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector, workload string, opts Options) field.ErrorList {
-	var errs field.ErrorList
-	if !selector.Empty() && !selector.Matches(labels.Set(t.Labels)) {
-		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
-	}
+	errs := matches(path, t, selector)
 	errs = append(errs, ValidateTemplate(path, t, opts)...)
+	return append(errs, restarts(path, t, workload)...)
+}
+
+// ValidateWorkload is what ValidateWorkloadTemplate checks but the pod itself.
+func ValidateWorkload(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector, workload string) field.ErrorList {
+	return append(matches(path, t, selector), restarts(path, t, workload)...)
+}
+
+func matches(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector) field.ErrorList {
+	if selector.Empty() || selector.Matches(labels.Set(t.Labels)) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`")}
+}
+
+func restarts(path *field.Path, t *corev1.PodTemplateSpec, workload string) field.ErrorList {
+	var errs field.ErrorList
 	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
 		errs = append(errs, field.NotSupported(path.Child("spec", "restartPolicy"), t.Spec.RestartPolicy,
 			[]corev1.RestartPolicy{corev1.RestartPolicyAlways}))
