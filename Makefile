@@ -16,7 +16,9 @@ LDFLAGS    := -s -w -X $(component).gitVersion=$(VERSION) -X $(component).gitCom
               -X $(component).gitMajor=$(shell cut -c2- VERSION | cut -d. -f1) -X $(component).gitMinor=$(shell cut -d. -f2 VERSION)
 GOLANGCI   := v2.15.0
 LINTER     := $(shell go env GOPATH)/bin/golangci-lint-$(GOLANGCI)
-RACE       := ./store/... ./client/... ./scheduler/... ./controllers/... ./internal/...
+RACE       := ./store/... ./client/... ./scheduler/... ./controllers/... ./internal/... ./kubelet/...
+# One package at a time: their tests share the machine's network and cgroups.
+RACE_NODE  := ./container/... ./network/...
 
 .PHONY: help
 help: ## List the targets.
@@ -51,9 +53,14 @@ down: ## Stop it and remove everything that it left.
 test: build ## All tests, as root, with real containers.
 	@test/run.sh
 
+.PHONY: conformance
+conformance: build ## Upstream's conformance tests; FOCUS='regexp' some, RERUN=failed or all; goes on where it stopped.
+	@test/conformance/run.sh
+
 .PHONY: race
 race: binaries ## The concurrent packages under the race detector.
 	@CGO_ENABLED=1 go test -race -count=1 $(RACE)
+	@CGO_ENABLED=1 go test -race -count=1 -p 1 $(RACE_NODE)
 
 .PHONY: lint
 lint: binaries $(LINTER) ## gofmt, go vet and golangci-lint.

@@ -1,9 +1,9 @@
 // Package api describes every kind that Proa serves: its names, scope,
 // defaults, validation, table columns, selectable fields and subresources.
 //
-// A kind is data, not code with I/O: nothing here reads a clock (but HumanAge,
-// for the AGE column), the network or the store. The packages below (api/core, api/apps, …) hold one folder a
-// group and one file a kind; api/builtin lists them all.
+// A kind is data, not code with I/O: nothing here reads the network, the store
+// or a clock (but HumanAge and Now). The packages below (api/core, api/apps, …)
+// hold one folder a group and one file a kind; api/builtin lists them all.
 package api
 
 import (
@@ -43,6 +43,8 @@ type Kind struct {
 	// Virtual kinds are answered by the API server and never stored
 	// (TokenReview, SubjectAccessReview, …).
 	Virtual bool
+	// Deprecated is a warning to all who use the kind, empty for none.
+	Deprecated string
 
 	// New and NewList make empty values of the Go types. For custom
 	// resources they are unstructured.
@@ -62,6 +64,9 @@ type Kind struct {
 	// PrepareCreate clears what clients may not set (status) and sets the
 	// first generation; it mutates obj.
 	PrepareCreate func(obj Object)
+	// SetRequester records in a new object who made it; it mutates obj, after
+	// PrepareCreate.
+	SetRequester func(obj Object, by Requester)
 	// PrepareUpdate carries over from old what an update of the main resource
 	// may not change (status) and bumps metadata.generation when the spec
 	// changed; it mutates obj.
@@ -123,6 +128,13 @@ func (k *Kind) GVR() schema.GroupVersionResource {
 
 // GR returns the kind's group and resource.
 func (k *Kind) GR() schema.GroupResource { return k.GVR().GroupResource() }
+
+// Requester is who makes a request.
+type Requester struct {
+	Name, UID string
+	Groups    []string
+	Extra     map[string][]string
+}
 
 // Conversion leads between a served version and the stored one. Both
 // functions return new objects that may share unchanged parts with the

@@ -72,8 +72,11 @@ func (k *Kind) TableColumns() []Column {
 	return append([]Column{NameColumn()}, k.Columns...)
 }
 
+// Now is the time that preparations stamp objects with. Together with HumanAge
+// it is all that looks at the clock here.
+func Now() metav1.Time { return metav1.Now() }
+
 // HumanAge says how long ago a time was, as kubectl shows it: "5m", "3d4h".
-// It is the one place of this package that looks at the clock.
 func HumanAge(t metav1.Time) string {
 	if t.IsZero() {
 		return "<unknown>"

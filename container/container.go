@@ -167,6 +167,9 @@ func (r *Runtime) Run(ctx context.Context, ready func()) error {
 	if err := prependPath(r.bin.Dir); err != nil {
 		return fmt.Errorf("container: %w", err)
 	}
+	if err := r.endLaunchers(ctx); err != nil {
+		r.cfg.Logger.Warn("helpers of an earlier life remain", "error", err)
+	}
 	// Plugins keep the context they are loaded with and still need it while
 	// they close, so it must not end before.
 	e, err := r.load(context.WithoutCancel(ctx), r.settings(detect(r.root(), r.cfg.Snapshotter, r.cfg.Logger)))
@@ -194,15 +197,7 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	case <-ctx.Done():
 		return nil
 	}
-	if err := r.dropBundles(); err != nil {
-		r.cfg.Logger.Warn("bundles of an earlier life remain", "error", err)
-	}
-	if err := r.endOrphans(); err != nil {
-		r.cfg.Logger.Warn("shims of an earlier life remain", "error", err)
-	}
-	if err := r.dropNetworks(ctx, e); err != nil {
-		r.cfg.Logger.Warn("network namespaces of an earlier life remain", "error", err)
-	}
+	r.tidy(ctx, e)
 	if err := r.ensurePause(ctx, e); err != nil {
 		return fmt.Errorf("pause image: %w", err)
 	}
@@ -218,6 +213,26 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 		return err
 	case <-ctx.Done():
 		return nil
+	}
+}
+
+// tidy removes what a crash left of an earlier life and containerd's own
+// recovery does not look for. It must not run while pods are made.
+func (r *Runtime) tidy(ctx context.Context, e *engine) {
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"bundles", r.dropBundles},
+		{"shims", r.endOrphans},
+		{"containers", func() error { return r.dropContainers(ctx) }},
+		{"sockets of shims", r.dropSockets},
+		{"network namespaces", func() error { return r.dropNetworks(ctx, e) }},
+		{"leases", func() error { return r.dropLeases(ctx, e) }},
+	} {
+		if err := step.do(); err != nil {
+			r.cfg.Logger.Warn(step.what+" of an earlier life remain", "error", err)
+		}
 	}
 }
 

@@ -72,6 +72,11 @@ func (r *Runtime) load(ctx context.Context, settings map[string]table) (*engine,
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	set := plugin.NewPluginSet()
 	for _, reg := range registry.Graph(func(*plugin.Registration) bool { return false }) {
+		if reg.URI() == taskPlugin {
+			if err := r.recallExits(); err != nil {
+				r.cfg.Logger.Warn("how some containers ended is not known", "error", err)
+			}
+		}
 		if err := e.loadOne(ctx, reg, set, settings[reg.URI()], map[string]string{
 			plugins.PropertyRootDir:      filepath.Join(root, reg.URI()),
 			plugins.PropertyStateDir:     filepath.Join(state, reg.URI()),

@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -79,8 +81,15 @@ func TestContainersSurviveAKill(t *testing.T) {
 	containertest.Eventually(t, "the log", func() bool { return strings.Contains(pod.Log("stays"), "one") })
 	n.Exec(ends, "touch", "/stop")
 	containertest.Eventually(t, "the end", func() bool { return n.State(ends) == runtimeapi.ContainerState_CONTAINER_EXITED })
+	leaves := pod.Run("leaves", "trap 'exit 5' USR1; while :; do sleep 0.1; done # "+dir)
+	containertest.Eventually(t, "the last container", func() bool { return signal(t, dir, 0) == 1 })
 	before := n.Status(stays)
 	kill()
+	signal(t, dir, syscall.SIGUSR1)
+	containertest.Eventually(t, "the shim's note of an exit", func() bool {
+		found, err := filepath.Glob(filepath.Join(n.Config.StateDir, "containerd", "*", "*", leaves, "exit.json"))
+		return err == nil && len(found) == 1
+	})
 
 	kill = startProcess(t, dir)
 	defer func() { n.RemovePods(); kill() }()
@@ -91,6 +100,9 @@ func TestContainersSurviveAKill(t *testing.T) {
 	if s := n.Status(ends); s.ExitCode != 9 {
 		t.Errorf("exit code of a container that ended before: %d", s.ExitCode)
 	}
+	if s := n.Status(leaves); s.ExitCode != 5 || s.Reason != "Error" || s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.FinishedAt < s.StartedAt || s.StartedAt == 0 {
+		t.Errorf("a container that ended in between: %v", s)
+	}
 	n.Exec(stays, "touch", "/stop")
 	containertest.Eventually(t, "the end", func() bool { return n.State(stays) == runtimeapi.ContainerState_CONTAINER_EXITED })
 	if s := n.Status(stays); s.ExitCode != 7 {
@@ -99,6 +111,30 @@ func TestContainersSurviveAKill(t *testing.T) {
 	if log := pod.Log("stays"); log != "one\ntwo\n" {
 		t.Errorf("log %q", log)
 	}
+}
+
+// signal sends a signal to the shells whose script holds mark.
+func signal(t *testing.T, mark string, s syscall.Signal) (found int) {
+	t.Helper()
+	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range list {
+		line, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(line), "done # "+mark) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Fatal(err)
+		}
+		found++
+	}
+	return found
 }
 
 func TestImagesAreImported(t *testing.T) {

@@ -15,9 +15,13 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/controllers/bootstrap"
+	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/controllers/clusterroleaggregation"
 	"github.com/proa-dev/proa/controllers/cronjob"
+	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/disruption"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
 	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
@@ -31,9 +35,11 @@ import (
 	"github.com/proa-dev/proa/controllers/podgc"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/replication"
+	"github.com/proa-dev/proa/controllers/resourcequota"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
+	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
 	"github.com/proa-dev/proa/controllers/ttlafterfinished"
 )
@@ -54,6 +60,8 @@ type Config struct {
 	Tokens serviceaccounttoken.Issuer
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
+	// Certificates says who signs certificate requests, and how.
+	Certificates certificates.Config
 }
 
 // Validate says what is missing.
@@ -97,9 +105,12 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
 		func() (loop.Loop, error) { return replication.New(env) },
+		func() (loop.Loop, error) { return statefulset.New(env) },
 		func() (loop.Loop, error) { return job.New(env) },
 		func() (loop.Loop, error) { return cronjob.New(env) },
 		func() (loop.Loop, error) { return ttlafterfinished.New(env) },
+		func() (loop.Loop, error) { return daemonset.New(env) },
+		func() (loop.Loop, error) { return disruption.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpointslicemirroring.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },
@@ -108,11 +119,14 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return tainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 		func() (loop.Loop, error) { return clusterroleaggregation.New(env) },
+		func() (loop.Loop, error) { return certificates.New(env, cfg.Certificates) },
+		func() (loop.Loop, error) { return bootstrap.New(env) },
 	} {
 		l, err := newLoop()
 		if err != nil {

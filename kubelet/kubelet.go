@@ -80,6 +80,8 @@ type Config struct {
 	CgroupRoot string
 	Labels     map[string]string
 	Taints     []corev1.Taint
+	// EvictionHard is what the node must have left; upstream's when nil.
+	EvictionHard Thresholds
 	// Version is shown as the kubelet's: v1.37.2+proa.
 	Version string
 	// VolumePlugins are tried before the built-in ones.
@@ -133,6 +135,9 @@ func New(cluster client.Cluster, cfg Config) (*Kubelet, error) {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.EvictionHard == nil {
+		cfg.EvictionHard = node.DefaultThresholds()
 	}
 	if cfg.ClusterDomain == "" {
 		cfg.ClusterDomain = "cluster.local"
@@ -247,15 +252,9 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 	}
 	recorder := k.cluster.Recorder("kubelet")
 	now := k.cfg.Clock.Now
-	p.evictor = evict.New(evict.Config{
-		RootDir: k.cfg.RootDir, ImageDir: p.imageDir, Pods: func() []*corev1.Pod { return p.pods.Pods() },
-		Usage: func(pod *corev1.Pod) cgroups.Usage { return p.cgroups.Pod(pod) }, Node: func() cgroups.Usage { return p.cgroups.Node() },
-		Evict:   func(uid uidType, v status.Verdict, grace *int64) error { return p.pods.Evict(uid, v, grace) },
-		Reclaim: func(ctx context.Context) error { return p.gc.Collect(ctx, true) }, Changed: func() { p.node.Poke() },
-		Clock: k.cfg.Clock, Logger: k.log,
-	})
+	p.evictor = k.evictor(p, recorder)
 	p.node, err = node.New(node.Config{
-		Name: k.cfg.NodeName, Addresses: k.addresses(), Labels: k.cfg.Labels, Taints: k.cfg.Taints, MaxPods: k.cfg.MaxPods,
+		Name: k.cfg.NodeName, Addresses: k.addresses(), Labels: k.cfg.Labels, Taints: k.cfg.Taints, MaxPods: k.cfg.MaxPods, Thresholds: k.cfg.EvictionHard,
 		RootDir: k.cfg.RootDir, Port: k.cfg.Port, KubeletVersion: k.cfg.Version,
 		Runtime:  func(ctx context.Context) (string, string) { return k.runtimeState(ctx, p.cri) },
 		Images:   func(ctx context.Context) ([]corev1.ContainerImage, error) { return listImages(ctx, p.cri) },

@@ -17,72 +17,116 @@ import (
 )
 
 // decide places one pod. The lock is held; what is returned runs without it.
-func (s *Scheduler) decide(it *queue.Item, now time.Time) task {
+func (s *Scheduler) decide(it *queue.Item, now time.Time) step {
 	pod := it.Pod
+	if s.interested(pod.Object) {
+		s.away[pod.UID()] = &absence{item: it}
+		return step{alone: func(ctx context.Context) step { return s.consult(ctx, it) }}
+	}
 	node, why := s.snapshot.Schedule(pod)
 	if node == "" {
 		return s.reject(it, why, now)
 	}
+	return s.assign(it, node, now)
+}
+
+// assign takes the pod to be on the node, and returns what makes it so.
+func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
+	pod := it.Pod
 	nominated := s.snapshot.Nominated(pod.UID())
+	plan := s.snapshot.PlanVolumes(pod, node)
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
-	s.joined()
-	plan := s.snapshot.PlanVolumes(pod, node)
+	s.joined(pod)
 	if plan == nil {
-		return func(ctx context.Context) { s.bind(ctx, pod.Object, node, nominated) }
+		return step{do: func(ctx context.Context) { s.bind(ctx, pod, node, nominated) }}
 	}
 	s.snapshot.Promise(plan)
-	p := &parked{object: pod.Object, plan: plan, nominated: nominated, deadline: now.Add(maxVolumeWait), selected: map[types.UID]bool{}}
+	p := &parked{pod: pod, plan: plan, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
 	s.parked[pod.UID()] = p
-	return func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
+	return step{do: func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }}
 }
 
 // reject sets a pod aside that fits no node, after making room for it if its
 // priority allows.
-func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) task {
+func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) step {
 	pod, message := it.Pod, why.Message()
-	var way *core.Preemption
-	if message == core.NoNodes {
+	switch {
+	case why.NoNodes():
 		s.snapshot.Denominate(pod.UID())
-	} else {
-		var reason string
-		var settled bool
-		if way, reason, settled = s.snapshot.Preempt(pod, why, s.budgetList()); way != nil {
-			s.snapshot.Nominate(pod, way.Node)
-			message += fmt.Sprintf(" preemption: found a potential placement for pod on node %v, preempting %d victims", way.Node, len(way.Victims))
-			for _, other := range way.Displaced {
-				s.snapshot.Denominate(other.UID())
-			}
-		} else {
-			message += " preemption: " + reason
-			if !settled {
-				s.snapshot.Denominate(pod.UID())
-			}
-		}
+		return s.setAside(it, why.Failed, message, now)
+	case !pod.Profile().Preempts:
+		s.snapshot.Denominate(pod.UID())
+		return s.setAside(it, why.Failed, message, now)
 	}
+	ways, reason, settled := s.snapshot.Ways(pod, why, s.budgetList())
+	switch {
+	case len(ways) == 0:
+		if !settled {
+			s.snapshot.Denominate(pod.UID())
+		}
+		return s.setAside(it, why.Failed, message+" preemption: "+reason, now)
+	case s.preemptionInterested(pod.Object):
+		s.away[pod.UID()] = &absence{item: it}
+		return step{alone: func(ctx context.Context) step { return s.consultWays(ctx, it, why, ways) }}
+	}
+	return s.clear(it, why, s.snapshot.Choose(pod, ways))
+}
+
+// setAside lets a pod wait until something changes, and says why.
+func (s *Scheduler) setAside(it *queue.Item, failed core.FilterSet, message string, now time.Time) step {
+	pod := it.Pod
 	nominated := s.snapshot.Nominated(pod.UID())
-	s.queue.Fail(it, why.Failed, now)
-	return func(ctx context.Context) {
-		if way != nil && !s.evict(ctx, pod, way) {
-			s.again(pod)
-		}
-		s.report(ctx, pod.Object, corev1.PodReasonUnschedulable, message, nominated)
+	s.queue.Fail(it, failed, now)
+	return step{do: func(ctx context.Context) { s.report(ctx, pod, corev1.PodReasonUnschedulable, message, nominated) }}
+}
+
+// clear makes room for a pod on a node. Until all victims are evicted the pod
+// does not try again: it would only choose more of them.
+func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preemption) step {
+	pod := it.Pod
+	s.snapshot.Nominate(pod, way.Node)
+	for _, other := range way.Displaced {
+		s.snapshot.Denominate(other.UID())
 	}
+	s.away[pod.UID()] = &absence{item: it, node: way.Node}
+	message := fmt.Sprintf("%s preemption: found a potential placement for pod on node %v, preempting %d victims", why.Message(), way.Node, len(way.Victims))
+	return step{do: func(ctx context.Context) {
+		s.report(ctx, pod, corev1.PodReasonUnschedulable, message, way.Node)
+		evicted := s.evict(ctx, pod, way)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if a, ok := s.back(it); ok {
+			s.queue.Fail(it, why.Failed, time.Now())
+			if a.missed || !evicted {
+				s.again(pod.UID())
+			}
+		}
+	}}
+}
+
+// back ends a pod's absence; false says that it is not wanted any more.
+func (s *Scheduler) back(it *queue.Item) (*absence, bool) {
+	a, ok := s.away[it.Pod.UID()]
+	if !ok || a.item != it {
+		return nil, false
+	}
+	delete(s.away, it.Pod.UID())
+	return a, true
 }
 
 func (s *Scheduler) budgetList() []*policyv1.PodDisruptionBudget {
 	return slices.Collect(maps.Values(s.budgets))
 }
 
-// again wakes one pod, whose victims could not be evicted.
-func (s *Scheduler) again(pod *core.Pod) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wake(func(it *queue.Item) bool { return it.Pod.UID() == pod.UID() })
+// again wakes one pod.
+func (s *Scheduler) again(uid types.UID) {
+	s.wake(func(it *queue.Item) bool { return it.Pod.UID() == uid })
 }
 
 // bind writes a decision, or takes it back.
-func (s *Scheduler) bind(ctx context.Context, obj *corev1.Pod, node, nominated string) {
+func (s *Scheduler) bind(ctx context.Context, pod *core.Pod, node, nominated string) {
+	obj := pod.Object
 	if err := s.writeBinding(ctx, obj, node); err != nil {
 		if !s.forget(obj.UID, node, nominated) || ctx.Err() != nil {
 			return
@@ -91,13 +135,13 @@ func (s *Scheduler) bind(ctx context.Context, obj *corev1.Pod, node, nominated s
 			s.logger.Debug("pod changed before it was bound", "pod", ctrlKey(obj), "node", node, "error", err)
 			return
 		}
-		s.report(ctx, obj, corev1.PodReasonSchedulerError, `running Bind plugin "DefaultBinder": `+err.Error(), nominated)
+		s.report(ctx, pod, corev1.PodReasonSchedulerError, `running Bind plugin "DefaultBinder": `+err.Error(), nominated)
 		return
 	}
 	s.mu.Lock()
 	delete(s.binding, obj.UID)
 	s.mu.Unlock()
-	s.recorder.Eventf(obj, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", obj.Namespace, obj.Name, node)
+	s.recorder(obj).Eventf(obj, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", obj.Namespace, obj.Name, node)
 }
 
 // forget undoes an assumed bind that failed and lets the pod try again after
@@ -119,7 +163,7 @@ func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
 		return false // the write took effect although its answer was lost
 	}
 	s.snapshot.RemovePod(uid)
-	s.freed(node)
+	s.freed(pod, node)
 	if obj := it.Pod.Object; obj.DeletionTimestamp != nil || len(obj.Spec.SchedulingGates) > 0 {
 		return false
 	}

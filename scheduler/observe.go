@@ -106,7 +106,9 @@ func (s *Scheduler) onNode(obj *corev1.Node) {
 	}
 	moved := change&^core.NodeAllocatable != 0 // topology may look different
 	might := onceAClass(func(p *core.Pod) bool { return s.snapshot.MightFit(p, obj.Name) })
-	s.wake(func(it *queue.Item) bool { return moved && dependsOnPods(it) || might(it.Pod) })
+	s.wake(func(it *queue.Item) bool {
+		return moved && (dependsOnPods(it) || dependsOnVolumes(it)) || might(it.Pod)
+	})
 }
 
 func (s *Scheduler) onNodeGone(obj *corev1.Node) {
@@ -140,9 +142,9 @@ func (s *Scheduler) podGone(uid types.UID) {
 	s.drop(uid)
 	delete(s.binding, uid)
 	s.leave(uid)
-	if _, node, ok := s.snapshot.Pod(uid); ok {
+	if pod, node, ok := s.snapshot.Pod(uid); ok {
 		s.snapshot.RemovePod(uid)
-		s.freed(node)
+		s.freed(pod, node)
 	}
 }
 
@@ -157,38 +159,45 @@ func (s *Scheduler) leave(uid types.UID) {
 // drop takes a pod out of the queue for good.
 func (s *Scheduler) drop(uid types.UID) {
 	s.queue.Delete(uid)
+	delete(s.away, uid)
 	s.snapshot.Denominate(uid)
 	delete(s.chores, uid)
 }
 
 func (s *Scheduler) podBound(obj *corev1.Pod) {
 	s.drop(obj.UID)
-	pod := core.NewPod(obj)
+	pod := core.NewPod(obj, nil)
 	was, node, known := s.snapshot.Pod(obj.UID)
 	same := known && node == obj.Spec.NodeName && was.SameFootprint(pod)
 	s.snapshot.PutPod(pod, obj.Spec.NodeName)
 	if same {
 		return
 	}
-	s.joined()
+	s.joined(pod)
 	if known { // smaller, terminating or elsewhere
-		s.freed(node)
+		s.freed(was, node)
 	}
 }
 
 func (s *Scheduler) podPending(obj *corev1.Pod) {
+	profile, ours := s.profiles[obj.Spec.SchedulerName]
 	it, underWay := s.binding[obj.UID]
+	if !ours {
+		s.drop(obj.UID)
+		return
+	}
+	pod := core.NewPod(obj, profile.Profile)
 	if underWay {
-		it.Pod = core.NewPod(obj) // for the case that the bind fails
+		it.Pod = pod // for the case that the bind fails
 	}
 	switch {
-	case obj.Spec.SchedulerName != s.name, obj.DeletionTimestamp != nil:
+	case obj.DeletionTimestamp != nil:
 		s.drop(obj.UID)
 		if p, ok := s.parked[obj.UID]; ok { // deleted before it started
 			s.giveUp(obj.UID, p, "pod is being deleted")
 		}
 		return
-	case len(obj.Spec.SchedulingGates) > 0:
+	case len(obj.Spec.SchedulingGates) > 0 && profile.Gates:
 		s.drop(obj.UID)
 		s.reportGated(obj)
 		return
@@ -202,16 +211,25 @@ func (s *Scheduler) podPending(obj *corev1.Pod) {
 		}
 		s.snapshot.RemovePod(obj.UID) // the datastore was taken back to before the bind
 	}
+	s.enqueue(pod)
+}
+
+func (s *Scheduler) enqueue(pod *core.Pod) {
 	now := time.Now()
-	pod := core.NewPod(obj)
-	it, waiting := s.queue.Get(obj.UID)
+	if a, ok := s.away[pod.UID()]; ok {
+		was := a.item.Pod.Object
+		a.missed = a.missed || !sameWishes(was, pod.Object)
+		a.item.Pod = pod
+		return
+	}
+	it, waiting := s.queue.Get(pod.UID())
 	switch {
 	case !waiting:
 		s.queue.Add(pod, now)
 		s.renominate(pod, "")
 	default:
 		was := it.Pod.Object
-		s.queue.Update(pod, !sameWishes(was, obj), now)
+		s.queue.Update(pod, !sameWishes(was, pod.Object), now)
 		s.renominate(pod, was.Status.NominatedNodeName)
 	}
 	s.wakeUp()
@@ -243,16 +261,23 @@ func (s *Scheduler) nominate(it *queue.Item) {
 	}
 }
 
-// wake lets the unschedulable pods try again for which f is true.
+// wake lets the unschedulable pods try again for which f is true, and those
+// that extenders turned down: nobody knows what helps them.
 func (s *Scheduler) wake(f func(*queue.Item) bool) {
-	s.queue.Wake(time.Now(), f)
-	s.wakeUp()
+	if s.queue.Wake(time.Now(), func(it *queue.Item) bool { return it.Failed.Has(core.Extenders) || f(it) }) {
+		s.wakeUp()
+	}
 }
 
-// freed wakes the pods that room on a node may help.
-func (s *Scheduler) freed(node string) {
+// freed wakes the pods that the leaving of a pod may help.
+func (s *Scheduler) freed(pod *core.Pod, node string) {
+	for _, a := range s.away {
+		a.missed = a.missed || a.node == "" || a.node == node
+	}
 	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
-	s.wake(func(it *queue.Item) bool { return dependsOnPods(it) || dependsOnVolumes(it) || fits(it.Pod) })
+	s.wake(func(it *queue.Item) bool {
+		return dependsOnPods(it) && s.snapshot.Concerns(it.Pod, pod) || dependsOnVolumes(it) || fits(it.Pod)
+	})
 }
 
 // onceAClass asks f once for all pods that get the same answer: thousands may
@@ -270,9 +295,13 @@ func onceAClass(f func(*core.Pod) bool) func(*core.Pod) bool {
 	}
 }
 
-// joined wakes the pods that wait for other pods' company.
-func (s *Scheduler) joined() { s.wake(dependsOnPods) }
-
-func dependsOnPods(it *queue.Item) bool {
-	return it.Failed.Has(core.InterPodAffinity) || it.Failed.Has(core.PodTopologySpread)
+// joined wakes the pods that wait for the company of one that has a node now.
+func (s *Scheduler) joined(pod *core.Pod) {
+	if s.queue.Any(podFilters) {
+		s.wake(func(it *queue.Item) bool { return dependsOnPods(it) && s.snapshot.Concerns(it.Pod, pod) })
+	}
 }
+
+const podFilters core.FilterSet = 1<<core.InterPodAffinity | 1<<core.PodTopologySpread
+
+func dependsOnPods(it *queue.Item) bool { return it.Failed&podFilters != 0 }

@@ -29,11 +29,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/scheduler/core"
+	"github.com/proa-dev/proa/scheduler/extender"
 	"github.com/proa-dev/proa/scheduler/queue"
 )
 
@@ -41,22 +43,41 @@ import (
 // profile.
 type Config struct {
 	Logger *slog.Logger
-	// Name is the spec.schedulerName that is served; "default-scheduler".
-	Name string
+	// Profiles are the rules of pods, by spec.schedulerName; DefaultProfile.
+	Profiles []*core.Profile
+	// Extenders have a say in the choice of nodes.
+	Extenders []configv1.Extender
+	// InitialBackoff and MaxBackoff are how long a pod that failed rests.
+	InitialBackoff, MaxBackoff time.Duration
 	// Writers is how many API calls may be under way at once; 64.
 	Writers int
 	// Seed breaks ties between nodes of equal score.
 	Seed uint64
 }
 
+// Validate says what is wrong.
+func (c *Config) Validate() error {
+	if c.Writers < 0 {
+		return fmt.Errorf("scheduler: %d writers", c.Writers)
+	}
+	names := map[string]bool{}
+	for _, p := range c.Profiles {
+		if p == nil || p.Name == "" || names[p.Name] {
+			return errors.New("scheduler: profiles need names of their own")
+		}
+		names[p.Name] = true
+	}
+	return nil
+}
+
 // Scheduler assigns pods to nodes until its context ends.
 type Scheduler struct {
-	cluster  client.Cluster
-	recorder record.EventRecorder
-	logger   *slog.Logger
-	name     string
-	writers  chan struct{}
-	kick     chan struct{} // something may be ready in the queue
+	cluster   client.Cluster
+	logger    *slog.Logger
+	profiles  map[string]*profile
+	extenders []*extender.Extender
+	writers   chan struct{}
+	kick      chan struct{} // something may be ready in the queue
 
 	mu       sync.Mutex
 	snapshot *core.Snapshot
@@ -65,41 +86,77 @@ type Scheduler struct {
 	// snapshot already.
 	binding map[types.UID]*queue.Item
 	// parked are those among them that wait for volumes.
-	parked  map[types.UID]*parked
+	parked map[types.UID]*parked
+	// away are waiting pods that are not in the queue: extenders are asked
+	// about them, or others are being evicted for them.
+	away    map[types.UID]*absence
 	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
 	// chores are API calls that informer handlers want made, one a pod.
 	chores map[types.UID]task
 }
 
+// profile is the rules of some pods, and who speaks to them.
+type profile struct {
+	*core.Profile
+	recorder record.EventRecorder
+}
+
+// absence is a pod that is neither in the queue nor on a node.
+type absence struct {
+	item   *queue.Item
+	node   string // that is being cleared for it
+	missed bool   // something happened meanwhile that may help it
+}
+
 // task is what remains to be written after a decision.
 type task func(ctx context.Context)
+
+// step is what follows from a decision.
+type step struct {
+	do task
+	// alone comes first, and no other decision is made before it is done.
+	alone func(ctx context.Context) step
+}
 
 // New returns a scheduler for the cluster.
 func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 	if cluster == nil {
 		return nil, errors.New("scheduler: no cluster")
 	}
-	if cfg.Writers < 0 {
-		return nil, fmt.Errorf("scheduler: %d writers", cfg.Writers)
+	if err := cfg.Validate(); err != nil {
+		return nil, err
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	name := cmp.Or(cfg.Name, corev1.DefaultSchedulerName)
-	return &Scheduler{
+	if len(cfg.Profiles) == 0 {
+		cfg.Profiles = []*core.Profile{core.DefaultProfile()}
+	}
+	s := &Scheduler{
 		cluster:  cluster,
-		recorder: cluster.Recorder(name),
 		logger:   cfg.Logger,
-		name:     name,
+		profiles: map[string]*profile{},
 		writers:  make(chan struct{}, cmp.Or(cfg.Writers, 64)),
 		kick:     make(chan struct{}, 1),
 		snapshot: core.NewSnapshot(cfg.Seed),
-		queue:    queue.New(),
+		queue:    queue.New(cfg.InitialBackoff, cfg.MaxBackoff),
 		binding:  map[types.UID]*queue.Item{},
 		parked:   map[types.UID]*parked{},
+		away:     map[types.UID]*absence{},
 		budgets:  map[types.NamespacedName]*policyv1.PodDisruptionBudget{},
 		chores:   map[types.UID]task{},
-	}, nil
+	}
+	for _, p := range cfg.Profiles {
+		s.profiles[p.Name] = &profile{Profile: p, recorder: cluster.Recorder(p.Name)}
+	}
+	for _, spec := range cfg.Extenders {
+		e, err := extender.New(spec)
+		if err != nil {
+			return nil, err
+		}
+		s.extenders = append(s.extenders, e)
+	}
+	return s, nil
 }
 
 // Run schedules until ctx ends. It calls ready once the cluster's state is
@@ -126,6 +183,10 @@ type source struct {
 func (s *Scheduler) sources() []source {
 	return []source{
 		{&storagev1.StorageClass{}, handler(s.onClass, s.onClassGone)},
+		{&storagev1.CSIDriver{}, handler(s.onDriver, s.onDriverGone)},
+		{&storagev1.CSINode{}, handler(s.onStorageNode, s.onStorageNodeGone)},
+		{&storagev1.CSIStorageCapacity{}, handler(s.onCapacity, s.onCapacityGone)},
+		{&storagev1.VolumeAttachment{}, handler(s.onAttachment, s.onAttachmentGone)},
 		{&corev1.PersistentVolume{}, handler(s.onVolume, s.onVolumeGone)},
 		{&corev1.PersistentVolumeClaim{}, handler(s.onClaim, s.onClaimGone)},
 		{&corev1.Service{}, handler(s.onService, s.onServiceGone)},
@@ -188,21 +249,25 @@ func (s *Scheduler) work(ctx context.Context) error {
 	defer writing.Wait()
 	for {
 		do, next := s.next(time.Now())
-		if do != nil {
-			select {
-			case s.writers <- struct{}{}:
-			case <-ctx.Done():
+		idle := do.do == nil && do.alone == nil
+		for do.alone != nil {
+			do = do.alone(ctx)
+		}
+		if do.do == nil {
+			if idle && !s.rest(ctx, next) || ctx.Err() != nil {
 				return nil
 			}
-			writing.Go(func() {
-				defer func() { <-s.writers }()
-				do(ctx)
-			})
 			continue
 		}
-		if !s.rest(ctx, next) {
+		select {
+		case s.writers <- struct{}{}:
+		case <-ctx.Done():
 			return nil
 		}
+		writing.Go(func() {
+			defer func() { <-s.writers }()
+			do.do(ctx)
+		})
 	}
 }
 
@@ -225,13 +290,13 @@ func (s *Scheduler) rest(ctx context.Context, next time.Time) bool {
 
 // next makes decisions until one leaves something to write; without one it
 // says when to look again.
-func (s *Scheduler) next(now time.Time) (task, time.Time) {
+func (s *Scheduler) next(now time.Time) (step, time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	expiry := s.expire(now)
 	for uid, do := range s.chores {
 		delete(s.chores, uid)
-		return do, time.Time{}
+		return step{do: do}, time.Time{}
 	}
 	for {
 		item := s.queue.Pop(now)
@@ -240,9 +305,9 @@ func (s *Scheduler) next(now time.Time) (task, time.Time) {
 			if next.IsZero() || !expiry.IsZero() && expiry.Before(next) {
 				next = expiry
 			}
-			return nil, next
+			return step{}, next
 		}
-		if do := s.decide(item, now); do != nil {
+		if do := s.decide(item, now); do.do != nil || do.alone != nil {
 			return do, time.Time{}
 		}
 	}

@@ -163,7 +163,7 @@ func testVolumesFollowTheFirstConsumer(t *testing.T) {
 	}
 	c.mu.Unlock()
 	claim = claim.DeepCopy()
-	claim.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "n"}
+	claim.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "n", "pv.kubernetes.io/bind-completed": "yes"}
 	claim.Spec.VolumeName, claim.Status.Phase = "pv", corev1.ClaimBound
 	c.update(claim)
 	c.eventually(t, "bound", func() bool { return c.node("p") == "n" })

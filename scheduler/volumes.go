@@ -18,13 +18,9 @@ import (
 	"github.com/proa-dev/proa/scheduler/queue"
 )
 
-// maxVolumeWait is how long a pod with a node waits for its volumes before it
-// is scheduled anew.
-const maxVolumeWait = 10 * time.Minute
-
 // parked is a pod that has a node and waits for its volumes.
 type parked struct {
-	object    *corev1.Pod
+	pod       *core.Pod
 	plan      *core.VolumePlan
 	nominated string
 	deadline  time.Time
@@ -41,7 +37,8 @@ func (s *Scheduler) onClaim(obj *corev1.PersistentVolumeClaim) {
 	for uid, p := range s.parked {
 		s.followClaim(uid, p, obj)
 	}
-	s.wake(dependsOnVolumes)
+	name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}
+	s.wake(func(it *queue.Item) bool { return dependsOnVolumes(it) && it.Pod.Claims(name) })
 }
 
 func (s *Scheduler) onClaimGone(obj *corev1.PersistentVolumeClaim) {
@@ -83,7 +80,51 @@ func (s *Scheduler) onClassGone(obj *storagev1.StorageClass) {
 	s.snapshot.RemoveClass(obj.Name)
 }
 
-func dependsOnVolumes(it *queue.Item) bool { return it.Failed.Has(core.VolumeBinding) }
+func (s *Scheduler) onDriver(obj *storagev1.CSIDriver) {
+	s.storageChanged(func() { s.snapshot.SetDriver(obj) })
+}
+
+func (s *Scheduler) onDriverGone(obj *storagev1.CSIDriver) {
+	s.storageChanged(func() { s.snapshot.RemoveDriver(obj.Name) })
+}
+
+func (s *Scheduler) onStorageNode(obj *storagev1.CSINode) {
+	s.storageChanged(func() { s.snapshot.SetStorageNode(obj) })
+}
+
+func (s *Scheduler) onStorageNodeGone(obj *storagev1.CSINode) {
+	s.storageChanged(func() { s.snapshot.RemoveStorageNode(obj.Name) })
+}
+
+func (s *Scheduler) onCapacity(obj *storagev1.CSIStorageCapacity) {
+	s.storageChanged(func() { s.snapshot.SetCapacity(obj) })
+}
+
+func (s *Scheduler) onCapacityGone(obj *storagev1.CSIStorageCapacity) {
+	s.storageChanged(func() { s.snapshot.RemoveCapacity(types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}) })
+}
+
+func (s *Scheduler) onAttachment(obj *storagev1.VolumeAttachment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.SetAttachment(obj) // it takes room, so it helps nobody
+}
+
+func (s *Scheduler) onAttachmentGone(obj *storagev1.VolumeAttachment) {
+	s.storageChanged(func() { s.snapshot.RemoveAttachment(obj) })
+}
+
+// storageChanged notes a change that may help pods with volumes.
+func (s *Scheduler) storageChanged(note func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	note()
+	s.wake(dependsOnVolumes)
+}
+
+func dependsOnVolumes(it *queue.Item) bool { return it.Failed&volumeFilters != 0 }
+
+const volumeFilters core.FilterSet = 1<<core.VolumeBinding | 1<<core.VolumeZone | 1<<core.VolumeRestrictions | 1<<core.NodeVolumeLimits
 
 // followClaim moves a parked pod on when a claim of it changed.
 func (s *Scheduler) followClaim(uid types.UID, p *parked, claim *corev1.PersistentVolumeClaim) {
@@ -108,7 +149,7 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 		return
 	}
 	delete(s.parked, uid)
-	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.object, p.plan.Node, p.nominated) }
+	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.pod, p.plan.Node, p.nominated) }
 	s.wakeUp()
 }
 
@@ -118,7 +159,7 @@ func (s *Scheduler) giveUp(uid types.UID, p *parked, why string) {
 	s.snapshot.Withdraw(p.plan)
 	if s.forgetLocked(uid, p.plan.Node, p.nominated) {
 		s.chores[uid] = func(ctx context.Context) {
-			s.report(ctx, p.object, corev1.PodReasonSchedulerError, preBind+why, p.nominated)
+			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, preBind+why, p.nominated)
 		}
 		s.wakeUp()
 	}

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/scheduler/core"
@@ -26,7 +27,17 @@ func bare(obj *corev1.Pod) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID}}
 }
 
+// recorder is that of the pod's profile.
+func (s *Scheduler) recorder(obj *corev1.Pod) record.EventRecorder {
+	return s.profiles[obj.Spec.SchedulerName].recorder
+}
+
 func (s *Scheduler) writeBinding(ctx context.Context, obj *corev1.Pod, node string) error {
+	for _, e := range s.extenders {
+		if e.Binds() && e.Wants(obj) {
+			return e.Bind(ctx, obj, node)
+		}
+	}
 	return s.cluster.Client().SubResource("binding").Create(ctx, bare(obj), &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
@@ -35,8 +46,9 @@ func (s *Scheduler) writeBinding(ctx context.Context, obj *corev1.Pod, node stri
 
 // report tells the user why a pod waits: an event, and the condition if it
 // says something else so far.
-func (s *Scheduler) report(ctx context.Context, obj *corev1.Pod, reason, message, nominated string) {
-	s.recorder.Event(obj, corev1.EventTypeWarning, "FailedScheduling", note(message))
+func (s *Scheduler) report(ctx context.Context, pod *core.Pod, reason, message, nominated string) {
+	obj := pod.Object
+	s.recorder(obj).Event(obj, corev1.EventTypeWarning, "FailedScheduling", note(message))
 	status := map[string]any{}
 	if c := changedCondition(obj, corev1.PodScheduled, corev1.ConditionFalse, reason, message); c != nil {
 		status["conditions"] = []*corev1.PodCondition{c}
@@ -123,17 +135,34 @@ func (s *Scheduler) evict(ctx context.Context, pod *core.Pod, way *core.Preempti
 		if err := s.patchStatus(ctx, other.Object, map[string]any{"nominatedNodeName": nil}); err != nil {
 			s.logger.Warn("withdraw nomination", "pod", ctrlKey(other.Object), "error", err)
 		}
-		s.again(other)
+		s.mu.Lock()
+		s.again(other.UID())
+		s.mu.Unlock()
 	}
 	ok := true
 	for _, victim := range way.Victims {
-		if victim.Object.DeletionTimestamp != nil {
+		if victim.Object.DeletionTimestamp != nil || s.evictParked(pod, victim, way.Node) {
 			continue
 		}
 		if err := s.evictOne(ctx, pod, victim.Object, way.Node); err != nil {
 			s.logger.Warn("preempt pod", "victim", ctrlKey(victim.Object), "for", ctrlKey(pod.Object), "error", err)
 			ok = false
 		}
+	}
+	return ok
+}
+
+// evictParked takes back a decision that waits for volumes: that pod runs
+// nowhere yet, so it need not be deleted.
+func (s *Scheduler) evictParked(pod, victim *core.Pod, node string) bool {
+	s.mu.Lock()
+	p, ok := s.parked[victim.UID()]
+	if ok {
+		s.giveUp(victim.UID(), p, "preempted by DefaultPreemption")
+	}
+	s.mu.Unlock()
+	if ok {
+		s.recorder(pod.Object).Eventf(victim.Object, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v (in kube-scheduler memory).", pod.UID(), node)
 	}
 	return ok
 }
@@ -151,7 +180,7 @@ func (s *Scheduler) evictOne(ctx context.Context, pod *core.Pod, victim *corev1.
 		return nil
 	}
 	if err == nil {
-		s.recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID(), node)
+		s.recorder(pod.Object).Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID(), node)
 	}
 	return err
 }

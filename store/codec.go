@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,17 +53,47 @@ func encode(k *api.Kind, obj api.Object) ([]byte, error) {
 	return data, nil
 }
 
-// marshalProtobuf returns the envelope, nil for types without protobuf.
+// sizedMessage is what they can do besides: write themselves into a buffer of
+// the right size, from its end.
+type sizedMessage interface {
+	Size() int
+	MarshalToSizedBuffer([]byte) (int, error)
+}
+
+// marshalProtobuf returns the envelope, nil for types without protobuf. It is
+// what upstream's serializer writes, in one piece of memory.
 func marshalProtobuf(obj api.Object) ([]byte, error) {
 	if _, ok := obj.(protoMessage); !ok {
 		return nil, nil
 	}
-	var buf bytes.Buffer
-	if err := protobuf.NewSerializer(nil, nil).Encode(obj, &buf); err != nil {
+	m, ok := obj.(sizedMessage)
+	if !ok {
+		var buf bytes.Buffer
+		err := protobuf.NewSerializer(nil, nil).Encode(obj, &buf)
+		return buf.Bytes(), err
+	}
+	apiVersion, kind := obj.GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
+	typeMeta, err := (&runtime.TypeMeta{APIVersion: apiVersion, Kind: kind}).Marshal()
+	if err != nil {
 		return nil, err
 	}
-	return buf.Bytes(), nil
+	size := m.Size()
+	out := make([]byte, 0, len(magic)+2*(1+binary.MaxVarintLen32)+len(typeMeta)+size+len(envelopeEnd))
+	out = append(out, magic...)
+	out = append(out, 1<<3|2)
+	out = binary.AppendUvarint(out, uint64(len(typeMeta)))
+	out = append(out, typeMeta...)
+	out = append(out, 2<<3|2)
+	out = binary.AppendUvarint(out, uint64(size))
+	raw := out[len(out) : len(out)+size]
+	if n, err := m.MarshalToSizedBuffer(raw); err != nil || n != size {
+		return nil, fmt.Errorf("%T is of %d bytes, not %d: %w", obj, n, size, err)
+	}
+	return append(out[:len(out)+size], envelopeEnd...), nil
 }
+
+// envelopeEnd are the content encoding and type, which are always there.
+var envelopeEnd = []byte{3<<3 | 2, 0, 4<<3 | 2, 0}
 
 // decode reads what is stored as an object of k, converting it where another
 // version was stored.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -18,6 +19,7 @@ import (
 type etcd struct {
 	client *clientv3.Client
 	member *embed.Etcd
+	kv     pb.KVServer // of member: what a client of another process would talk to
 	log    *slog.Logger
 	// stopping quiets etcd's log.
 	stopping *atomic.Bool
@@ -67,6 +69,9 @@ type write struct {
 
 // commit carries out w. ok is false when the condition did not hold.
 func (e *etcd) commit(ctx context.Context, w write) (rev int64, ok bool, err error) {
+	if e.member != nil {
+		return e.commitMember(ctx, w)
+	}
 	var op clientv3.Op
 	switch {
 	case w.remove:

@@ -7,6 +7,7 @@ import (
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/api/auth"
 	"github.com/proa-dev/proa/api/batch"
+	"github.com/proa-dev/proa/api/certificates"
 	"github.com/proa-dev/proa/api/coordination"
 	"github.com/proa-dev/proa/api/core"
 	"github.com/proa-dev/proa/api/discovery"
@@ -26,6 +27,7 @@ func Kinds() []*api.Kind {
 		apps.Kinds(),
 		auth.Kinds(),
 		batch.Kinds(),
+		certificates.Kinds(),
 		coordination.Kinds(),
 		discovery.Kinds(),
 		events.Kinds(),

@@ -10,22 +10,33 @@ type Config struct {
 	Source Source
 	Live   Live // see Lookup
 	// Authorizer is asked whether a node may have tokens for an audience
-	// that none of its pods names. Nil: it may not.
+	// that none of its pods names, and who may approve and sign certificates.
+	// Nil: nobody.
+	// that none of its pods names, and who may approve and sign certificate
+	// requests. Nil: nobody may.
 	Authorizer authorizer.UnconditionalAuthorizer
 }
 
-// Default is the plugins that are always on, in upstream's order.
+// Default is the plugins that are always on, in upstream's order. After them
+// comes what charges for a write: see package quotas.
 func Default(cfg Config) Chain {
 	lookup := Lookup{Source: cfg.Source, Live: cfg.Live}
 	return Chain{
 		NewNamespaceLifecycle(lookup),
+		NewLimitRanger(lookup),
 		NewServiceAccount(lookup),
 		NewNodeRestriction(lookup, cfg.Authorizer),
 		NewTaintNodesByCondition(),
 		NewPodSecurity(lookup),
 		NewPriority(lookup),
 		NewDefaultTolerationSeconds(),
+		NewDefaultStorageClass(lookup),
+		NewPersistentVolumeClaimResize(lookup),
 		NewRuntimeClass(lookup),
+		NewCertificateApproval(cfg.Authorizer),
+		NewCertificateSigning(cfg.Authorizer),
+		NewCertificateSubjectRestriction(),
+		NewDefaultIngressClass(lookup),
 		NewPodTopologyLabels(lookup),
 		NewPodResizeValidator(lookup),
 	}

@@ -4,7 +4,7 @@
 //
 //	           ┌ headers of a front proxy with a certificate of its own CA
 //	request ──>├ client certificate of the cluster's CA: CN is the user, O the groups
-//	           ├ bearer token: a service account's
+//	           ├ bearer token: a service account's, or a bootstrap token
 //	           └ nothing at all: system:anonymous
 //
 // A credential that is present but wrong is an error (401), never anonymous.

@@ -5,25 +5,25 @@ import "sync"
 // generation is how many credentials one half of a cache holds.
 const generation = 4096
 
-// cache remembers verified credentials by hash. It keeps two generations:
+// cache remembers verified credentials. It keeps two generations:
 // what is used moves to the young one, and when that is full the old one is
 // dropped. So it is bounded and the credentials in use stay, without a list
 // to maintain on every hit.
 type cache[V any] struct {
 	mu         sync.RWMutex
-	young, old map[[32]byte]V
+	young, old map[string]V
 }
 
 func newCache[V any]() *cache[V] {
-	return &cache[V]{young: map[[32]byte]V{}}
+	return &cache[V]{young: map[string]V{}}
 }
 
-func (c *cache[V]) get(key [32]byte) (V, bool) {
+func (c *cache[V]) get(key []byte) (V, bool) {
 	c.mu.RLock()
-	v, ok := c.young[key]
+	v, ok := c.young[string(key)]
 	aged := false
 	if !ok {
-		v, aged = c.old[key]
+		v, aged = c.old[string(key)]
 	}
 	c.mu.RUnlock()
 	if aged {
@@ -32,11 +32,11 @@ func (c *cache[V]) get(key [32]byte) (V, bool) {
 	return v, ok || aged
 }
 
-func (c *cache[V]) put(key [32]byte, v V) {
+func (c *cache[V]) put(key []byte, v V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.young) >= generation {
-		c.old, c.young = c.young, make(map[[32]byte]V, generation/4)
+		c.old, c.young = c.young, make(map[string]V, generation/4)
 	}
-	c.young[key] = v
+	c.young[string(key)] = v
 }

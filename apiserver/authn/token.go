@@ -25,6 +25,12 @@ var (
 
 // token authenticates a bearer token for the API server itself.
 func (a *Authenticator) token(ctx context.Context, token string) (*authenticator.Response, error) {
+	if who, err := a.bootstrapper(ctx, token); who != nil || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		return &authenticator.Response{User: who, Audiences: a.cfg.Audiences}, nil
+	}
 	c, err := a.claims(ctx, token)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBadToken, err)
@@ -39,13 +45,23 @@ func (a *Authenticator) token(ctx context.Context, token string) (*authenticator
 // (authenticator.WithAudiences), the API server's own when there are none.
 // The answer names those that the token is good for.
 func (a *Authenticator) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
-	c, err := a.claims(ctx, token)
-	if err != nil {
-		return nil, false, fmt.Errorf("%w: %w", errBadToken, err)
-	}
 	wanted, ok := authenticator.AudiencesFrom(ctx)
 	if !ok || len(wanted) == 0 {
 		wanted = a.cfg.Audiences
+	}
+	if who, err := a.bootstrapper(ctx, token); who != nil || err != nil {
+		if err != nil {
+			return nil, false, err
+		}
+		both, err := a.ownAudiences(wanted)
+		if err != nil {
+			return nil, false, err
+		}
+		return &authenticator.Response{User: who, Audiences: both}, true, nil
+	}
+	c, err := a.claims(ctx, token)
+	if err != nil {
+		return nil, false, fmt.Errorf("%w: %w", errBadToken, err)
 	}
 	matching := a.matching(c, wanted)
 	if len(matching) == 0 {
@@ -82,7 +98,7 @@ func (a *Authenticator) claims(ctx context.Context, token string) (*claims, erro
 		return nil, errors.New("token is too long")
 	}
 	key := sha256.Sum256([]byte(token))
-	c, known := a.tokens.get(key)
+	c, known := a.tokens.get(key[:])
 	if !known {
 		var err error
 		if c, err = a.verified(token); err != nil {
@@ -97,7 +113,7 @@ func (a *Authenticator) claims(ctx context.Context, token string) (*claims, erro
 		return nil, err
 	}
 	if !known {
-		a.tokens.put(key, c)
+		a.tokens.put(key[:], c)
 	}
 	return c, nil
 }

@@ -243,12 +243,12 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		bindCluster("system:kubelet-api-admin", person(certs.KubeletClientUser)),
 		bindCluster("system:cluster-trust-bundle-discovery", group(serviceaccount.AllServiceAccountsGroup)),
 		bindCluster("system:service-account-issuer-discovery", group(serviceaccount.AllServiceAccountsGroup)),
-	}, controllerBindings()...)
+	}, slices.Concat(controllerBindings(), joinClusterBindings())...)
 }
 
 // Roles is the default policy's namespaced roles.
 func Roles() []rbacv1.Role {
-	return []rbacv1.Role{
+	return append([]rbacv1.Role{
 		role(systemNamespace, "extension-apiserver-authentication-reader",
 			on(read, "core", "configmaps", "extension-apiserver-authentication")),
 		role(systemNamespace, controllerPrefix+"bootstrap-signer", on(read, "core", "secrets")),
@@ -262,7 +262,7 @@ func Roles() []rbacv1.Role {
 			on(read, "core", "configmaps"),
 			on("update", "core", "configmaps", "cluster-info"),
 			emits()),
-	}
+	}, joinRoles()...)
 }
 
 // RoleBindings is the default policy's namespaced bindings.
@@ -270,7 +270,7 @@ func RoleBindings() []rbacv1.RoleBinding {
 	same := func(namespace, name string, subjects ...rbacv1.Subject) rbacv1.RoleBinding {
 		return bind(namespace, name, name, subjects...)
 	}
-	return []rbacv1.RoleBinding{
+	return append([]rbacv1.RoleBinding{
 		bind(systemNamespace, "system::extension-apiserver-authentication-reader", "extension-apiserver-authentication-reader",
 			person(user.KubeControllerManager), person(user.KubeScheduler)),
 		same(systemNamespace, "system::leader-locking-kube-controller-manager", person(user.KubeControllerManager), account("kube-controller-manager"), account("leader-election-controller")),
@@ -279,5 +279,5 @@ func RoleBindings() []rbacv1.RoleBinding {
 		same(systemNamespace, controllerPrefix+"cloud-provider", account("cloud-provider")),
 		same(systemNamespace, controllerPrefix+"token-cleaner", account("token-cleaner")),
 		same(publicNamespace, controllerPrefix+"bootstrap-signer", account("bootstrap-signer")),
-	}
+	}, joinBindings()...)
 }

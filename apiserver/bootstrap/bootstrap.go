@@ -32,6 +32,11 @@ type Config struct {
 	// with the common names of front proxies.
 	ClientCA, FrontProxyCA []byte
 	FrontProxyNames        []string
+	// Server is the URL by which nodes reach the API server, published with
+	// its authority; Settings is what all nodes must agree on. Neither is
+	// published when empty.
+	Server   string
+	Settings map[string]string
 }
 
 // Run makes what is missing and returns when all of it is there.
@@ -57,6 +62,14 @@ func Run(ctx context.Context, cfg Config) error {
 	group.Go(func() error { return ensureService(groupCtx, cfg) })
 	if len(cfg.ClientCA) > 0 {
 		group.Go(func() error { return ensureTrust(groupCtx, cfg) })
+	}
+	if cfg.Server != "" {
+		group.Go(func() error { return ensureClusterInfo(groupCtx, cfg) })
+	}
+	if len(cfg.Settings) > 0 {
+		group.Go(func() error {
+			return ensureData(groupCtx, cfg, metav1.NamespaceSystem, authz.ClusterSettings, cfg.Settings)
+		})
 	}
 	return group.Wait()
 }

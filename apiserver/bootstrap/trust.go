@@ -9,7 +9,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/internal/bootstraptoken"
 )
 
 // ensureTrust publishes how extension API servers (metrics-server, …) verify
@@ -19,12 +23,14 @@ func ensureTrust(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	want := &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "extension-apiserver-authentication"},
-		Data:       data,
-	}
+	return ensureData(ctx, cfg, metav1.NamespaceSystem, "extension-apiserver-authentication", data)
+}
+
+// ensureData makes a ConfigMap hold data; what else is in it stays.
+func ensureData(ctx context.Context, cfg Config, namespace, name string, data map[string]string) error {
+	want := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Data: data}
 	have := &corev1.ConfigMap{}
-	err = cfg.Reader.Get(ctx, ctrl.ObjectKeyFromObject(want), have)
+	err := cfg.Reader.Get(ctx, ctrl.ObjectKeyFromObject(want), have)
 	switch {
 	case apierrors.IsNotFound(err):
 		return ensure(ctx, cfg.Client, want)
@@ -44,6 +50,19 @@ func ensureTrust(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("update ConfigMap %s: %w", want.Name, err)
 	}
 	return nil
+}
+
+// ensureClusterInfo publishes, to everybody, where the cluster is and by what
+// authority it is known: a kubeconfig without a user, as kubeadm's nodes read it.
+// The signatures beside it are the bootstrap signer's.
+func ensureClusterInfo(ctx context.Context, cfg Config) error {
+	info := clientcmdapi.NewConfig()
+	info.Clusters[""] = &clientcmdapi.Cluster{Server: cfg.Server, CertificateAuthorityData: cfg.ClientCA}
+	text, err := clientcmd.Write(*info)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", bootstraptoken.ClusterInfo, err)
+	}
+	return ensureData(ctx, cfg, metav1.NamespacePublic, bootstraptoken.ClusterInfo, map[string]string{bootstraptoken.KubeconfigKey: string(text)})
 }
 
 func trustData(cfg Config) (map[string]string, error) {

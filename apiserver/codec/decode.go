@@ -12,16 +12,19 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"sigs.k8s.io/yaml"
+
+	"github.com/proa-dev/proa/internal/quantities"
 )
 
 // Codec knows the Go types of protobuf bodies.
 type Codec struct {
-	proto *protobuf.Serializer
+	scheme *runtime.Scheme
+	proto  *protobuf.Serializer
 }
 
 // New returns a codec for the scheme's types.
 func New(scheme *runtime.Scheme) *Codec {
-	return &Codec{proto: protobuf.NewSerializer(scheme, scheme)}
+	return &Codec{scheme: scheme, proto: protobuf.NewSerializer(scheme, scheme)}
 }
 
 // BodyFormat reads a Content-Type; "" is JSON.
@@ -51,6 +54,9 @@ func (c *Codec) Decode(f Format, data []byte, obj runtime.Object, want schema.Gr
 	case Protobuf:
 		if _, custom := obj.(runtime.Unstructured); custom {
 			return nil, unreadable(want, data, fmt.Errorf("custom resources have no protobuf form"))
+		}
+		if err := c.checkProto(data, obj); err != nil {
+			return nil, unreadable(want, data, err)
 		}
 		if _, _, err := c.proto.Decode(data, &want, obj); err != nil {
 			return nil, unreadable(want, data, err)
@@ -84,6 +90,23 @@ func (c *Codec) Decode(f Format, data []byte, obj runtime.Object, want schema.Gr
 		kind.SetGroupVersionKind(want.GroupVersion().WithKind(have.Kind))
 	}
 	return strict, nil
+}
+
+// checkProto refuses quantities out of all bounds. The decoder makes a value
+// of the type that the body names, whatever was asked for.
+func (c *Codec) checkProto(data []byte, obj runtime.Object) error {
+	if !quantities.SuspectProto(data) {
+		return nil
+	}
+	var body runtime.Unknown
+	if _, _, err := c.proto.Decode(data, nil, &body); err != nil {
+		return nil // the decoder will say so
+	}
+	var into any = obj
+	if named, err := c.scheme.New(body.GroupVersionKind()); err == nil {
+		into = named
+	}
+	return quantities.CheckProto(body.Raw, into)
 }
 
 // unreadable is the 400 for a body that is no such object. A body that names

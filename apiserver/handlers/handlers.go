@@ -41,7 +41,8 @@ type Config struct {
 
 // Handler serves everything below /api/v1 and /apis/<group>/<version>.
 type Handler struct {
-	cfg Config
+	cfg   Config
+	lists listBodies
 	// stop ends watches when the server shuts down.
 	stop     chan struct{}
 	stopOnce sync.Once
@@ -92,6 +93,9 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, info *request.Re
 	}
 	recorder := &warnings{header: w.Header()}
 	ctx := registry.WithAuthorized(warning.WithWarningRecorder(r.Context(), recorder))
+	if text := c.target.Kind.Deprecated; text != "" {
+		warning.AddWarning(ctx, "", text)
+	}
 	if err := c.dispatch(ctx); err != nil {
 		c.fail(err)
 	}
@@ -244,7 +248,7 @@ func (c *call) dispatch(ctx context.Context) error {
 func (c *call) negotiate() error {
 	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), func(a codec.Accepted) bool {
 		// What is computed and never stored has no columns.
-		return codec.IsTransform(a) && (a.As != "Table" || !c.target.Kind.Virtual)
+		return codec.IsTransform(a) && (a.As != "Table" || !c.target.Kind.Virtual || len(c.target.Kind.Columns) > 0)
 	})
 	if !ok {
 		return notAcceptable()

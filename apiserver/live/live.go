@@ -4,10 +4,12 @@ package live
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"sync/atomic"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/api"
@@ -98,6 +100,27 @@ func (r *Reader) Live(ctx context.Context, gr schema.GroupResource, namespace, n
 		return nil, false
 	}
 	return e.Object, true
+}
+
+// Replace writes obj in place of the version that it names. A conflict says
+// that this is not the latest.
+func (r *Reader) Replace(ctx context.Context, gr schema.GroupResource, obj api.Object) error {
+	res := r.resource(gr)
+	if res == nil {
+		return apierrors.NewNotFound(gr, obj.GetName())
+	}
+	conflict := apierrors.NewConflict(gr, obj.GetName(), store.ErrChanged)
+	switch e := res.Cached(key(obj.GetNamespace(), obj.GetName())); {
+	case e == nil:
+		return apierrors.NewNotFound(gr, obj.GetName())
+	case e.Object.GetResourceVersion() != obj.GetResourceVersion() || e.Object.GetUID() != obj.GetUID():
+		return conflict
+	default:
+		if _, err := res.Update(ctx, e, obj); !errors.Is(err, store.ErrChanged) {
+			return err
+		}
+	}
+	return conflict
 }
 
 func key(namespace, name string) string {

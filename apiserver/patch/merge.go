@@ -1,12 +1,16 @@
 package patch
 
 import (
+	"bytes"
 	"encoding/json"
 	"reflect"
 	"strings"
 	"sync"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	kjson "sigs.k8s.io/json"
+
+	"github.com/proa-dev/proa/internal/quantities"
 )
 
 // Merger applies JSON merge patches to Go values. A patch touches little of an
@@ -20,6 +24,10 @@ type Merger struct {
 // False means that obj is spoilt and the patch has to go the long way, because
 // there is something about it to report or something that only JSON can say.
 func (m *Merger) Merge(obj any, data []byte) bool {
+	if !bytes.Contains(data, null) {
+		// Nothing is taken away: to merge is to read over what is there.
+		return jsonv2.Unmarshal(data, obj, jsonv2.RejectUnknownMembers(true)) == nil
+	}
 	patch := map[string]any{}
 	if faults, err := kjson.UnmarshalStrict(data, &patch); err != nil || len(faults) > 0 || patch == nil {
 		return false
@@ -30,6 +38,8 @@ func (m *Merger) Merge(obj any, data []byte) bool {
 	}
 	return m.structure(v.Elem(), patch)
 }
+
+var null = []byte("null")
 
 func (m *Merger) structure(v reflect.Value, patch map[string]any) bool {
 	fields := m.fieldsOf(v.Type())
@@ -105,6 +115,9 @@ func replace(v reflect.Value, change any) bool {
 		return false
 	}
 	next := reflect.New(v.Type())
+	if quantities.CheckJSON(data, next.Interface()) != nil {
+		return false // the long way says what is wrong
+	}
 	if faults, err := kjson.UnmarshalStrict(data, next.Interface()); err != nil || len(faults) > 0 {
 		return false
 	}

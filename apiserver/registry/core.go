@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,7 +42,9 @@ type Config struct {
 	Authorizer authorizer.UnconditionalAuthorizer
 	Admission  admission.Chain
 	Virtual    map[schema.GroupVersionKind]VirtualFunc
-	Token      TokenFunc
+	// Computed answers reads of kinds that are never stored; may be nil.
+	Computed map[schema.GroupVersionKind]ComputedFunc
+	Token    TokenFunc
 	// Hooks take part in writes, by resource.
 	Hooks map[schema.GroupResource]Hook
 	// Report is told of failures that no request can answer for; may be nil.
@@ -272,6 +275,23 @@ func forbidden(a authorizer.AttributesRecord, reason string) error {
 func userOf(ctx context.Context) user.Info {
 	u, _ := request.UserFrom(ctx)
 	return u
+}
+
+// requester is who asks, for objects that record it. What it holds is shared
+// with other requests of that user: copies are handed out.
+func requester(ctx context.Context) api.Requester {
+	u := userOf(ctx)
+	if u == nil {
+		return api.Requester{}
+	}
+	r := api.Requester{Name: u.GetName(), UID: u.GetUID(), Groups: slices.Clone(u.GetGroups())}
+	for k, v := range u.GetExtra() {
+		if r.Extra == nil {
+			r.Extra = map[string][]string{}
+		}
+		r.Extra[k] = slices.Clone(v)
+	}
+	return r
 }
 
 func warn(ctx context.Context, text string) { warning.AddWarning(ctx, "", text) }

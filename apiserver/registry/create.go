@@ -153,6 +153,9 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 		if k.PrepareCreate != nil {
 			k.PrepareCreate(obj)
 		}
+		if k.SetRequester != nil {
+			k.SetRequester(obj, requester(ctx))
+		}
 		out, err := c.storeNew(ctx, r, t, obj, a)
 		if generated && apierrors.IsAlreadyExists(err) {
 			if attempt < generateAttempts {

@@ -66,16 +66,20 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 	if manager == "" {
 		manager = unknownManager
 	}
+	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	var was, is api.Object
 	if live == nil {
 		live = r.kind.New()
 		live.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+		was, is = live, shallow(obj) // nothing is equal in them
+	} else {
+		was, is = thin(live, obj)
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
 	before := live.GetManagedFields()
-	was, is := thin(live, obj)
-	key, cacheable := c.shapeOf(r.kind, subresource, manager, before, was, is, obj)
-	if cacheable {
-		if owners, ok := c.owners.get(key); ok {
+	known := c.shapeOf(r.kind, subresource, manager, before, was, is, obj)
+	defer c.owners.release(known)
+	if known != nil {
+		if owners, ok := c.owners.get(known); ok {
 			obj.SetManagedFields(recall(owners, before, c.cfg.Now().UTC().Truncate(time.Second)))
 			return
 		}
@@ -96,24 +100,24 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 		return
 	}
 	obj.SetManagedFields(o.GetManagedFields())
-	if cacheable {
-		c.owners.put(key, remember(before, o.GetManagedFields(), manager, subresource))
+	if known != nil {
+		c.owners.put(known, remember(before, o.GetManagedFields(), manager, subresource))
 	}
 }
 
 // manyManagers is where entries of old managers begin to be joined by age.
 const manyManagers = 10
 
-// shapeOf is the shape of a write if its outcome depends on that alone. A
-// client that sends entries of its own has a say in it.
-func (c *Core) shapeOf(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is, obj api.Object) (shape, bool) {
+// shapeOf is the shape of a write if its outcome depends on that alone, else
+// nil. A client that sends entries of its own has a say in it.
+func (c *Core) shapeOf(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is, obj api.Object) *shape {
 	if _, custom := obj.(runtime.Unstructured); custom || len(before) >= manyManagers {
-		return shape{}, false
+		return nil
 	}
 	if sent := obj.GetManagedFields(); subresource == "" && sent != nil && !slices.EqualFunc(sent, before, sameEntry) {
-		return shape{}, false
+		return nil
 	}
-	return shapeOf(k, subresource, manager, before, was, is)
+	return c.owners.shape(k, subresource, manager, before, was, is)
 }
 
 // sameEntry says that two entries differ in their time at most.

@@ -19,6 +19,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/codec"
 	"github.com/proa-dev/proa/apiserver/patch"
+	"github.com/proa-dev/proa/internal/quantities"
 )
 
 // Patch implements Registry.
@@ -163,7 +164,14 @@ func shown(pt types.PatchType, out, data []byte) string {
 // decodeApplied reads a configuration to apply (JSON is YAML).
 func decodeApplied(t Target, data []byte, f *faults) (*unstructured.Unstructured, error) {
 	u := &unstructured.Unstructured{Object: map[string]any{}}
-	if err := yaml.Unmarshal(data, &u.Object); err != nil {
+	asJSON, err := yaml.YAMLToJSON(data)
+	if err == nil {
+		err = json.Unmarshal(asJSON, &u.Object)
+	}
+	if err == nil {
+		err = quantities.CheckJSON(asJSON, t.Kind.New())
+	}
+	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
 	if f.mode != metav1.FieldValidationIgnore {

@@ -34,6 +34,15 @@ func thin(a, b api.Object) (api.Object, api.Object) {
 	return oa, ob
 }
 
+// shallow returns a copy that shares its insides.
+func shallow(obj api.Object) api.Object {
+	v := reflect.ValueOf(obj)
+	if _, ok := obj.(*unstructured.Unstructured); ok || v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+		return obj
+	}
+	return thinCopy(v).Interface().(api.Object)
+}
+
 func thinCopy(v reflect.Value) reflect.Value {
 	c := reflect.New(v.Type().Elem())
 	c.Elem().Set(v.Elem())

@@ -26,6 +26,7 @@ import (
 	"github.com/proa-dev/proa/api/builtin"
 	"github.com/proa-dev/proa/apiserver"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/admission/quotas"
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
@@ -35,8 +36,10 @@ import (
 	"github.com/proa-dev/proa/apiserver/services"
 	"github.com/proa-dev/proa/apiserver/virtual"
 	"github.com/proa-dev/proa/client"
+	"github.com/proa-dev/proa/client/join"
 	"github.com/proa-dev/proa/client/local"
 	"github.com/proa-dev/proa/controllers"
+	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/internal/certs"
 	"github.com/proa-dev/proa/scheduler"
 	"github.com/proa-dev/proa/store"
@@ -104,7 +107,7 @@ func lookup() func(schema.GroupVersionKind) *api.Kind {
 
 func (p *controlPlane) newServer() error {
 	cfg := p.cfg
-	serving, err := p.authority.Server(certs.APIServerNames(cfg.clusterDomain, net.IP(cfg.apiAddr.AsSlice()), cfg.nodeName, hostIPs(), cfg.tlsSANs))
+	serving, err := p.authority.Server(p.names())
 	if err != nil {
 		return err
 	}
@@ -128,6 +131,7 @@ func (p *controlPlane) newServer() error {
 	}
 	maps.Copy(paths, profiles())
 	authorizer := authz.New(objects)
+	lookup := admission.Lookup{Source: objects, Live: objects.Live}
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
@@ -136,12 +140,19 @@ func (p *controlPlane) newServer() error {
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
 		Authenticator: p.authenticator, Authorizer: authorizer,
 		Admission: append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}),
-			authz.NewEscalation(authorizer, admission.Lookup{Source: objects, Live: objects.Live})),
+			authz.NewEscalation(authorizer, lookup),
+			quotas.New(quotas.Config{Lookup: lookup, Replace: func(ctx context.Context, q *corev1.ResourceQuota) error {
+				return objects.Replace(ctx, corev1.Resource("resourcequotas"), q)
+			}})),
 		Virtual: virtual.Functions(virtual.Config{Tokens: p.authenticator, Authorizer: authorizer}),
 		Token:   p.authenticator.IssueToken,
 		Kubelet: &http.Transport{
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+		},
+		Components: []health.Check{
+			// They run in this process from the end of bootstrapping to its own end.
+			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
 		},
 		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
 		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},
@@ -152,6 +163,34 @@ func (p *controlPlane) newServer() error {
 		Metrics: metrics, Logger: cfg.logger.With("component", "apiserver"),
 	})
 	return err
+}
+
+// names are those under which the API server is reached.
+func (p *controlPlane) names() certs.Names {
+	ips := append(hostIPs(), net.IP(p.cfg.hostAddr.AsSlice()))
+	return certs.APIServerNames(p.cfg.clusterDomain, net.IP(p.cfg.apiAddr.AsSlice()), p.cfg.nodeName, ips, p.cfg.tlsSANs)
+}
+
+// newNode makes the server's own node: it sees the cluster in this process,
+// and its certificate comes from the authority itself.
+func (p *controlPlane) newNode() (*node, error) {
+	cfg := &p.cfg.nodeConfig
+	self, err := p.view(local.Config{Only: ownObjects(cfg.nodeName), Host: cfg.nodeName}, "system:node:"+cfg.nodeName, user.NodesGroup)
+	if err != nil {
+		return nil, err
+	}
+	services, err := p.as(user.KubeProxy)
+	if err != nil {
+		return nil, err
+	}
+	serving, err := p.authority.Server(certs.Names{
+		CommonName: "system:node:" + cfg.nodeName, Organizations: []string{user.NodesGroup},
+		DNS: []string{cfg.nodeName}, IPs: append(hostIPs(), net.IP(cfg.hostAddr.AsSlice())),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newNode(cfg, self, services, nodeTLS(serving.GetCertificate, p.authority.Pool()))
 }
 
 // newClusters makes the in-process clients. Each identity is that of
@@ -171,6 +210,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
 		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods,
+		Certificates: certificates.Config{Issuer: p.authority, Reserved: p.names(), Life: certs.Life},
 	})
 	return err
 }
@@ -225,7 +265,8 @@ func (p *controlPlane) runAPIServer(ctx context.Context, ready func()) error {
 // among the endpoints of the Service kubernetes.
 func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
 	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr,
-		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser}}); err != nil {
+		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser},
+		Server: "https://" + netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)).String(), Settings: p.settings().Data()}); err != nil {
 		return err
 	}
 	p.bootstrapped.Store(true)
@@ -234,6 +275,11 @@ func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
 		Clock: clock.RealClock{}, Logger: p.cfg.logger,
 	}
 	return endpoints.Run(ctx, ready)
+}
+
+// settings are what other nodes must know.
+func (p *controlPlane) settings() join.Settings {
+	return join.Settings{Pods: p.cfg.pods, DNS: p.cfg.dnsAddr, Domain: p.cfg.clusterDomain, PodNetwork: p.cfg.podNetwork}
 }
 
 // bootstrapping is a check of /readyz: clients may count on the first objects.
@@ -288,7 +334,9 @@ func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
 }
 
 func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
-	s, err := scheduler.New(p.forPods, scheduler.Config{Logger: p.cfg.logger.With("component", "scheduler")})
+	cfg := p.cfg.scheduling
+	cfg.Logger = p.cfg.logger.With("component", "scheduler")
+	s, err := scheduler.New(p.forPods, cfg)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 
 // dataFolders are what Proa keeps in its data directory.
 func dataFolders() []string {
-	return []string{"bin", "cni", "containerd", "etcd", "images", "kubelet", "manifests", "registries", "run", "tls"}
+	return []string{"agent", "bin", "cni", "containerd", "etcd", "images", "kubelet", "manifests", "registries", "run", "tls"}
 }
 
 // checkDataDir makes the data directory, and refuses one that another program
@@ -33,7 +33,7 @@ func checkDataDir(dir string) error {
 
 // foreign names a folder in dir that is not Proa's, if dir was never Proa's.
 func foreign(dir string) (string, error) {
-	for _, made := range []string{"tls", "etcd"} { // what every start makes first
+	for _, made := range []string{"tls", "etcd", "agent"} { // what every start makes first, of a server or an agent
 		if _, err := os.Stat(filepath.Join(dir, made)); err == nil {
 			return "", nil
 		}

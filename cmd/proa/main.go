@@ -31,6 +31,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), imageCommand(), resetCommand(), versionCommand())
+	root.AddCommand(serverCommand(), agentCommand(), tokenCommand(), imageCommand(), resetCommand(), versionCommand())
 	return root
 }

@@ -2,27 +2,22 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
+	"reflect"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/api/core"
 	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/client"
-	"github.com/proa-dev/proa/client/local"
 	"github.com/proa-dev/proa/container"
-	"github.com/proa-dev/proa/internal/certs"
 	"github.com/proa-dev/proa/internal/lifecycle"
 	"github.com/proa-dev/proa/kubelet"
 	"github.com/proa-dev/proa/network/dns"
@@ -43,10 +38,10 @@ const (
 	containerLogs = "/var/log/containers"
 )
 
-// node is the parts of a server that run pods.
+// node is the parts that run pods.
 type node struct {
-	cfg *serverConfig
-	// self acts as the node, services as upstream's Service proxy.
+	cfg *nodeConfig
+	// self acts as the node, services as the Service proxy: it sees all nodes.
 	self, services client.Cluster
 
 	runtime *container.Runtime // nil when another one is used
@@ -56,19 +51,19 @@ type node struct {
 	kubelet *kubelet.Kubelet
 }
 
-func newNode(cfg *serverConfig, p *controlPlane) (*node, error) {
-	n := &node{cfg: cfg}
+// ownObjects is what a node caches for itself.
+func ownObjects(name string) map[schema.GroupVersionKind]fields.Selector {
+	return map[schema.GroupVersionKind]fields.Selector{
+		corev1.SchemeGroupVersion.WithKind("Pod"):  fields.OneTermEqualSelector("spec.nodeName", name),
+		corev1.SchemeGroupVersion.WithKind("Node"): fields.OneTermEqualSelector("metadata.name", name),
+	}
+}
+
+// newNode makes a node that sees the cluster through self and services, and
+// serves its API by serving.
+func newNode(cfg *nodeConfig, self, services client.Cluster, serving *tls.Config) (*node, error) {
+	n := &node{cfg: cfg, self: self, services: services}
 	var err error
-	own := map[schema.GroupVersionKind]fields.Selector{
-		corev1.SchemeGroupVersion.WithKind("Pod"):  fields.OneTermEqualSelector("spec.nodeName", cfg.nodeName),
-		corev1.SchemeGroupVersion.WithKind("Node"): fields.OneTermEqualSelector("metadata.name", cfg.nodeName),
-	}
-	if n.self, err = p.view(local.Config{Only: own, Host: cfg.nodeName}, "system:node:"+cfg.nodeName, "system:nodes"); err != nil {
-		return nil, err
-	}
-	if n.services, err = p.as("system:kube-proxy"); err != nil {
-		return nil, err
-	}
 	endpoint := cfg.runtimeEndpoint
 	if endpoint == "" {
 		if n.runtime, err = container.New(n.runtimeConfig()); err != nil {
@@ -87,40 +82,16 @@ func newNode(cfg *serverConfig, p *controlPlane) (*node, error) {
 	n.dns = dns.New(n.services, dns.Config{
 		Address: cfg.dnsAddr, Domain: cfg.clusterDomain, Link: dnsLink, ResolvConf: cfg.resolvFile(), Logger: cfg.logger.With("component", "dns"),
 	})
-	return n, n.newKubelet(p, endpoint)
-}
-
-func (n *node) newKubelet(p *controlPlane, endpoint string) error {
-	cfg := n.cfg
-	serving, err := p.authority.Server(certs.Names{
-		CommonName: "system:node:" + cfg.nodeName, Organizations: []string{"system:nodes"},
-		DNS: []string{cfg.nodeName}, IPs: append(hostIPs(), net.IP(cfg.hostAddr.AsSlice())),
-	})
-	if err != nil {
-		return err
-	}
-	labels, err := parseLabels(cfg.nodeLabels)
-	if err != nil {
-		return err
-	}
-	taints, err := parseTaints(cfg.nodeTaints)
-	if err != nil {
-		return err
-	}
 	n.kubelet, err = kubelet.New(n.self, kubelet.Config{
 		NodeName: cfg.nodeName, NodeIPs: []string{cfg.hostAddr.String()},
 		RootDir: cfg.kubeletDir(), PodLogsDir: podLogs, ContainerLogsDir: containerLogs,
 		RuntimeEndpoint: endpoint, ClusterDNS: []string{cfg.dnsAddr.String()}, ClusterDomain: cfg.clusterDomain,
 		ResolvConf: cfg.resolvFile(), StaticPodDir: cfg.manifests(), DefaultPod: func(pod *corev1.Pod) { core.Pod().Default(pod) },
-		Listen: ":10250", Port: 10250,
-		TLS: &tls.Config{
-			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
-			ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12,
-		},
-		CgroupRoot: cfg.cgroupRoot(), Labels: labels, Taints: taints, Version: kinds.Version().GitVersion,
+		Listen: ":10250", Port: 10250, TLS: serving,
+		CgroupRoot: cfg.cgroupRoot(), Labels: cfg.labels, Taints: cfg.taints, EvictionHard: cfg.eviction, Version: kinds.Version().GitVersion,
 		Logger: cfg.logger.With("component", "kubelet"),
 	})
-	return err
+	return n, err
 }
 
 // components are the node's parts in start order.
@@ -155,27 +126,83 @@ func (n *node) runNetwork(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	learn := func(obj any) {
-		node, ok := obj.(*corev1.Node)
-		if !ok || node.Name != n.cfg.nodeName || len(node.Spec.PodCIDRs) == 0 {
-			return
-		}
-		var list []netip.Prefix
-		for _, text := range node.Spec.PodCIDRs {
-			if p, err := netip.ParsePrefix(text); err == nil {
-				list = append(list, p)
-			}
-		}
-		if err := n.network.SetPodCIDRs(ctx, list); err != nil {
-			n.cfg.logger.Error("pod network", "networks", list, "error", err)
+	// Many changes at once are looked at once.
+	changed := make(chan struct{}, 1)
+	poke := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
 		}
 	}
-	follow, err := nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: learn, UpdateFunc: func(_, obj any) { learn(obj) }})
+	follow, err := nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { n.learnNode(ctx, obj); poke() },
+		UpdateFunc: func(old, obj any) {
+			n.learnNode(ctx, obj)
+			if moved(old, obj) { // nodes report all the time
+				poke()
+			}
+		},
+		DeleteFunc: func(any) { poke() },
+	})
 	if err != nil {
 		return err
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+				n.learnPeers(ctx)
+			}
+		}
+	})
 	defer func() { _ = nodes.RemoveEventHandler(follow) }()
 	return n.network.Run(ctx, ready)
+}
+
+// learnNode tells the pod network which pods are this node's.
+func (n *node) learnNode(ctx context.Context, obj any) {
+	node, ok := obj.(*corev1.Node)
+	if !ok || node.Name != n.cfg.nodeName || len(node.Spec.PodCIDRs) == 0 {
+		return
+	}
+	var list []netip.Prefix
+	for _, text := range node.Spec.PodCIDRs {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			list = append(list, p)
+		}
+	}
+	if err := n.network.SetPodCIDRs(ctx, list); err != nil {
+		n.cfg.logger.Error("pod network", "networks", list, "error", err)
+	}
+}
+
+// moved says whether a node's pods are reached in another way than before.
+func moved(old, obj any) bool {
+	before, ok1 := old.(*corev1.Node)
+	now, ok2 := obj.(*corev1.Node)
+	return !ok1 || !ok2 || !reflect.DeepEqual(peers([]*corev1.Node{before}, ""), peers([]*corev1.Node{now}, ""))
+}
+
+// learnPeers tells the pod network of all other nodes.
+func (n *node) learnPeers(ctx context.Context) {
+	var list corev1.NodeList
+	if err := n.services.Cache().List(ctx, &list, ctrl.UnsafeDisableDeepCopy); err != nil {
+		if ctx.Err() == nil {
+			n.cfg.logger.Error("list nodes", "error", err)
+		}
+		return
+	}
+	nodes := make([]*corev1.Node, len(list.Items))
+	for i := range list.Items {
+		nodes[i] = &list.Items[i]
+	}
+	n.network.SetPeers(peers(nodes, n.cfg.nodeName))
 }
 
 func (n *node) runtimeConfig() container.Config {
@@ -185,76 +212,4 @@ func (n *node) runtimeConfig() container.Config {
 		c.CNIConfDir, c.CNIBinDir = "/etc/cni/net.d", "/opt/cni/bin"
 	}
 	return c
-}
-
-func (cfg *serverConfig) container() container.Config {
-	return container.Config{DataDir: cfg.dataDir, StateDir: cfg.runDir, Logger: cfg.logger}
-}
-
-func (cfg *serverConfig) podnet() podnet.Config {
-	return podnet.Config{DataDir: cfg.dataDir, StateDir: cfg.runDir, ClusterCIDRs: []netip.Prefix{cfg.pods}, Logger: cfg.logger.With("component", "podnet")}
-}
-
-func (cfg *serverConfig) kubeletDir() string { return filepath.Join(cfg.dataDir, "kubelet") }
-
-func (cfg *serverConfig) manifests() string {
-	if cfg.podManifests != "" {
-		return cfg.podManifests
-	}
-	return filepath.Join(cfg.dataDir, "manifests")
-}
-
-// cgroupRoot is the control group of this node's pods: nodes with different
-// data directories on one machine have different ones.
-func (cfg *serverConfig) cgroupRoot() string {
-	if cfg.dataDir == defaultDataDir {
-		return "/proa"
-	}
-	return fmt.Sprintf("/proa-%x", sha256.Sum256([]byte(cfg.dataDir)))[:len("/proa-")+8]
-}
-
-// resolvFile is the resolv.conf with the host's true resolvers: where systemd
-// runs a stub on loopback, which pods cannot reach, the file behind it.
-func (cfg *serverConfig) resolvFile() string {
-	if cfg.resolvConf != "" {
-		return cfg.resolvConf
-	}
-	const file, behind = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
-	if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), "127.0.0.53") {
-		if _, err := os.Stat(behind); err == nil {
-			return behind
-		}
-	}
-	return file
-}
-
-func parseLabels(list []string) (map[string]string, error) {
-	labels := map[string]string{}
-	for _, l := range list {
-		key, value, ok := strings.Cut(l, "=")
-		if !ok || key == "" {
-			return nil, fmt.Errorf("--node-label: %q is not key=value", l)
-		}
-		labels[key] = value
-	}
-	return labels, nil
-}
-
-func parseTaints(list []string) ([]corev1.Taint, error) {
-	var taints []corev1.Taint
-	for _, text := range list {
-		i := strings.LastIndex(text, ":")
-		if i <= 0 {
-			return nil, fmt.Errorf("--node-taint: %q is not key=value:Effect", text)
-		}
-		key, value, _ := strings.Cut(text[:i], "=")
-		effect := corev1.TaintEffect(text[i+1:])
-		switch effect {
-		case corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute:
-		default:
-			return nil, fmt.Errorf("--node-taint: %q is no effect: NoSchedule, PreferNoSchedule or NoExecute", effect)
-		}
-		taints = append(taints, corev1.Taint{Key: key, Value: value, Effect: effect})
-	}
-	return taints, nil
 }

@@ -44,8 +44,8 @@ func resetCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 			defer cancel()
-			return reset(ctx, &serverConfig{
-				serverOptions: serverOptions{dataDir: dir}, runDir: runDir(dir), pods: pods,
+			return reset(ctx, &nodeConfig{
+				dataDir: dir, runDir: runDir(dir), pods: pods,
 				logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
 			})
 		},
@@ -64,7 +64,7 @@ func confirmed(cmd *cobra.Command, dir string) bool {
 
 // reset removes things in the opposite order of their making, and goes on
 // when one of them fails.
-func reset(ctx context.Context, cfg *serverConfig) error {
+func reset(ctx context.Context, cfg *nodeConfig) error {
 	// Only what Proa made is removed.
 	if other, err := foreign(cfg.dataDir); err != nil {
 		return err

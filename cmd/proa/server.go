@@ -6,42 +6,39 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/proa-dev/proa/network/podnet"
+	"github.com/proa-dev/proa/scheduler"
+	"github.com/proa-dev/proa/scheduler/config"
 )
 
 // serverOptions are the flags of `proa server`, under k3s's names.
 type serverOptions struct {
-	dataDir         string
-	kubeconfig      string
-	kubeconfigMode  string
-	clusterCIDR     string
-	serviceCIDR     string
-	clusterDNS      string
-	clusterDomain   string
-	nodePortRange   string
-	nodeName        string
-	nodeIP          string
-	nodeLabels      []string
-	nodeTaints      []string
-	tlsSANs         []string
-	bindAddress     string
-	port            int
-	disableAgent    bool
-	endpoints       []string
-	datastoreCA     string
-	datastoreCert   string
-	datastoreKey    string
-	runtimeEndpoint string
-	cni             string
-	resolvConf      string
-	podManifests    string
-	debug           bool
+	nodeConfig
+	kubeconfig     string
+	kubeconfigMode string
+	clusterCIDR    string
+	serviceCIDR    string
+	clusterDNS     string
+	nodePortRange  string
+	tlsSANs        []string
+	bindAddress    string
+	port           int
+	disableAgent   bool
+	endpoints      []string
+	datastoreCA    string
+	datastoreCert  string
+	datastoreKey   string
+	schedulerArgs  []string
 }
 
-const defaultDataDir = "/var/lib/proa"
+const (
+	defaultDataDir    = "/var/lib/proa"
+	defaultKubeconfig = "/etc/proa/proa.yaml"
+)
 
 func serverCommand() *cobra.Command {
 	o := &serverOptions{}
@@ -60,18 +57,16 @@ func serverCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.dataDir, "data-dir", defaultDataDir, "folder that holds all state")
-	f.StringVar(&o.kubeconfig, "write-kubeconfig", "/etc/proa/proa.yaml", "where to write the administrator's kubeconfig")
+	o.flags(f)
+	f.StringVar(&o.kubeconfig, "write-kubeconfig", defaultKubeconfig, "where to write the administrator's kubeconfig")
 	f.StringVar(&o.kubeconfigMode, "write-kubeconfig-mode", "0600", "its file mode")
 	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
 	f.StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
 	f.StringVar(&o.clusterDNS, "cluster-dns", "", "address of the DNS Service (default: the 10th of --service-cidr)")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
+	f.StringVar(&o.podNetwork, "pod-network", podnet.VXLAN, `how pods of different nodes reach each other: "vxlan" works
+everywhere; "direct" routes between nodes of one segment, and is vxlan between others`)
 	f.StringVar(&o.nodePortRange, "service-node-port-range", "30000-32767", "ports of NodePort Services")
-	f.StringVar(&o.nodeName, "node-name", "", "this node's name (default: the host name)")
-	f.StringVar(&o.nodeIP, "node-ip", "", "this node's address (default: that of the default route)")
-	f.StringSliceVar(&o.nodeLabels, "node-label", nil, "labels to register the node with, key=value")
-	f.StringSliceVar(&o.nodeTaints, "node-taint", nil, "taints to register the node with, key=value:Effect")
 	f.StringSliceVar(&o.tlsSANs, "tls-san", nil, "further names and addresses for the API server's certificate")
 	f.StringVar(&o.bindAddress, "bind-address", "0.0.0.0", "address that the API server listens on")
 	f.IntVar(&o.port, "https-listen-port", 6443, "port that the API server listens on")
@@ -80,11 +75,7 @@ func serverCommand() *cobra.Command {
 	f.StringVar(&o.datastoreCA, "datastore-cafile", "", "CA of that etcd")
 	f.StringVar(&o.datastoreCert, "datastore-certfile", "", "client certificate for it")
 	f.StringVar(&o.datastoreKey, "datastore-keyfile", "", "key of that certificate")
-	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "CRI socket of another container runtime, in place of the built-in one")
-	f.StringVar(&o.cni, "cni", "proa", `pod network: "proa", or "none" to use what /etc/cni/net.d says`)
-	f.StringVar(&o.resolvConf, "resolv-conf", "", "the host's resolv.conf for pods and DNS (default: detected)")
-	f.StringVar(&o.podManifests, "pod-manifest-path", "", "folder of static pods (default: <data-dir>/manifests)")
-	f.BoolVar(&o.debug, "debug", false, "log more")
+	f.StringSliceVar(&o.schedulerArgs, "kube-scheduler-arg", nil, "config=`FILE` names a KubeSchedulerConfiguration")
 	return cmd
 }
 
@@ -114,11 +105,11 @@ func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 	if _, err := fmt.Sscanf(o.kubeconfigMode, "%o", &cfg.mode); err != nil {
 		errs = append(errs, fmt.Errorf("--write-kubeconfig-mode: %q is not an octal file mode", o.kubeconfigMode))
 	}
-	if o.cni != "proa" && o.cni != "none" {
-		errs = append(errs, fmt.Errorf(`--cni: %q is neither "proa" nor "none"`, o.cni))
-	}
 	if os.Geteuid() != 0 && !o.disableAgent {
 		errs = append(errs, errors.New("a node needs root: start as root, or give --disable-agent for a control plane alone"))
+	}
+	if o.podNetwork != podnet.VXLAN && o.podNetwork != podnet.Direct {
+		errs = append(errs, fmt.Errorf("--pod-network: %q is neither %q nor %q", o.podNetwork, podnet.VXLAN, podnet.Direct))
 	}
 	if cfg.services.IsValid() {
 		cfg.apiAddr = nth(cfg.services, 1)
@@ -131,33 +122,34 @@ func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 		}
 		cfg.dnsAddr = ip
 	}
-	var err error
-	if cfg.hostAddr, err = nodeAddress(ctx, o.nodeIP, cfg.pods.Addr()); err != nil {
+	if err := cfg.complete(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	if err := cfg.readScheduling(); err != nil {
 		errs = append(errs, err)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	if cfg.dataDir, err = filepath.Abs(o.dataDir); err != nil {
-		return nil, err
-	}
-	cfg.runDir = runDir(cfg.dataDir)
-	if cfg.nodeName == "" {
-		if cfg.nodeName, err = os.Hostname(); err != nil {
-			return nil, err
-		}
-	}
-	cfg.nodeName = strings.ToLower(cfg.nodeName)
-	cfg.logger = newLogger(o.debug)
 	return cfg, nil
 }
 
-// runDir holds sockets: short, because a socket's path may have 107 bytes.
-func runDir(dataDir string) string {
-	if dataDir == defaultDataDir {
-		return "/run/proa"
+// readScheduling reads what the scheduler is told.
+func (cfg *serverConfig) readScheduling() error {
+	for _, arg := range cfg.schedulerArgs {
+		name, file, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if name != "config" || file == "" {
+			return fmt.Errorf("--kube-scheduler-arg: %q is not config=FILE", arg)
+		}
+		c, err := config.Load(file)
+		if err != nil {
+			return err
+		}
+		cfg.scheduling = scheduler.Config{
+			Profiles: c.Profiles, Extenders: c.Extenders, InitialBackoff: c.InitialBackoff, MaxBackoff: c.MaxBackoff,
+		}
 	}
-	return filepath.Join(dataDir, "run")
+	return nil
 }
 
 // nth is the n-th address of a network, for small n.

@@ -4,25 +4,23 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 
 	"github.com/proa-dev/proa/internal/lifecycle"
+	"github.com/proa-dev/proa/scheduler"
 )
 
 // serverConfig is the flags, checked and completed.
 type serverConfig struct {
 	serverOptions
-	pods, services      netip.Prefix
-	apiAddr, dnsAddr    netip.Addr
-	hostAddr            netip.Addr
+	scheduling          scheduler.Config
+	services            netip.Prefix
+	apiAddr             netip.Addr
 	portFirst, portLast int32
 	mode                fs.FileMode
-	runDir              string
-	logger              *slog.Logger
 }
 
 // runServer runs every component of a server, in start order:
@@ -34,6 +32,9 @@ type serverConfig struct {
 // the rules of the network stay.
 func runServer(ctx context.Context, cfg *serverConfig) error {
 	defer runtime.KeepAlive(reserve())
+	busy, calm := context.WithCancel(ctx)
+	defer calm()
+	go watchGC(busy)
 	if err := checkDataDir(cfg.dataDir); err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func runServer(ctx context.Context, cfg *serverConfig) error {
 		{Name: "scheduler", Run: p.runScheduler},
 	}
 	if !cfg.disableAgent {
-		n, err := newNode(cfg, p)
+		n, err := p.newNode()
 		if err != nil {
 			return err
 		}

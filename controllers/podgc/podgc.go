@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,6 +51,8 @@ type controller struct {
 	env loop.Env
 	cfg Config
 
+	ticking atomic.Bool // a pod has started the clock
+
 	mu   sync.Mutex
 	gone map[string]time.Time // nodes that pods name but the cache has not, since when
 }
@@ -71,8 +74,13 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 			Deleted: func(_ context.Context, q loop.Queue, _ *corev1.Node) { q.Add(all) },
 		}),
 		loop.Watch(env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
-			// The first pod starts the clock in a cluster without nodes.
-			Created: func(_ context.Context, q loop.Queue, _ *corev1.Pod) { q.AddAfter(all, cfg.Period) },
+			// The first pod starts the clock in a cluster without nodes; then it
+			// runs for ever.
+			Created: func(_ context.Context, q loop.Queue, _ *corev1.Pod) {
+				if !c.ticking.Swap(true) {
+					q.AddAfter(all, cfg.Period)
+				}
+			},
 		}),
 	)
 }

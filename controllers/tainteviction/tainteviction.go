@@ -50,13 +50,16 @@ func New(env loop.Env) (loop.Loop, error) {
 	c := &controller{env: env, events: env.Cluster.Recorder(Name), pending: map[types.NamespacedName]pending{}}
 	return loop.New(env, Name, workers, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
-			Created: func(_ context.Context, q loop.Queue, p *corev1.Pod) {
-				if p.Spec.NodeName != "" {
+			Created: func(ctx context.Context, q loop.Queue, p *corev1.Pod) {
+				if c.concerns(ctx, p) {
 					q.Add(loop.Key(p.Namespace, p.Name))
 				}
 			},
-			Updated: func(_ context.Context, q loop.Queue, old, p *corev1.Pod) {
-				if p.Spec.NodeName != old.Spec.NodeName || !apiequality.Semantic.DeepEqual(p.Spec.Tolerations, old.Spec.Tolerations) {
+			Updated: func(ctx context.Context, q loop.Queue, old, p *corev1.Pod) {
+				if p.Spec.NodeName == old.Spec.NodeName && apiequality.Semantic.DeepEqual(p.Spec.Tolerations, old.Spec.Tolerations) {
+					return
+				}
+				if c.concerns(ctx, p) {
 					q.Add(loop.Key(p.Namespace, p.Name))
 				}
 			},
@@ -82,6 +85,22 @@ func New(env loop.Env) (loop.Loop, error) {
 			},
 		}),
 	)
+}
+
+// concerns says whether a pod that has come, or changed, may have to go: its
+// node has taints, or its time runs. Taints that come later bring all pods of
+// their node.
+func (c *controller) concerns(ctx context.Context, p *corev1.Pod) bool {
+	key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+	c.mu.Lock()
+	_, runs := c.pending[key]
+	c.mu.Unlock()
+	if runs || p.Spec.NodeName == "" {
+		return runs
+	}
+	var node corev1.Node
+	err := c.env.Cluster.Client().Get(ctx, types.NamespacedName{Name: p.Spec.NodeName}, &node, client.UnsafeDisableDeepCopy)
+	return err == nil && len(evicting(&node)) > 0 || err != nil && !apierrors.IsNotFound(err)
 }
 
 func (c *controller) addPods(ctx context.Context, q loop.Queue, node string) {

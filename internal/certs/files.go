@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -160,8 +159,4 @@ func decodeKey(data []byte) (crypto.Signer, error) {
 	default:
 		return nil, fmt.Errorf("keys of type %T are not supported, only ECDSA and RSA", key)
 	}
-}
-
-func requestTemplate(commonName string) *x509.CertificateRequest {
-	return &x509.CertificateRequest{Subject: pkix.Name{CommonName: commonName}}
 }

@@ -102,55 +102,6 @@ func (l *Leaf) renew(now time.Time) error {
 	return nil
 }
 
-// SignServer issues a serving certificate for a key that is kept elsewhere (a
-// joining node's). The PEM request proves possession of the key; its own
-// wishes about names are ignored.
-func (a *Authority) SignServer(requestPEM []byte, names Names) ([]byte, error) {
-	return a.signRequest(requestPEM, names, x509.ExtKeyUsageServerAuth)
-}
-
-// SignClient is SignServer for a client certificate.
-func (a *Authority) SignClient(requestPEM []byte, user string, groups ...string) ([]byte, error) {
-	return a.signRequest(requestPEM, Names{CommonName: user, Organizations: groups}, x509.ExtKeyUsageClientAuth)
-}
-
-func (a *Authority) signRequest(requestPEM []byte, names Names, usage x509.ExtKeyUsage) ([]byte, error) {
-	block, _ := pem.Decode(requestPEM)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return nil, fmt.Errorf("not a PEM certificate request")
-	}
-	req, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("parse certificate request: %w", err)
-	}
-	if err := req.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("certificate request is not signed by its own key: %w", err)
-	}
-	cert, err := a.cluster.sign(names, usage, req.PublicKey, a.clock.Now())
-	if err != nil {
-		return nil, err
-	}
-	return encodeCert(cert.Raw), nil
-}
-
-// NewRequest makes a key and a PEM certificate request for it, for a node
-// that asks a server for its certificates.
-func NewRequest(commonName string) (requestPEM, keyPEM []byte, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make key: %w", err)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, requestTemplate(commonName), key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make certificate request: %w", err)
-	}
-	keyPEM, err = encodeKey(key)
-	if err != nil {
-		return nil, nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), keyPEM, nil
-}
-
 func samePublicKey(a, b crypto.PublicKey) bool {
 	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
 	return ok && k.Equal(b)

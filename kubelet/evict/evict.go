@@ -4,18 +4,15 @@ package evict
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"sort"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/component-helpers/resource"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
-	"github.com/proa-dev/proa/kubelet/cgroups"
 	"github.com/proa-dev/proa/kubelet/node"
 	"github.com/proa-dev/proa/kubelet/status"
 )
@@ -29,17 +26,29 @@ const (
 
 // Config is what an Evictor needs.
 type Config struct {
-	RootDir  string
-	ImageDir func(ctx context.Context) string
-	Pods     func() []*corev1.Pod
-	Usage    func(pod *corev1.Pod) cgroups.Usage
-	Node     func() cgroups.Usage
-	Evict    func(uid types.UID, verdict status.Verdict, grace *int64) error
+	Thresholds node.Thresholds
+	// Measure reads what the node has left.
+	Measure func(ctx context.Context) (map[node.Signal]node.Level, error)
+	// Pods lists the node's pods.
+	Pods func() []*corev1.Pod
+	// Use says what a pod uses of a resource, as a whole and by container.
+	Use   func(ctx context.Context, pod *corev1.Pod, of corev1.ResourceName) Use
+	Evict func(uid types.UID, verdict status.Verdict, grace *int64) error
 	// Reclaim frees disk space without ending pods.
 	Reclaim func(ctx context.Context) error
-	Changed func()
-	Clock   clock.Clock
-	Logger  *slog.Logger
+	// Changed is told when Pressure says something new.
+	Changed  func()
+	Node     func() *corev1.ObjectReference
+	Recorder record.EventRecorder
+	Clock    clock.Clock
+	Logger   *slog.Logger
+}
+
+// Use is what a pod uses of one resource.
+type Use struct {
+	Total int64
+	// Containers is by name, and may be empty.
+	Containers map[string]int64
 }
 
 // Evictor watches the node. Safe for concurrent use.
@@ -47,18 +56,20 @@ type Evictor struct {
 	cfg Config
 
 	mu   sync.Mutex
-	last [3]time.Time // when memory, disk, pid were short
-	now  [3]bool
+	last map[corev1.NodeConditionType]time.Time // when the node was short
+	now  map[corev1.NodeConditionType]bool
 }
 
 // New makes an evictor.
-func New(cfg Config) *Evictor { return &Evictor{cfg: cfg} }
+func New(cfg Config) *Evictor {
+	return &Evictor{cfg: cfg, last: map[corev1.NodeConditionType]time.Time{}, now: map[corev1.NodeConditionType]bool{}}
+}
 
 // Pressure says what the node is, or was lately, short of.
 func (e *Evictor) Pressure() (memory, disk, pid bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.now[0], e.now[1], e.now[2]
+	return e.now[corev1.NodeMemoryPressure], e.now[corev1.NodeDiskPressure], e.now[corev1.NodePIDPressure]
 }
 
 // Run watches until ctx ends.
@@ -76,100 +87,48 @@ func (e *Evictor) Run(ctx context.Context) {
 }
 
 func (e *Evictor) look(ctx context.Context) {
-	s, err := node.Measure(e.cfg.RootDir, e.cfg.ImageDir(ctx), int64(e.cfg.Node().WorkingSet))
+	levels, err := e.cfg.Measure(ctx)
 	if err != nil {
 		e.cfg.Logger.Warn("the node's resources cannot be read", "err", err)
 		return
 	}
-	memory, disk, pid := s.Short()
-	e.note(memory, disk, pid)
-	switch {
-	case memory:
-		e.evict("memory", "100Mi", fmt.Sprintf("%dKi", s.MemoryAvailable>>10), true)
-	case disk:
+	short := e.cfg.Thresholds.Met(levels)
+	e.note(short)
+	if len(short) == 0 {
+		return
+	}
+	e.cfg.Recorder.Eventf(e.cfg.Node(), corev1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", short[0].Resource())
+	if short[0].Condition() == corev1.NodeDiskPressure {
 		if err := e.cfg.Reclaim(ctx); err != nil {
 			e.cfg.Logger.Warn("disk space not reclaimed", "err", err)
 		}
-		if s, err = node.Measure(e.cfg.RootDir, e.cfg.ImageDir(ctx), 0); err == nil {
-			if _, still, _ := s.Short(); still {
-				e.evict("ephemeral-storage", "10%", fmt.Sprintf("%d%%", s.DiskFree), false)
-			}
+		if levels, err = e.cfg.Measure(ctx); err != nil {
+			e.cfg.Logger.Warn("the node's resources cannot be read", "err", err)
+			return
 		}
-	case pid:
-		e.evict("pids", "2%", fmt.Sprintf("%d%%", s.PIDFree), false)
+		if short = e.cfg.Thresholds.Met(levels); len(short) == 0 {
+			return
+		}
 	}
+	e.evict(ctx, short[0], levels[short[0]])
 }
 
-func (e *Evictor) note(short ...bool) {
+// note keeps what is told of shortages: they linger, so that no pod comes back
+// at once to where one was just ended.
+func (e *Evictor) note(short []node.Signal) {
 	e.mu.Lock()
 	changed := false
 	now := e.cfg.Clock.Now()
-	for i, is := range short {
-		if is {
-			e.last[i] = now
-		}
-		state := is || (!e.last[i].IsZero() && now.Sub(e.last[i]) < linger)
-		changed = changed || state != e.now[i]
-		e.now[i] = state
+	for _, s := range short {
+		e.last[s.Condition()] = now
+	}
+	for condition, at := range e.last {
+		state := now.Sub(at) < linger
+		changed = changed || state != e.now[condition]
+		e.now[condition] = state
 	}
 	e.mu.Unlock()
 	if changed {
 		e.cfg.Changed()
-	}
-}
-
-// evict ends one pod: first those that use more than they asked for, then the
-// least important, then the greatest use.
-func (e *Evictor) evict(what, threshold, available string, memory bool) {
-	type candidate struct {
-		pod           *corev1.Pod
-		used, request int64
-	}
-	var all []candidate
-	for _, p := range e.cfg.Pods() {
-		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
-			continue
-		}
-		if p.Spec.Priority != nil && *p.Spec.Priority >= 2000000000 { // what the cluster itself runs on
-			continue
-		}
-		requests := resource.PodRequests(p, resource.PodResourcesOptions{})
-		usage := e.cfg.Usage(p)
-		c := candidate{pod: p, used: int64(usage.WorkingSet), request: requests.Memory().Value()}
-		if !memory {
-			c.used, c.request = int64(usage.Processes), 0
-		}
-		all = append(all, c)
-	}
-	if len(all) == 0 {
-		e.cfg.Logger.Warn("the node is short and no pod can be evicted", "resource", what, "available", available)
-		return
-	}
-	priority := func(p *corev1.Pod) int32 {
-		if p.Spec.Priority == nil {
-			return 0
-		}
-		return *p.Spec.Priority
-	}
-	sort.Slice(all, func(i, j int) bool {
-		a, b := all[i], all[j]
-		if x, y := a.used > a.request, b.used > b.request; x != y {
-			return x
-		}
-		if x, y := priority(a.pod), priority(b.pod); x != y {
-			return x < y
-		}
-		return a.used-a.request > b.used-b.request
-	})
-	victim := all[0]
-	message := fmt.Sprintf("The node was low on resource: %s. Threshold quantity: %s, available: %s. ", what, threshold, available)
-	if memory {
-		message += fmt.Sprintf("Pod %s was using %dKi, request is %dKi, has larger consumption of memory. ", victim.pod.Name, victim.used>>10, victim.request>>10)
-	}
-	grace := int64(1)
-	e.cfg.Logger.Warn("pod evicted", "pod", victim.pod.Namespace+"/"+victim.pod.Name, "resource", what, "available", available)
-	err := e.cfg.Evict(victim.pod.UID, status.Verdict{Phase: corev1.PodFailed, Reason: "Evicted", Message: message, Disrupted: true}, &grace)
-	if err != nil {
-		e.cfg.Logger.Warn("pod not evicted", "err", err)
 	}
 }

@@ -23,13 +23,6 @@ type machine struct {
 	info      corev1.NodeSystemInfo
 }
 
-// The memory and the share of the disk that pods do not get: below, the node
-// evicts.
-const (
-	reservedMemory = 100 << 20
-	reservedDisk   = 10 // percent
-)
-
 func readMachine(rootDir string) (machine, error) {
 	m := machine{cpus: int64(runtime.NumCPU()), arch: runtime.GOARCH, hugepages: map[string]int64{}}
 	var si unix.Sysinfo_t
@@ -107,13 +100,14 @@ func (m machine) capacity(pods int64) corev1.ResourceList {
 	return out
 }
 
-func (m machine) allocatable(pods int64) corev1.ResourceList {
+// allocatable is what pods get: below the thresholds, the node evicts.
+func (m machine) allocatable(pods int64, thresholds Thresholds) corev1.ResourceList {
 	out := m.capacity(pods)
-	memory := m.memory - reservedMemory
+	memory := m.memory - thresholds.reserved(MemoryAvailable, m.memory)
 	for _, bytes := range m.hugepages {
 		memory -= bytes
 	}
 	out[corev1.ResourceMemory] = *resource.NewQuantity(max(memory, 0), resource.BinarySI)
-	out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(m.disk/100*(100-reservedDisk), resource.BinarySI)
+	out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(m.disk-thresholds.reserved(NodeFSAvailable, m.disk), resource.BinarySI)
 	return out
 }

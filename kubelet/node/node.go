@@ -44,6 +44,8 @@ type Config struct {
 	PodCIDR   func() string
 	// MaxPods is how many pods the node takes.
 	MaxPods int64
+	// Thresholds are those of eviction: pods do not get what is below.
+	Thresholds Thresholds
 	// RootDir is on the file system whose space is the node's.
 	RootDir string
 	// Port is where the node API listens.
@@ -148,7 +150,7 @@ func (n *Node) initial() *corev1.Node {
 // fill sets what does not change while the kubelet runs.
 func (n *Node) fill(s *corev1.NodeStatus) {
 	s.Capacity = n.machine.capacity(n.cfg.MaxPods)
-	s.Allocatable = n.machine.allocatable(n.cfg.MaxPods)
+	s.Allocatable = n.machine.allocatable(n.cfg.MaxPods, n.cfg.Thresholds)
 	s.Addresses = n.cfg.Addresses
 	s.NodeInfo = n.machine.info
 	s.NodeInfo.KubeletVersion = n.cfg.KubeletVersion
@@ -235,7 +237,7 @@ func (n *Node) sleep(ctx context.Context, d time.Duration) bool {
 
 // Run keeps status and Lease until ctx ends.
 func (n *Node) Run(ctx context.Context) {
-	n.cfg.Recorder.Event(n.ref(), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
+	n.cfg.Recorder.Event(n.Ref(), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	var wg sync.WaitGroup
 	wg.Go(func() { n.runLease(ctx) })
 	written := n.cfg.Clock.Now()
@@ -282,7 +284,8 @@ func (n *Node) ready() bool {
 	return false
 }
 
-func (n *Node) ref() *corev1.ObjectReference {
+// Ref names the node in events.
+func (n *Node) Ref() *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: n.cfg.Name, UID: n.Get().UID}
 }
 
@@ -338,7 +341,7 @@ func (n *Node) announce(have, next *corev1.Node) {
 		if c.Status == corev1.ConditionTrue {
 			reason = pair[0]
 		}
-		n.cfg.Recorder.Event(n.ref(), corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", n.cfg.Name, reason))
+		n.cfg.Recorder.Event(n.Ref(), corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", n.cfg.Name, reason))
 	}
 }
 

@@ -7,79 +7,184 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Signals is what the node has left, as eviction looks at it.
-type Signals struct {
-	MemoryAvailable int64
-	// Percent of space and inodes that are free.
-	DiskFree, InodesFree   int64
-	ImageFree, ImageInodes int64
-	PIDFree                int64 // percent
-}
+// Signal is a thing that the node can run short of, by upstream's name.
+type Signal string
 
-// Thresholds of hard eviction, as upstream has them.
+// The signals.
 const (
-	minMemory    = 100 << 20
-	minDisk      = 10
-	minInodes    = 5
-	minImageDisk = 15
-	minPID       = 2
+	MemoryAvailable  Signal = "memory.available"
+	NodeFSAvailable  Signal = "nodefs.available"
+	NodeFSInodes     Signal = "nodefs.inodesFree"
+	ImageFSAvailable Signal = "imagefs.available"
+	ImageFSInodes    Signal = "imagefs.inodesFree"
+	PIDAvailable     Signal = "pid.available"
 )
 
-// Short says what the signals are below the thresholds for, with upstream's
-// names of the resources.
-func (s Signals) Short() (memory, disk, pid bool) {
-	return s.MemoryAvailable < minMemory,
-		s.DiskFree < minDisk || s.InodesFree < minInodes || s.ImageFree < minImageDisk || s.ImageInodes < minInodes,
-		s.PIDFree < minPID
+// signals lists them all, the most urgent first.
+func signals() []Signal {
+	return []Signal{MemoryAvailable, NodeFSAvailable, NodeFSInodes, ImageFSAvailable, ImageFSInodes, PIDAvailable}
 }
 
-// Measure reads the signals. imageDir may be empty: the same file system.
-func Measure(rootDir, imageDir string, workingSet int64) (Signals, error) {
-	var s Signals
-	var si unix.Sysinfo_t
-	if err := unix.Sysinfo(&si); err != nil {
-		return s, err
+// Resource is what a shortage is said to be of.
+func (s Signal) Resource() corev1.ResourceName {
+	switch s {
+	case MemoryAvailable:
+		return corev1.ResourceMemory
+	case NodeFSInodes, ImageFSInodes:
+		return "inodes"
+	case PIDAvailable:
+		return "pids"
 	}
-	s.MemoryAvailable = int64(si.Totalram)*int64(si.Unit) - workingSet
-	if free, ok := memAvailable(); ok {
-		s.MemoryAvailable = free
+	return corev1.ResourceEphemeralStorage
+}
+
+// Condition is the node's condition that a shortage makes true.
+func (s Signal) Condition() corev1.NodeConditionType {
+	switch s {
+	case MemoryAvailable:
+		return corev1.NodeMemoryPressure
+	case PIDAvailable:
+		return corev1.NodePIDPressure
 	}
-	var err error
-	if s.DiskFree, s.InodesFree, err = free(rootDir); err != nil {
-		return s, err
+	return corev1.NodeDiskPressure
+}
+
+// Level is how much of something there is: bytes, inodes or process numbers.
+type Level struct{ Available, Capacity int64 }
+
+// Threshold is how much there must be: a quantity, or a share of the capacity.
+type Threshold struct {
+	Quantity resource.Quantity
+	Percent  float64 // when not 0
+}
+
+// Of is the threshold for a capacity.
+func (t Threshold) Of(capacity int64) resource.Quantity {
+	if t.Percent != 0 {
+		return *resource.NewQuantity(int64(float64(capacity)*t.Percent/100), resource.BinarySI)
 	}
-	s.ImageFree, s.ImageInodes = s.DiskFree+minImageDisk-minDisk, s.InodesFree
-	if imageDir != "" && !sameFS(rootDir, imageDir) {
-		if s.ImageFree, s.ImageInodes, err = free(imageDir); err != nil {
-			return s, err
+	return t.Quantity.DeepCopy()
+}
+
+// Thresholds are those of hard eviction: below, the node ends pods.
+type Thresholds map[Signal]Threshold
+
+// DefaultThresholds are upstream's.
+func DefaultThresholds() Thresholds {
+	return Thresholds{
+		MemoryAvailable: {Quantity: resource.MustParse("100Mi")},
+		NodeFSAvailable: {Percent: 10}, NodeFSInodes: {Percent: 5},
+		ImageFSAvailable: {Percent: 15}, ImageFSInodes: {Percent: 5},
+	}
+}
+
+// ParseThresholds reads the form of upstream's flag, "memory.available<100Mi"
+// or "nodefs.available<10%"; signals that are not named are not looked at.
+func ParseThresholds(list []string) (Thresholds, error) {
+	out := Thresholds{}
+	known := map[Signal]bool{}
+	for _, s := range signals() {
+		known[s] = true
+	}
+	for _, text := range list {
+		name, value, ok := strings.Cut(strings.TrimSpace(text), "<")
+		if !ok {
+			return nil, fmt.Errorf("eviction threshold %q: want signal<quantity", text)
+		}
+		signal := Signal(name)
+		if !known[signal] {
+			return nil, fmt.Errorf("unsupported eviction signal %s", name)
+		}
+		if share, ok := strings.CutSuffix(value, "%"); ok {
+			percent, err := strconv.ParseFloat(share, 64)
+			if err != nil || !(percent >= 0 && percent <= 100) {
+				return nil, fmt.Errorf("eviction percentage threshold %s must be from 0%% to 100%%: %s", name, value)
+			}
+			if percent != 0 && percent != 100 { // as upstream: no threshold
+				out[signal] = Threshold{Percent: percent}
+			}
+			continue
+		}
+		quantity, err := resource.ParseQuantity(value)
+		if err != nil || quantity.Sign() <= 0 {
+			return nil, fmt.Errorf("eviction threshold %s must be a positive quantity: %s", name, value)
+		}
+		out[signal] = Threshold{Quantity: quantity}
+	}
+	return out, nil
+}
+
+// Met lists the signals that are below their threshold, the most urgent first.
+func (t Thresholds) Met(levels map[Signal]Level) []Signal {
+	var out []Signal
+	for _, s := range signals() {
+		threshold, watched := t[s]
+		level, seen := levels[s]
+		if !watched || !seen {
+			continue
+		}
+		least := threshold.Of(level.Capacity)
+		if least.CmpInt64(level.Available) > 0 {
+			out = append(out, s)
 		}
 	}
-	s.PIDFree = 100
-	if most, err := strconv.ParseInt(text("/proc/sys/kernel/pid_max"), 10, 64); err == nil && most > 0 {
-		s.PIDFree = 100 - int64(si.Procs)*100/most
+	return out
+}
+
+// reserved is what pods do not get of a capacity.
+func (t Thresholds) reserved(s Signal, capacity int64) int64 {
+	threshold, ok := t[s]
+	if !ok {
+		return 0
 	}
-	return s, nil
+	least := threshold.Of(capacity)
+	return min(max(least.Value(), 0), capacity)
 }
 
-func sameFS(a, b string) bool {
-	var x, y unix.Stat_t
-	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil && x.Dev == y.Dev
+// Measure reads the levels. imageDir is where images are kept; it may be
+// empty: on the same file system. workingSet is the memory in use where the
+// kernel does not say what is available.
+func Measure(rootDir, imageDir string, workingSet int64) (map[Signal]Level, error) {
+	levels := map[Signal]Level{}
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return nil, err
+	}
+	memory := Level{Capacity: int64(si.Totalram) * int64(si.Unit)}
+	memory.Available = memory.Capacity - workingSet
+	if free, ok := memAvailable(); ok {
+		memory.Available = free
+	}
+	levels[MemoryAvailable] = memory
+	var err error
+	if levels[NodeFSAvailable], levels[NodeFSInodes], err = free(rootDir); err != nil {
+		return nil, err
+	}
+	if imageDir == "" {
+		imageDir = rootDir
+	}
+	if levels[ImageFSAvailable], levels[ImageFSInodes], err = free(imageDir); err != nil {
+		return nil, err
+	}
+	if most, err := strconv.ParseInt(text("/proc/sys/kernel/pid_max"), 10, 64); err == nil && most > 0 {
+		levels[PIDAvailable] = Level{Available: most - int64(si.Procs), Capacity: most}
+	}
+	return levels, nil
 }
 
-func free(dir string) (space, inodes int64, err error) {
+// free is what a file system has left. One that counts no inodes is never
+// short of them.
+func free(dir string) (space, inodes Level, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
-		return 0, 0, fmt.Errorf("file system of %s: %w", dir, err)
+		return space, inodes, fmt.Errorf("file system of %s: %w", dir, err)
 	}
-	space, inodes = 100, 100
-	if fs.Blocks > 0 {
-		space = int64(fs.Bavail * 100 / fs.Blocks)
-	}
-	if fs.Files > 0 {
-		inodes = int64(fs.Ffree * 100 / fs.Files)
-	}
+	space = Level{Available: int64(fs.Bavail) * fs.Bsize, Capacity: int64(fs.Blocks) * fs.Bsize}
+	inodes = Level{Available: int64(fs.Ffree), Capacity: int64(fs.Files)}
 	return space, inodes, nil
 }
 

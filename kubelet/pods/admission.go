@@ -9,6 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
+
+	"github.com/proa-dev/proa/kubelet/spec"
 )
 
 // rejection is why a pod cannot run on this node.
@@ -23,6 +26,9 @@ func admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection 
 	if r := admitSysctls(pod); r != nil {
 		return r
 	}
+	if r := admitPressure(pod, node); r != nil {
+		return r
+	}
 	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
 		return &rejection{"NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
 	}
@@ -30,6 +36,45 @@ func admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection 
 		return &rejection{"NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
 	}
 	return fits(pod, others, node)
+}
+
+// ReasonEvicted is the reason of pods that the node ends, or refuses, because
+// it is short of something.
+const ReasonEvicted = "Evicted"
+
+// IsCritical says that the cluster itself runs on a pod: a node that is short
+// of something keeps it.
+func IsCritical(pod *corev1.Pod) bool {
+	return IsStatic(pod) || IsMirror(pod) || (pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical)
+}
+
+// systemCritical is where upstream's range of priorities for the cluster's own
+// pods begins.
+const systemCritical = 2_000_000_000
+
+// admitPressure refuses pods while the node is short of something. Memory that
+// a pod asked for is its own; any other shortage is everybody's.
+func admitPressure(pod *corev1.Pod, node *corev1.Node) *rejection {
+	var short []corev1.NodeConditionType
+	for _, c := range node.Status.Conditions {
+		switch c.Type {
+		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
+			if c.Status == corev1.ConditionTrue {
+				short = append(short, c.Type)
+			}
+		}
+	}
+	if len(short) == 0 || IsCritical(pod) {
+		return nil
+	}
+	if len(short) == 1 && short[0] == corev1.NodeMemoryPressure {
+		taint := &corev1.Taint{Key: corev1.TaintNodeMemoryPressure, Effect: corev1.TaintEffectNoSchedule}
+		tolerates := func(t corev1.Toleration) bool { return t.ToleratesTaint(klog.Background(), taint, true) }
+		if spec.QOS(pod) != corev1.PodQOSBestEffort || slices.ContainsFunc(pod.Spec.Tolerations, tolerates) {
+			return nil
+		}
+	}
+	return &rejection{ReasonEvicted, fmt.Sprintf("The node had condition: %v. ", short)}
 }
 
 func fits(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {

@@ -28,6 +28,7 @@ type container struct {
 	// crash back-off: the delay counts from an exit, since says which step.
 	delay       time.Duration
 	since       time.Time
+	recalled    bool // what was before this kubelet is in them
 	configRetry retry
 	pull        *pull
 	image       *runtimeapi.Image // pulled, and not yet used
@@ -140,7 +141,16 @@ func (w *worker) nextAttempt(name string) uint32 {
 // restart is immediate; an exit within the delay doubles it for the next.
 func (w *worker) crashBackOff(c *corev1.Container, k *container) (until time.Time) {
 	latest := w.runtime.Latest(c.Name)
-	if latest == nil || !latest.Exited() || k.delay == 0 {
+	if latest == nil || !latest.Exited() {
+		return time.Time{}
+	}
+	if !k.recalled {
+		k.recalled = true
+		if k.delay == 0 {
+			k.delay, k.since = w.recallBackOff(c.Name, latest)
+		}
+	}
+	if k.delay == 0 {
 		return time.Time{}
 	}
 	ended := time.Unix(0, latest.FinishedAt)
@@ -162,6 +172,30 @@ func (w *worker) crashBackOff(c *corev1.Container, k *container) (until time.Tim
 		k.since = ended
 	}
 	return until
+}
+
+// recallBackOff derives the back-off of a container that ended from what the
+// runtime has of it and the run before, for a kubelet that did not see them:
+// how long it waited between the two shows which step was taken.
+func (w *worker) recallBackOff(name string, latest *cri.Container) (delay time.Duration, since time.Time) {
+	restarts := latest.Metadata.GetAttempt()
+	if restarts == 0 {
+		return 0, time.Time{}
+	}
+	began := time.Unix(0, latest.CreatedAt)
+	waited := maxBackOff // unless the run before shows less
+	for _, c := range w.runtime.Containers {
+		if c.Name() == name && c.Id != latest.Id && c.Exited() {
+			waited = began.Sub(time.Unix(0, c.FinishedAt))
+			break
+		}
+	}
+	// The first restart waits for nothing, the second for firstBackOff.
+	delay = firstBackOff
+	for step := uint32(1); step < restarts && delay <= waited && delay < maxBackOff; step++ {
+		delay = min(2*delay, maxBackOff)
+	}
+	return delay, began
 }
 
 // advanceBackOff doubles the delay when an ended container is started again.

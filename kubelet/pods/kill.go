@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -266,10 +264,17 @@ func (w *worker) cleanUp(ctx context.Context) error {
 		return err
 	}
 	w.m.cfg.Images.Forget(w.uid)
+	// Of a pod that never got a sandbox, nothing else leads to the logs.
+	if len(w.runtime.Sandboxes)+len(w.runtime.Containers) == 0 {
+		if err := w.removeLogs(); err != nil {
+			return err
+		}
+	}
 	return w.m.cfg.Cgroups.Remove(w.uid)
 }
 
-// purge removes dead containers, sandboxes and logs.
+// purge removes dead containers, logs and sandboxes. The sandboxes go last:
+// after a crash they are what leads here again.
 func (w *worker) purge(ctx context.Context) error {
 	var errs []error
 	for _, c := range w.runtime.Containers {
@@ -277,6 +282,7 @@ func (w *worker) purge(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("container %s is still there", c.Id))
 		}
 	}
+	errs = append(errs, w.removeLogs())
 	for _, s := range w.runtime.Sandboxes {
 		callCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		_, err := w.m.cfg.CRI.Runtime.StopPodSandbox(callCtx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: s.Id})
@@ -292,18 +298,5 @@ func (w *worker) purge(ctx context.Context) error {
 		w.dirty = true
 		return err
 	}
-	if w.pod.Name == "" {
-		return nil
-	}
-	if w.m.cfg.ContainerLogsDir != "" {
-		links, err := filepath.Glob(filepath.Join(w.m.cfg.ContainerLogsDir, w.pod.Name+"_"+w.pod.Namespace+"_*.log"))
-		if err == nil {
-			for _, l := range links {
-				if to, err := os.Readlink(l); err == nil && filepath.Dir(filepath.Dir(to)) == w.logDir() {
-					_ = os.Remove(l)
-				}
-			}
-		}
-	}
-	return os.RemoveAll(w.logDir())
+	return nil
 }

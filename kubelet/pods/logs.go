@@ -2,6 +2,10 @@ package pods
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -152,4 +156,25 @@ func (w *worker) tellEnded() {
 		}
 	}
 	w.watchers = kept
+}
+
+// removeLogs removes the pod's logs and the links to them. They are found by
+// the pod's UID: of an orphan no more may be known.
+func (w *worker) removeLogs() error {
+	dirs, err := filepath.Glob(filepath.Join(w.m.cfg.PodLogsDir, "*_"+string(w.uid)))
+	errs := []error{err}
+	var links []string
+	if w.m.cfg.ContainerLogsDir != "" && len(dirs) > 0 {
+		links, err = filepath.Glob(filepath.Join(w.m.cfg.ContainerLogsDir, "*.log"))
+		errs = append(errs, err)
+	}
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && slices.Contains(dirs, filepath.Dir(filepath.Dir(to))) {
+			errs = append(errs, os.Remove(link))
+		}
+	}
+	for _, dir := range dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
 }

@@ -178,6 +178,55 @@ func TestCrashLoopBacksOff(t *testing.T) {
 	})
 }
 
+// A kubelet that starts anew takes up the back-off where the last one was.
+func TestCrashLoopOutlivesTheKubelet(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(string, uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: true, For: time.Second, Code: 1}
+	}}
+	run(t, runtime, func(b *bench) {
+		dir := t.TempDir()
+		p := pod("c")
+		b.manager.Update(p)
+		for _, step := range []string{"10s", "20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s"} {
+			var message string
+			for { // until it has just begun to wait
+				st := b.last().ContainerStatuses[0]
+				if st.State.Waiting != nil && st.State.Waiting.Message != "" {
+					message = st.State.Waiting.Message
+					break
+				}
+				time.Sleep(time.Second)
+			}
+			if !strings.HasPrefix(message, "back-off "+step+" ") {
+				t.Fatalf("%q, want back-off %s", message, step)
+			}
+			p.Status = b.last()
+			b.stop()
+			b.start(dir)
+			b.manager.Update(p)
+			wait, err := time.ParseDuration(step)
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			before := len(b.runtime.Log())
+			time.Sleep(wait - 2*time.Second)
+			synctest.Wait()
+			if got := b.runtime.Log(); len(got) != before {
+				t.Fatalf("%s: restarted too early: %v", step, got)
+			}
+			if st := b.last().ContainerStatuses[0]; st.State.Waiting == nil || st.State.Waiting.Reason != "CrashLoopBackOff" || st.State.Waiting.Message != message {
+				t.Fatalf("%s: after the kubelet's restart: %+v", step, st.State)
+			}
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			if len(b.runtime.Log()) == before {
+				t.Fatalf("%s: not restarted", step)
+			}
+		}
+	})
+}
+
 func TestInitContainersRunInOrder(t *testing.T) {
 	runtime := &fakecri.Runtime{Act: func(name string, attempt uint32) fakecri.Behaviour {
 		switch name {

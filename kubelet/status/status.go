@@ -244,7 +244,8 @@ func (in Input) previous(out *corev1.ContainerStatus, c *corev1.Container, lates
 func (in Input) terminated(k *cri.Container, c *corev1.Container) *corev1.ContainerStateTerminated {
 	out := &corev1.ContainerStateTerminated{
 		ExitCode: k.ExitCode, Reason: k.Reason, Message: in.Message(k, c),
-		StartedAt: unix(k.StartedAt), FinishedAt: unix(k.FinishedAt),
+		// One that never started did so at the beginning of time, as upstream has it.
+		StartedAt: metav1.NewTime(time.Unix(0, max(k.StartedAt, 0)).Truncate(time.Second)), FinishedAt: unix(k.FinishedAt),
 		ContainerID: in.RuntimeName + "://" + k.Id,
 	}
 	if out.Reason == "" {

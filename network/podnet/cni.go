@@ -191,7 +191,7 @@ func (n *Network) add(ctx context.Context, call attachment, conf netConf) (*type
 	gateways, err := n.gateways(a.IPs)
 	var link podLink
 	if err == nil {
-		link, err = connect(n.cfg.Link, a, gateways, n.mtu())
+		link, err = connect(n.cfg.Link, a, gateways, n.cfg.podMTU())
 	}
 	if err == nil {
 		err = n.rules.addPorts(a)
@@ -201,14 +201,6 @@ func (n *Network) add(ctx context.Context, call attachment, conf netConf) (*type
 	}
 	n.keepForwardOpen(ctx)
 	return result(a, link), nil
-}
-
-// mtu is looked up for each pod: the link to the world may come late or change.
-func (n *Network) mtu() int {
-	if n.cfg.MTU != 0 {
-		return n.cfg.MTU
-	}
-	return defaultMTU()
 }
 
 // gateways gives the node's address for each of a pod's. A pod from before the

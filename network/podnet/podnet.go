@@ -7,6 +7,9 @@
 //	runtime ─exec→ proa-cni ─socket→ Network ─netlink→  veth, addresses, routes
 //	                                     └─nftables→    masquerade, host ports
 //
+// To the pods of other nodes it routes through a VXLAN tunnel, or directly on one
+// segment: see peers.go.
+//
 // There is no bridge: the pod's end of the veth has a /32 (/128) address and a
 // default route to the gateway address, the node's end a route to the pod. All
 // traffic of a pod, to its neighbour too, is routed by the node, so connection
@@ -21,7 +24,9 @@
 package podnet
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +35,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -52,8 +58,15 @@ type Config struct {
 	// ClusterCIDRs hold the pods of all nodes: traffic to them keeps its
 	// source address, other traffic that leaves the node gets the node's.
 	ClusterCIDRs []netip.Prefix
-	// MTU of the pods' links; that of the link with the default route when 0.
+	// MTU of the pods' links. When 0 it is that of the link with the default
+	// route, less what a tunnel to other nodes adds.
 	MTU int
+	// Between says how pods of different nodes reach each other: VXLAN, Direct,
+	// or empty for a node that is alone. Node is this node's name in the
+	// cluster, and Address the one by which other nodes reach it.
+	Between string
+	Node    string
+	Address netip.Addr
 	// Logger gets what is not told to the runtime.
 	Logger *slog.Logger
 }
@@ -94,6 +107,9 @@ func (c *Config) Validate() error {
 			return errors.New("podnet: invalid cluster CIDR")
 		}
 	}
+	if err := c.validateBetween(); err != nil {
+		return err
+	}
 	return validatePodCIDRs(c.PodCIDRs)
 }
 
@@ -131,8 +147,11 @@ type Network struct {
 	store *store
 	rules *rules
 	calls keyedMutex
+	// poke has the ways to other nodes looked at.
+	poke chan struct{}
 
 	mu        sync.Mutex
+	peers     []Peer // nil until they are told
 	listening bool
 	cidrs     []netip.Prefix
 	applied   bool // the machine fits cidrs
@@ -150,6 +169,7 @@ func New(cfg Config) (*Network, error) {
 		store: newStore(cfg.podsDir()),
 		rules: newRules(cfg.Link, cfg.ClusterCIDRs),
 		cidrs: masked(cfg.PodCIDRs),
+		poke:  make(chan struct{}, 1),
 	}, nil
 }
 
@@ -175,7 +195,12 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 		return errors.Join(fmt.Errorf("podnet: %w", err), srv.close())
 	}
 	ready()
+	var fabric sync.WaitGroup
+	fabricCtx, stop := context.WithCancel(ctx)
+	fabric.Go(func() { n.runFabric(fabricCtx) })
 	err = srv.serve(ctx)
+	stop()
+	fabric.Wait()
 	n.mu.Lock()
 	n.listening, n.applied = false, false
 	n.mu.Unlock()
@@ -246,6 +271,7 @@ func (n *Network) apply(ctx context.Context) error {
 		return fmt.Errorf("podnet: %w", err)
 	}
 	n.applied = true
+	n.pokeFabric()
 	return nil
 }
 
@@ -293,9 +319,41 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		removeIfExists(cfg.confFile()),
 		removeIfExists(cfg.socket()),
 		os.RemoveAll(cfg.podsDir()),
+		dropResults(cfg),
 		newRules(cfg.Link, nil).remove(ctx),
+		tearDownFabric(cfg.Link),
 		tearDownNode(cfg.Link, cfg.rangesFile()),
 	)
+}
+
+// resultsDir is where the runtime's CNI library keeps the results of calls, for
+// all networks of the machine. It names no other place to go.
+const resultsDir = "/var/lib/cni/results"
+
+// dropResults removes the results of calls to this network that the runtime
+// did not come to undo.
+func dropResults(cfg Config) error {
+	files, err := filepath.Glob(filepath.Join(resultsDir, cfg.Link+"-*"))
+	errs := []error{err}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			if !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+			continue
+		}
+		var call struct {
+			Config []byte `json:"config"`
+			Name   string `json:"networkName"`
+		}
+		// Another node of this machine may use the same name.
+		if json.Unmarshal(data, &call) != nil || call.Name != cfg.Link || !bytes.Contains(call.Config, []byte(strconv.Quote(cfg.socket()))) {
+			continue
+		}
+		errs = append(errs, removeIfExists(file))
+	}
+	return errors.Join(errs...)
 }
 
 func removeIfExists(name string) error {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -74,7 +76,7 @@ func (s *server) serve(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		conn, err := s.l.AcceptUnix()
+		conn, err := s.accept(ctx)
 		if ctx.Err() != nil {
 			return nil
 		} else if err != nil {
@@ -91,6 +93,39 @@ func (s *server) serve(ctx context.Context) error {
 			}
 		})
 	}
+}
+
+// How long to wait when the kernel has no room for another connection: no
+// descriptor is free, or no memory.
+const (
+	firstWait = 5 * time.Millisecond
+	lastWait  = time.Second
+)
+
+// accept gives the next call. That there is no room for it ends nothing: room
+// comes with the end of others.
+func (s *server) accept(ctx context.Context) (*net.UnixConn, error) {
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		conn, err := s.l.AcceptUnix()
+		if !outOfRoom(err) || ctx.Err() != nil {
+			return conn, err
+		}
+		s.log.Warn("a call of the runtime has to wait", "error", err, "again", wait)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+func outOfRoom(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *server) answer(ctx context.Context, conn *net.UnixConn) error {

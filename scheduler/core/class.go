@@ -3,180 +3,47 @@ package core
 import (
 	"math"
 	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 const maxScore = 100
 
-// Weights of the scores that are added up, as in upstream's default profile.
-const (
-	weightFit      = 1
-	weightBalanced = 1
-	weightImage    = 1
-	weightAffinity = 2
-	weightTaint    = 3
-	weightSpread   = 2
-	weightInterPod = 2
-)
-
-// class is the pods that get the same verdict and score on every node.
+// class is what of a pod is compared with the node and what runs there,
+// labels aside.
 type class struct {
+	rules  *Profile
 	place  *placement
 	needs  needs
 	ports  []hostPort
 	images []string
 	parts  int
-
-	built  bool
-	cursor uint64 // what of the log has been read
 	found  []*imageState
-	spread int // of the images, see imagesOf
-
-	verdict []Filter
-	total   []int64 // score of a feasible slot
-	heap    []int32 // feasible slots, best first
-	pos     []int32 // where in the heap, -1 is nowhere
-	tie     []uint32
-
-	// The largest raw values among feasible slots: others are scaled by them.
-	maxPreference, maxDisliked int32
-	stale                      bool // a slot that held a maximum left
-
-	diagnosis *Diagnosis // of the pods that topology does not concern, until something changes
 }
 
 func newClass(p *Pod, place *placement) *class {
 	k := p.classify()
-	return &class{place: place, needs: p.needs, ports: p.ports, images: k.images, parts: k.parts}
-}
-
-// classOf returns the pod's class, up to date.
-func (s *Snapshot) classOf(p *Pod) *class {
-	k := p.classify()
-	c := s.classes.get(k.class, func() *class { return newClass(p, s.placementOf(p)) })
-	c.sync(s)
-	return c
-}
-
-func (s *Snapshot) placementOf(p *Pod) *placement {
-	return s.placements.get(p.classify().placement, func() *placement { return newPlacement(p.Object) })
-}
-
-// sync reads the log; it starts afresh when that is cheaper or when scores
-// changed everywhere.
-func (c *class) sync(s *Snapshot) {
-	found, spread := s.imagesOf(c.images)
-	c.found = found
-	behind := s.seq - c.cursor
-	if !c.built || spread != c.spread || behind > logSize || behind > uint64(2*len(s.nodes)+16) {
-		c.spread = spread
-		c.rebuild(s)
-		return
-	}
-	if behind == 0 {
-		return
-	}
-	c.diagnosis = nil
-	c.grow(len(s.nodes))
-	for ; c.cursor < s.seq; c.cursor++ {
-		c.update(s, s.changes[c.cursor%logSize])
-	}
-	if c.stale {
-		c.rescale(s)
-	}
-}
-
-func (c *class) grow(n int) {
-	more := n - len(c.verdict)
-	if more <= 0 {
-		return
-	}
-	c.verdict = append(c.verdict, make([]Filter, more)...)
-	c.total = append(c.total, make([]int64, more)...)
-	c.tie = append(c.tie, make([]uint32, more)...)
-	c.pos = append(c.pos, make([]int32, more)...)
-	for i := n - more; i < n; i++ {
-		c.verdict[i], c.pos[i] = NodeAbsent, -1
-	}
-	c.heap = slices.Grow(c.heap, n-len(c.heap))
-}
-
-func (c *class) rebuild(s *Snapshot) {
-	c.built, c.cursor, c.diagnosis = true, s.seq, nil
-	c.grow(len(s.nodes))
-	c.heap = c.heap[:0]
-	for i := range s.nodes {
-		slot := int32(i)
-		c.pos[slot] = -1
-		if c.verdict[slot] = c.judge(s, slot); c.verdict[slot] == Fits {
-			c.pos[slot] = int32(len(c.heap))
-			c.heap = append(c.heap, slot)
-			c.tie[slot] = s.rand.Uint32()
-		}
-	}
-	c.rescale(s)
-}
-
-// rescale finds the maxima anew and scores every feasible slot.
-func (c *class) rescale(s *Snapshot) {
-	c.stale, c.maxPreference, c.maxDisliked = false, 0, 0
-	for _, slot := range c.heap {
-		a := c.place.at(s, slot)
-		c.maxPreference, c.maxDisliked = max(c.maxPreference, a.preference), max(c.maxDisliked, a.disliked)
-	}
-	for _, slot := range c.heap {
-		c.total[slot] = c.score(s, slot)
-	}
-	for i := len(c.heap)/2 - 1; i >= 0; i-- {
-		c.down(i)
-	}
-}
-
-// update judges one slot again.
-func (c *class) update(s *Snapshot, slot int32) {
-	was := c.verdict[slot]
-	now := c.judge(s, slot)
-	c.verdict[slot] = now
-	if was == Fits && c.maxPreference|c.maxDisliked != 0 {
-		c.stale = true // it may have held a maximum; only classes with preferences pay for this
-	}
-	if now != Fits {
-		if was == Fits {
-			c.remove(slot)
-		}
-		return
-	}
-	a := c.place.at(s, slot)
-	if a.preference > c.maxPreference || a.disliked > c.maxDisliked {
-		c.stale = true
-	}
-	c.total[slot] = c.score(s, slot)
-	c.tie[slot] = s.rand.Uint32()
-	if was != Fits {
-		c.pos[slot] = int32(len(c.heap))
-		c.heap = append(c.heap, slot)
-	}
-	c.fix(int(c.pos[slot]))
+	return &class{rules: p.rules, place: place, needs: p.needs, ports: p.ports, images: k.images, parts: k.parts}
 }
 
 // judge applies the filters that need no other pods' labels.
-func (c *class) judge(s *Snapshot, slot int32) Filter {
-	return c.judgeAnswer(s, slot, c.place.at(s, slot))
-}
-
-func (c *class) judgeAnswer(s *Snapshot, slot int32, a *answer) Filter {
-	if a.verdict != Fits {
+func (c *class) judge(s *Snapshot, slot int32, a *answer) Filter {
+	switch {
+	case a.verdict != Fits:
 		return a.verdict
-	}
-	if c.portsTaken(s, slot) {
+	case c.portsTaken(s, slot):
 		return NodePorts
-	}
-	if !c.resourcesFit(s, slot) {
+	case !c.resourcesFit(s, slot):
 		return NodeResourcesFit
 	}
 	return Fits
 }
 
 func (c *class) portsTaken(s *Snapshot, slot int32) bool {
+	if len(c.ports) == 0 || !c.rules.Filters.Has(NodePorts) {
+		return false
+	}
 	for _, want := range c.ports {
 		for _, used := range s.nodes[slot].ports {
 			if want.conflicts(used) {
@@ -188,6 +55,9 @@ func (c *class) portsTaken(s *Snapshot, slot int32) bool {
 }
 
 func (c *class) resourcesFit(s *Snapshot, slot int32) bool {
+	if !c.rules.Filters.Has(NodeResourcesFit) {
+		return true
+	}
 	if int64(len(s.nodes[slot].pods))+1 > s.maxPods[slot] {
 		return false
 	}
@@ -199,11 +69,26 @@ func (c *class) resourcesFit(s *Snapshot, slot int32) bool {
 	}
 	for _, x := range n.scalars {
 		column := s.scalar(x.name)
-		if x.quantity > column.allocatable[slot]-column.requested[slot] {
+		if x.quantity > column.allocatable[slot]-column.requested[slot] && !c.ignores(x.name) {
 			return false
 		}
 	}
 	return true
+}
+
+// ignores says that somebody else accounts for a resource.
+func (c *class) ignores(name corev1.ResourceName) bool {
+	fit := &c.rules.Fit
+	if len(fit.Ignored)+len(fit.IgnoredGroups) == 0 {
+		return false
+	}
+	group, _, _ := strings.Cut(string(name), "/")
+	return isExtended(name) && (fit.Ignored[string(name)] || fit.IgnoredGroups[group])
+}
+
+// isExtended says that a resource is none of Kubernetes' own.
+func isExtended(name corev1.ResourceName) bool {
+	return strings.Contains(string(name), "/") && !strings.Contains(string(name), "kubernetes.io/")
 }
 
 // shortages lists what a node lacks, in upstream's words; hopeless says that
@@ -223,119 +108,140 @@ func (c *class) shortages(s *Snapshot, slot int32) (reasons []string, hopeless b
 	check("memory", n.memory, s.allocatable[memory][slot], s.requested[memory][slot])
 	check("ephemeral-storage", n.ephemeral, s.allocatable[ephemeral][slot], s.requested[ephemeral][slot])
 	for _, x := range n.scalars {
-		column := s.scalar(x.name)
-		check(string(x.name), x.quantity, column.allocatable[slot], column.requested[slot])
+		if column := s.scalar(x.name); !c.ignores(x.name) {
+			check(string(x.name), x.quantity, column.allocatable[slot], column.requested[slot])
+		}
 	}
 	return reasons, hopeless
 }
 
-// score adds up what does not depend on other pods' labels.
-func (c *class) score(s *Snapshot, slot int32) int64 {
-	return c.scoreAnswer(s, slot, c.place.at(s, slot))
-}
-
-func (c *class) scoreAnswer(s *Snapshot, slot int32, a *answer) int64 {
-	total := weightFit*c.leastAllocated(s, slot) + weightBalanced*c.balanced(s, slot)
-	if len(c.found) > 0 {
-		total += weightImage * s.imageScore(c.found, c.parts, slot)
+// score adds up what does not depend on labels.
+func (c *class) score(s *Snapshot, slot int32) (total int64) {
+	w := &c.rules.Weights
+	if w.Fit != 0 {
+		total += w.Fit * c.room(s, slot)
 	}
-	if c.maxPreference > 0 {
-		total += weightAffinity * (maxScore * int64(a.preference) / int64(c.maxPreference))
+	if w.Balanced != 0 {
+		total += w.Balanced * c.balanced(s, slot)
 	}
-	if c.maxDisliked > 0 {
-		total += weightTaint * (maxScore - maxScore*int64(a.disliked)/int64(c.maxDisliked))
+	if w.Image != 0 && len(c.found) > 0 {
+		total += w.Image * s.imageScore(c.found, c.parts, slot)
 	}
 	return total
 }
 
-// leastAllocated prefers nodes with the larger share of cpu and memory left.
-func (c *class) leastAllocated(s *Snapshot, slot int32) int64 {
-	var sum, parts int64
-	add := func(have, used, need int64) {
+// use is what a node has of a resource and what is requested of it, without
+// the pod and with it. Nonzero counts something for containers that request
+// no cpu or memory.
+func (c *class) use(s *Snapshot, slot int32, name corev1.ResourceName, nonzero bool) (have, before, after int64) {
+	n := &c.needs
+	switch {
+	case name == corev1.ResourceCPU && nonzero:
+		have, before, after = s.allocatable[cpu][slot], s.nonzero[cpu][slot], n.nonzeroCPU
+	case name == corev1.ResourceMemory && nonzero:
+		have, before, after = s.allocatable[memory][slot], s.nonzero[memory][slot], n.nonzeroMemory
+	case name == corev1.ResourceCPU:
+		have, before, after = s.allocatable[cpu][slot], s.requested[cpu][slot], n.cpu
+	case name == corev1.ResourceMemory:
+		have, before, after = s.allocatable[memory][slot], s.requested[memory][slot], n.memory
+	case name == corev1.ResourceEphemeralStorage:
+		have, before, after = s.allocatable[ephemeral][slot], s.requested[ephemeral][slot], n.ephemeral
+	default:
+		i := slices.IndexFunc(n.scalars, func(x scalar) bool { return x.name == name })
+		if i < 0 { // a resource that only some pods want says nothing about the others
+			return 0, 0, 0
+		}
+		column := s.scalar(name)
+		have, before, after = column.allocatable[slot], column.requested[slot], n.scalars[i].quantity
+	}
+	return have, before, before + after
+}
+
+// room scores what is left of the resources that the profile names.
+func (c *class) room(s *Snapshot, slot int32) int64 {
+	fit := &c.rules.Fit
+	var sum, weights int64
+	for _, r := range fit.Resources {
+		have, _, used := c.use(s, slot, r.Name, true)
 		if have == 0 {
-			return
+			continue
 		}
-		parts++
-		if used += need; used < have {
-			sum += (have - used) * maxScore / have
+		var score int64
+		switch fit.Strategy {
+		case LeastAllocated:
+			score = max(have-used, 0) * maxScore / have
+		case MostAllocated:
+			score = min(used, have) * maxScore / have
+		case RequestedToCapacityRatio:
+			if score = ratio(fit.Shape, used, have); score <= 0 {
+				continue
+			}
 		}
+		sum += score * r.Weight
+		weights += r.Weight
 	}
-	add(s.allocatable[cpu][slot], s.nonzero[cpu][slot], c.needs.nonzeroCPU)
-	add(s.allocatable[memory][slot], s.nonzero[memory][slot], c.needs.nonzeroMemory)
-	if parts == 0 {
+	switch {
+	case weights == 0:
 		return 0
+	case fit.Strategy == RequestedToCapacityRatio:
+		return int64(math.Round(float64(sum) / float64(weights)))
+	default:
+		return sum / weights
 	}
-	return sum / parts
 }
 
-// balanced prefers nodes whose cpu and memory would be used to like shares.
-// Pods that request neither are left out: they would all land on one node.
+// balanced prefers nodes whose resources would be used to shares that are
+// more alike with the pod than without. Pods that request none of them are
+// left out: they would all land on one node.
 func (c *class) balanced(s *Snapshot, slot int32) int64 {
-	if c.needs.cpu == 0 && c.needs.memory == 0 {
+	before, after := make([]float64, 0, 4), make([]float64, 0, 4)
+	wants := false
+	for _, name := range c.rules.Balanced {
+		have, without, with := c.use(s, slot, name, false)
+		wants = wants || c.wants(name)
+		if have == 0 {
+			continue
+		}
+		before = append(before, min(float64(without)/float64(have), 1))
+		after = append(after, min(float64(with)/float64(have), 1))
+	}
+	if !wants {
 		return 0
 	}
-	cpuHave, memoryHave := s.allocatable[cpu][slot], s.allocatable[memory][slot]
-	if cpuHave == 0 || memoryHave == 0 {
-		return maxScore
+	const half = maxScore / 2
+	return half + (half+alike(after)-alike(before))/2
+}
+
+func (c *class) wants(name corev1.ResourceName) bool {
+	switch name {
+	case corev1.ResourceCPU:
+		return c.needs.cpu > 0
+	case corev1.ResourceMemory:
+		return c.needs.memory > 0
+	case corev1.ResourceEphemeralStorage:
+		return c.needs.ephemeral > 0
 	}
-	share := func(used, have int64) float64 { return min(float64(used)/float64(have), 1) }
-	deviation := math.Abs(share(s.requested[cpu][slot]+c.needs.cpu, cpuHave)-
-		share(s.requested[memory][slot]+c.needs.memory, memoryHave)) / 2
+	return slices.ContainsFunc(c.needs.scalars, func(x scalar) bool { return x.name == name })
+}
+
+// alike is the higher the smaller the standard deviation of the shares is.
+func alike(shares []float64) int64 {
+	deviation := 0.0
+	switch len(shares) {
+	case 0, 1:
+	case 2:
+		deviation = math.Abs((shares[0] - shares[1]) / 2)
+	default:
+		sum := 0.0
+		for _, x := range shares {
+			sum += x
+		}
+		mean := sum / float64(len(shares))
+		sum = 0
+		for _, x := range shares {
+			sum += (x - mean) * (x - mean)
+		}
+		deviation = math.Sqrt(sum / float64(len(shares)))
+	}
 	return int64((1 - deviation) * maxScore)
-}
-
-// The heap: best score first, equal ones in the order of their random ties.
-
-func (c *class) better(a, b int32) bool {
-	if c.total[a] != c.total[b] {
-		return c.total[a] > c.total[b]
-	}
-	return c.tie[a] > c.tie[b]
-}
-
-func (c *class) swap(i, j int) {
-	c.heap[i], c.heap[j] = c.heap[j], c.heap[i]
-	c.pos[c.heap[i]], c.pos[c.heap[j]] = int32(i), int32(j)
-}
-
-func (c *class) down(i int) (moved bool) {
-	for {
-		best := 2*i + 1
-		if best >= len(c.heap) {
-			return moved
-		}
-		if right := best + 1; right < len(c.heap) && c.better(c.heap[right], c.heap[best]) {
-			best = right
-		}
-		if !c.better(c.heap[best], c.heap[i]) {
-			return moved
-		}
-		c.swap(i, best)
-		i, moved = best, true
-	}
-}
-
-func (c *class) fix(i int) {
-	if c.down(i) {
-		return
-	}
-	for i > 0 {
-		parent := (i - 1) / 2
-		if !c.better(c.heap[i], c.heap[parent]) {
-			return
-		}
-		c.swap(i, parent)
-		i = parent
-	}
-}
-
-func (c *class) remove(slot int32) {
-	i := int(c.pos[slot])
-	last := len(c.heap) - 1
-	c.swap(i, last)
-	c.heap = c.heap[:last]
-	c.pos[slot] = -1
-	if i < last {
-		c.fix(i)
-	}
 }

@@ -65,7 +65,7 @@ func pod(name string, options ...podOption) *core.Pod {
 	for _, o := range options {
 		o(p)
 	}
-	return core.NewPod(p)
+	return core.NewPod(p, core.DefaultProfile())
 }
 
 func requests(pairs ...string) podOption {

@@ -2,10 +2,8 @@ package core
 
 import (
 	"cmp"
-	"encoding/json"
 	"maps"
 	"slices"
-	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -21,11 +19,15 @@ type Pod struct {
 	// Priority is spec.priority, zero when unset.
 	Priority int32
 
+	rules    *Profile // of a pod that waits
 	needs    needs
 	ports    []hostPort
 	affinity *podTerms
 	keys     *classKeys
 }
+
+// Profile is what the pod is placed by.
+func (p *Pod) Profile() *Profile { return p.rules }
 
 // UID identifies the pod for as long as it lives.
 func (p *Pod) UID() types.UID { return p.Object.UID }
@@ -60,9 +62,11 @@ const (
 	assumedMemory   = 200 << 20
 )
 
-// NewPod reads obj, which must stay unchanged.
-func NewPod(obj *corev1.Pod) *Pod {
+// NewPod reads obj, which must stay unchanged. A pod that is to be placed has a
+// profile; one that has its node needs none.
+func NewPod(obj *corev1.Pod, rules *Profile) *Pod {
 	return &Pod{
+		rules:    rules,
 		Object:   obj,
 		Priority: corev1helpers.PodPriority(obj),
 		needs:    needsOf(obj),
@@ -172,125 +176,4 @@ func (p *Pod) SameFootprint(o *Pod) bool {
 	a, b := p.Object, o.Object
 	return p.Priority == o.Priority && p.needs.equal(&o.needs) && slices.Equal(p.ports, o.ports) &&
 		(a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) && maps.Equal(a.Labels, b.Labels)
-}
-
-// classKeys name the classes that a pod belongs to.
-type classKeys struct {
-	placement string // what is compared with the node object alone
-	class     string // placement, resources, ports and images
-	pinned    []string
-	isPinned  bool
-	images    []string
-	parts     int // images and containers that count for ImageLocality
-}
-
-// Class is equal for pods to which MightFit and FitsNow give equal answers.
-func (p *Pod) Class() string { return p.classify().class }
-
-// classify computes the keys of a pending pod. Pods whose keys are equal get
-// the same verdict and score on every node, labels and topology aside.
-func (p *Pod) classify() *classKeys {
-	if p.keys != nil {
-		return p.keys
-	}
-	spec := &p.Object.Spec
-	k := &classKeys{}
-	var affinity *corev1.NodeAffinity
-	if spec.Affinity != nil {
-		affinity = spec.Affinity.NodeAffinity
-	}
-	k.pinned, k.isPinned = pinnedNodes(affinity)
-
-	b := make([]byte, 0, 256)
-	for _, name := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
-		b = appendString(appendString(b, name), spec.NodeSelector[name])
-	}
-	b = append(b, '|')
-	for i := range spec.Tolerations {
-		t := &spec.Tolerations[i]
-		b = appendString(appendString(b, t.Key), t.Value)
-		b = appendString(appendString(b, string(t.Operator)), string(t.Effect))
-	}
-	b = append(b, '|')
-	if affinity != nil {
-		raw, err := json.Marshal(affinity)
-		if err != nil { // plain data always marshals; were it not so, share with nobody
-			raw = []byte(p.Object.UID)
-		}
-		b = append(b, raw...)
-	}
-	k.placement = string(b)
-
-	b = appendInts(append(b, '|'), p.needs.cpu, p.needs.memory, p.needs.ephemeral, p.needs.nonzeroCPU, p.needs.nonzeroMemory)
-	for _, s := range p.needs.scalars {
-		b = appendInts(appendString(b, string(s.name)), s.quantity)
-	}
-	b = append(b, '|')
-	for _, port := range p.ports {
-		b = appendInts(appendString(appendString(b, port.ip), string(port.protocol)), int64(port.port))
-	}
-	b = append(b, '|')
-	for i := range spec.InitContainers {
-		k.images = append(k.images, imageName(spec.InitContainers[i].Image))
-	}
-	for i := range spec.Containers {
-		k.images = append(k.images, imageName(spec.Containers[i].Image))
-	}
-	for _, v := range spec.Volumes {
-		if v.Image != nil {
-			k.images = append(k.images, imageName(v.Image.Reference))
-		}
-	}
-	k.parts = len(k.images)
-	for _, image := range k.images {
-		b = appendString(b, image)
-	}
-	k.class = string(b)
-	p.keys = k
-	return k
-}
-
-// appendString keeps its parts apart, whatever they contain.
-func appendString(b []byte, s string) []byte {
-	b = strconv.AppendInt(b, int64(len(s)), 10)
-	b = append(b, ':')
-	return append(b, s...)
-}
-
-func appendInts(b []byte, values ...int64) []byte {
-	for _, v := range values {
-		b = append(strconv.AppendInt(b, v, 36), ',')
-	}
-	return b
-}
-
-// pinnedNodes returns the nodes that the required terms name by
-// metadata.name, and whether every term does: then no other node matters,
-// which is how the pods of a DaemonSet stay cheap.
-func pinnedNodes(affinity *corev1.NodeAffinity) ([]string, bool) {
-	if affinity == nil || affinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return nil, false
-	}
-	terms := affinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
-	var all []string
-	for i := range terms {
-		var names []string
-		named := false
-		for _, r := range terms[i].MatchFields {
-			if r.Key != "metadata.name" || r.Operator != corev1.NodeSelectorOpIn {
-				continue
-			}
-			if !named {
-				named, names = true, slices.Clone(r.Values)
-			} else {
-				names = slices.DeleteFunc(names, func(n string) bool { return !slices.Contains(r.Values, n) })
-			}
-		}
-		if !named {
-			return nil, false
-		}
-		all = append(all, names...)
-	}
-	slices.Sort(all)
-	return slices.Compact(all), len(terms) > 0
 }

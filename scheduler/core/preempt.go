@@ -21,20 +21,24 @@ type Preemption struct {
 	// Displaced are pods of lower priority that were nominated to the node.
 	Displaced []*Pod
 
-	violations int // of disruption budgets
+	// Violations is how many of them a disruption budget protects.
+	Violations int
 }
-
-// The number of candidate nodes that are tried: a tenth, but enough of them.
-const (
-	minCandidates     = 100
-	candidatesPercent = 10
-)
 
 // Preempt looks for pods of lower priority whose eviction makes the pod fit.
 // d is the diagnosis of the very same state. Without a way it returns nil and
 // the reason in upstream's words; settled then says that the pod's nomination
 // still stands.
 func (s *Snapshot) Preempt(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionBudget) (way *Preemption, reason string, settled bool) {
+	ways, reason, settled := s.Ways(p, d, budgets)
+	if len(ways) == 0 {
+		return nil, reason, settled
+	}
+	return s.Choose(p, ways), "", false
+}
+
+// Ways is Preempt without the choice: there may be several nodes.
+func (s *Snapshot) Ways(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionBudget) (ways []*Preemption, reason string, settled bool) {
 	if policy := p.Object.Spec.PreemptionPolicy; policy != nil && *policy == corev1.PreemptNever {
 		return nil, "not eligible due to preemptionPolicy=Never.", false
 	}
@@ -42,38 +46,52 @@ func (s *Snapshot) Preempt(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisrupti
 		return nil, "not eligible due to a terminating pod on the nominated node.", true
 	}
 	counts := map[string]int{}
-	var best *Preemption
-	if n := len(d.candidates); n > 0 {
-		limit := min(max(n*candidatesPercent/100, minCandidates), n)
+	a, refused := s.attemptOf(p)
+	if n := len(d.candidates); n > 0 && refused == nil {
+		shields := shieldsOf(budgets)
+		limit := min(max(n*p.rules.CandidatesPercent/100, p.rules.CandidatesAtLeast), n)
 		offset := s.rand.IntN(n)
-		found := 0
-		for i := 0; i < n && found < limit; i++ {
+		harmless := false // one way at least that breaks no budget
+		for i := 0; i < n && !(harmless && len(ways) >= limit); i++ {
 			slot := d.candidates[(offset+i)%n]
-			way, reasons := s.victims(p, slot, budgets)
+			way, reasons := a.victims(slot, shields)
 			if way == nil {
 				for _, r := range reasons {
 					counts[r]++
 				}
 				continue
 			}
-			found++
-			if best == nil || way.betterThan(best) {
-				best = way
-			}
+			harmless = harmless || way.Violations == 0
+			ways = append(ways, way)
 		}
 	}
-	if best == nil {
+	if len(ways) == 0 {
 		if rest := s.live - len(d.candidates); rest > 0 {
 			counts["Preemption is not helpful for scheduling"] += rest
 		}
 		return nil, tell(s.live, counts), false
 	}
-	for _, n := range s.nodes[s.slots[best.Node]].nominated {
+	return ways, "", false
+}
+
+// Choose returns the way by which the least is lost.
+func (s *Snapshot) Choose(p *Pod, ways []*Preemption) *Preemption {
+	var best *Preemption
+	for _, way := range ways {
+		if best == nil || way.betterThan(best) {
+			best = way
+		}
+	}
+	slot, ok := s.slots[best.Node]
+	if !ok {
+		return best
+	}
+	for _, n := range s.nodes[slot].nominated {
 		if n.pod.Priority < p.Priority {
 			best.Displaced = append(best.Displaced, n.pod)
 		}
 	}
-	return best, "", false
+	return best
 }
 
 // clearing says whether a pod of lower priority that was preempted is on its
@@ -87,61 +105,40 @@ func (s *Snapshot) clearing(p *Pod, slot int32) bool {
 	})
 }
 
-// victims finds the fewest pods that must leave a slot. It tries on the
-// snapshot itself and puts everything back.
-func (s *Snapshot) victims(p *Pod, slot int32, budgets []*policyv1.PodDisruptionBudget) (*Preemption, []string) {
-	name := s.nodes[slot].name
-	var lower []*Pod
-	for _, at := range s.nodes[slot].pods {
-		if at.pod.Priority < p.Priority {
-			lower = append(lower, at.pod)
-		}
-	}
+// victims finds the fewest pods that must leave a slot.
+func (a *attempt) victims(slot int32, shields []shield) (*Preemption, []string) {
+	t := a.try(slot)
+	defer t.end()
+	lower := t.removeLower()
 	if len(lower) == 0 {
 		return nil, []string{"No preemption victims found for incoming pod"}
 	}
-	slices.SortFunc(lower, moreImportant)
-	for _, pod := range lower {
-		s.RemovePod(pod.UID())
-	}
-	out := lower // not on the node at this moment
-	defer func() {
-		for _, pod := range out {
-			s.PutPod(pod, name)
-		}
-	}()
-
-	c := newClass(p, newPlacement(p.Object))
-	fits := func() bool {
-		v, refusal := s.viewOf(p, c.place)
-		return refusal == "" && s.passes(c, v, p, slot)
-	}
-	if !fits() {
-		v, _ := s.viewOf(p, c.place)
-		_, reasons, _ := s.explain(c, v, p, slot)
+	slices.SortStableFunc(lower, moreImportant)
+	if f, reasons, _ := t.checkAll(); f != Fits {
 		return nil, reasons
 	}
-	protected, others := splitByBudget(lower, budgets)
-	way := &Preemption{Node: name}
-	out = nil
+	protected, others := splitByBudget(lower, shields)
+	way := &Preemption{Node: a.s.nodes[slot].name}
 	spare := func(pods []*Pod) (evicted int) {
 		for _, pod := range pods {
-			s.PutPod(pod, name)
-			if fits() {
+			t.add(pod)
+			if f, _, _ := t.checkAll(); f == Fits {
 				continue
 			}
-			s.RemovePod(pod.UID())
-			out = append(out, pod)
+			t.undo()
+			way.Victims = append(way.Victims, pod)
 			evicted++
 		}
 		return evicted
 	}
 	// Until a pod has been tried it is off the node, so that the ones whose
 	// budgets would be broken are the first to be spared.
-	way.violations = spare(protected)
+	way.Violations = spare(protected)
 	spare(others)
-	slices.SortFunc(out, moreImportant)
-	way.Victims = slices.Clone(out)
+	if len(way.Victims) == 0 {
+		return nil, nil
+	}
+	slices.SortStableFunc(way.Victims, moreImportant)
 	return way, nil
 }
 
@@ -157,33 +154,45 @@ func startOf(p *Pod) int64 {
 	return math.MaxInt64
 }
 
+// shield is a disruption budget.
+type shield struct {
+	budget   *policyv1.PodDisruptionBudget
+	selector labels.Selector
+}
+
+func shieldsOf(budgets []*policyv1.PodDisruptionBudget) (out []shield) {
+	for _, b := range budgets {
+		selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+		if err == nil && !selector.Empty() {
+			out = append(out, shield{b, selector})
+		}
+	}
+	return out
+}
+
 // splitByBudget separates the pods whose eviction a disruption budget does not
 // allow, in the given order.
-func splitByBudget(pods []*Pod, budgets []*policyv1.PodDisruptionBudget) (protected, others []*Pod) {
-	allowed := make([]int32, len(budgets))
-	selectors := make([]labels.Selector, len(budgets))
-	for i := range budgets {
-		allowed[i] = budgets[i].Status.DisruptionsAllowed
-		s, err := metav1.LabelSelectorAsSelector(budgets[i].Spec.Selector)
-		if err != nil || s.Empty() {
-			s = labels.Nothing()
+func splitByBudget(pods []*Pod, shields []shield) (protected, others []*Pod) {
+	allowed := make([]int32, len(shields))
+	for i := range shields {
+		allowed[i] = shields[i].budget.Status.DisruptionsAllowed
+	}
+	breaks := func(pod *corev1.Pod) bool {
+		for i, s := range shields {
+			if s.budget.Namespace != pod.Namespace || len(pod.Labels) == 0 || !s.selector.Matches(labels.Set(pod.Labels)) {
+				continue
+			}
+			if _, counted := s.budget.Status.DisruptedPods[pod.Name]; counted {
+				continue
+			}
+			if allowed[i]--; allowed[i] < 0 {
+				return true
+			}
 		}
-		selectors[i] = s
+		return false
 	}
 	for _, pod := range pods {
-		broken := false
-		for i := range budgets {
-			b := budgets[i]
-			if b.Namespace != pod.Object.Namespace || len(pod.Object.Labels) == 0 || !selectors[i].Matches(labels.Set(pod.Object.Labels)) {
-				continue
-			}
-			if _, counted := b.Status.DisruptedPods[pod.Object.Name]; counted {
-				continue
-			}
-			allowed[i]--
-			broken = broken || allowed[i] < 0
-		}
-		if broken {
+		if breaks(pod.Object) {
 			protected = append(protected, pod)
 		} else {
 			others = append(others, pod)
@@ -196,7 +205,7 @@ func splitByBudget(pods []*Pod, budgets []*policyv1.PodDisruptionBudget) (protec
 // the sum of priorities, the number of pods; then younger pods go first.
 func (a *Preemption) betterThan(b *Preemption) bool {
 	return cmp.Or(
-		cmp.Compare(a.violations, b.violations),
+		cmp.Compare(a.Violations, b.Violations),
 		cmp.Compare(a.highest(), b.highest()),
 		cmp.Compare(a.sum(), b.sum()),
 		cmp.Compare(len(a.Victims), len(b.Victims)),

@@ -1,318 +1,333 @@
 package core
 
 import (
-	"fmt"
 	"slices"
-	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
-// Diagnosis is why a pod fits no node.
-type Diagnosis struct {
-	// Failed are the filters that kept it off some node.
-	Failed FilterSet
-
-	message    string
-	candidates []int32 // slots where other pods' leaving might help
+// attempt is one decision: what the pod's group knows, and what its volumes
+// ask for.
+type attempt struct {
+	s      *Snapshot
+	pod    *Pod
+	group  *group
+	claims *claimsView
 }
 
-// Message is upstream's text: how many nodes failed for which reason.
-func (d *Diagnosis) Message() string { return d.message }
-
-// NoNodes is the message while the cluster has no node at all.
-const NoNodes = "no nodes available to schedule pods"
-
-// pinLimit is the number of named nodes up to which they are looked at one by
-// one, without a class.
-const pinLimit = 8
+// attemptOf prepares a decision; a diagnosis says that no node will do.
+func (s *Snapshot) attemptOf(p *Pod) (*attempt, *Diagnosis) {
+	if s.live == 0 {
+		return nil, &Diagnosis{Failed: ^FilterSet(0), refusal: noNodes}
+	}
+	k := p.classify()
+	if k.isPinned && len(k.pinned) == 0 {
+		return nil, s.refuse(NodeAffinity, "pod affinity terms conflict")
+	}
+	claims, f, refusal := s.claimsOf(p)
+	if refusal != "" {
+		return nil, s.refuse(f, refusal)
+	}
+	a := &attempt{s: s, pod: p, claims: claims}
+	if k.isPinned && len(k.pinned) == 1 {
+		a.group = s.probeOf(p)
+	} else {
+		a.group = s.groupOf(p)
+	}
+	return a, nil
+}
 
 // Schedule picks the best node for a pod, or says why there is none. It
 // changes nothing: PutPod makes the choice count.
 func (s *Snapshot) Schedule(p *Pod) (node string, why *Diagnosis) {
-	if s.live == 0 {
-		return "", &Diagnosis{Failed: ^FilterSet(0), message: NoNodes}
+	a, why := s.attemptOf(p)
+	if why != nil {
+		return "", why
 	}
-	k := p.classify()
-	if k.isPinned && len(k.pinned) <= pinLimit {
-		return s.schedulePinned(p, k)
+	list := a.nominated()
+	if len(list) == 0 {
+		list = a.candidates(false)
 	}
-	c := s.classOf(p)
-	v, refusal := s.viewOf(p, c.place)
-	if refusal != "" {
-		return "", s.refuse(refusal)
+	if len(list) == 0 {
+		return "", a.diagnose()
 	}
-	if n, ok := s.nominated[p.UID()]; ok && s.passes(c, v, p, n.slot) {
-		return s.nodes[n.slot].name, nil
-	}
-	var slot int32
-	if v == nil {
-		slot = s.best(c, p)
-	} else {
-		slot = s.bestNear(c, v, p)
-	}
-	if slot >= 0 {
-		return s.nodes[slot].name, nil
-	}
-	return "", s.diagnose(c, v, p)
+	return s.nodes[a.best(list)].name, nil
 }
 
-// refuse is the diagnosis of a pod whose volumes keep it off every node.
-func (s *Snapshot) refuse(reason string) *Diagnosis {
-	return &Diagnosis{
-		Failed:  FilterSet(0).With(VolumeBinding),
-		message: fmt.Sprintf("0/%d nodes are available: %s.", s.live, reason),
-	}
+// Feasible is a node that can take a pod.
+type Feasible struct {
+	Node  *corev1.Node
+	Score int64
 }
 
-// best returns the feasible slot with the highest score, -1 when none is.
-func (s *Snapshot) best(c *class, p *Pod) int32 {
-	if len(c.heap) == 0 {
-		return -1
+// Feasible returns the nodes that can take a pod, with their scores, for those
+// who have a say in the choice; in large clusters not all of them. With none
+// it says why.
+func (s *Snapshot) Feasible(p *Pod) ([]Feasible, *Diagnosis) {
+	a, why := s.attemptOf(p)
+	if why != nil {
+		return nil, why
 	}
-	if s.hasRoom(c, p, c.heap[0]) {
-		return c.heap[0]
+	list := a.candidates(true)
+	if len(list) == 0 {
+		return nil, a.diagnose()
 	}
-	found := int32(-1)
-	for _, slot := range c.heap {
-		if (found < 0 || c.better(slot, found)) && s.hasRoom(c, p, slot) {
-			found = slot
-		}
+	out := make([]Feasible, len(list))
+	for i, total := range a.group.totals(s, list) {
+		out[i] = Feasible{s.nodes[list[i].slot].node, total}
 	}
-	return found
-}
-
-// maxScored bounds the nodes that are compared for a pod to which others
-// matter. In larger clusters each such pod sees others of them: always the
-// best of the heap would let the rest lie idle.
-const maxScored = 1000
-
-// bestNear is best for a pod to which other pods matter.
-func (s *Snapshot) bestNear(c *class, v *view, p *Pod) int32 {
-	feasible := make([]int32, 0, min(len(c.heap), maxScored))
-	start := 0
-	if len(c.heap) > maxScored {
-		start = s.rand.IntN(len(c.heap))
-	}
-	for i := range c.heap {
-		if len(feasible) == maxScored {
-			break
-		}
-		slot := c.heap[(start+i)%len(c.heap)]
-		if f, _, _ := v.check(slot); f == Fits && s.hasRoom(c, p, slot) {
-			feasible = append(feasible, slot)
-		}
-	}
-	found, top := int32(-1), int64(0)
-	for i, extra := range v.scores(feasible) {
-		slot := feasible[i]
-		total := c.total[slot] + extra
-		if found < 0 || total > top || total == top && c.tie[slot] > c.tie[found] {
-			found, top = slot, total
-		}
-	}
-	return found
-}
-
-// schedulePinned looks at the named nodes only.
-func (s *Snapshot) schedulePinned(p *Pod, k *classKeys) (string, *Diagnosis) {
-	c := newClass(p, newPlacement(p.Object))
-	c.found, _ = s.imagesOf(c.images)
-	v, refusal := s.viewOf(p, c.place)
-	if refusal != "" {
-		return "", s.refuse(refusal)
-	}
-	found, top := "", int64(-1)
-	for _, name := range k.pinned {
-		slot, ok := s.slots[name]
-		if !ok || !s.passes(c, v, p, slot) {
-			continue
-		}
-		if total := c.scoreAnswer(s, slot, &answer{}); total > top {
-			found, top = name, total
-		}
-	}
-	if found != "" {
-		return found, nil
-	}
-	return "", s.diagnose(c, v, p)
-}
-
-// passes applies every filter to one slot, whatever the class remembers.
-func (s *Snapshot) passes(c *class, v *view, p *Pod, slot int32) bool {
-	a := s.answerOf(c, slot)
-	if c.judgeAnswer(s, slot, &a) != Fits {
-		return false
-	}
-	if v != nil {
-		if f, _, _ := v.check(slot); f != Fits {
-			return false
-		}
-	}
-	return s.hasRoom(c, p, slot)
-}
-
-// answerOf asks the node object; classes that are built remember the answer.
-func (s *Snapshot) answerOf(c *class, slot int32) answer {
-	if c.built {
-		return *c.place.at(s, slot)
-	}
-	return c.place.ask(s.nodes[slot].node)
-}
-
-// hasRoom says whether the pod fits beside the pods that are nominated to the
-// node and that it may not push aside.
-func (s *Snapshot) hasRoom(c *class, p *Pod, slot int32) bool {
-	if len(s.nodes[slot].nominated) == 0 {
-		return true
-	}
-	fits := true
-	s.besideNominated(p, slot, func() { fits = !c.portsTaken(s, slot) && c.resourcesFit(s, slot) })
-	return fits
-}
-
-// besideNominated runs f while the node is charged for nominated pods of the
-// pod's priority or above.
-func (s *Snapshot) besideNominated(p *Pod, slot int32, f func()) {
-	row := &s.nodes[slot]
-	ports := row.ports
-	var charged []*Pod
-	for _, n := range row.nominated {
-		if n.pod.UID() != p.UID() && n.pod.Priority >= p.Priority {
-			charged = append(charged, n.pod)
-			s.charge(slot, n.pod, 1)
-			row.ports = append(slices.Clip(row.ports), n.pod.ports...)
-		}
-	}
-	s.maxPods[slot] -= int64(len(charged))
-	f()
-	s.maxPods[slot] += int64(len(charged))
-	for _, pod := range charged {
-		s.charge(slot, pod, -1)
-	}
-	row.ports = ports
-}
-
-// diagnose counts the reasons.
-func (s *Snapshot) diagnose(c *class, v *view, p *Pod) *Diagnosis {
-	shared := (v == nil || v.onlyScores()) && c.built && len(s.nominated) == 0
-	if shared && c.diagnosis != nil {
-		return c.diagnosis
-	}
-	d := &Diagnosis{}
-	counts := map[string]int{}
-	pinned := p.classify()
-	for i := range s.nodes {
-		if s.nodes[i].node == nil {
-			continue
-		}
-		slot := int32(i)
-		if pinned.isPinned {
-			if _, named := slices.BinarySearch(pinned.pinned, s.nodes[i].name); !named {
-				counts["node(s) didn't satisfy plugin(s) [NodeAffinity]"]++
-				d.Failed = d.Failed.With(NodeAffinity)
-				continue
+	// A pod with a nomination is to have that node, if it still can.
+	if n, ok := s.nominated[p.UID()]; ok {
+		for i := range out {
+			if list[i].slot == n.slot {
+				return out[i : i+1], nil
 			}
 		}
-		f, reasons, hopeless := s.explain(c, v, p, slot)
-		for _, r := range reasons {
-			counts[r]++
-		}
-		d.Failed = d.Failed.With(f)
-		if !hopeless {
-			d.candidates = append(d.candidates, slot)
-		}
 	}
-	d.message = tell(s.live, counts)
-	if shared {
-		c.diagnosis = d
-	}
-	return d
+	return out, nil
 }
 
-// explain says which filter a slot fails, in upstream's words.
-func (s *Snapshot) explain(c *class, v *view, p *Pod, slot int32) (f Filter, reasons []string, hopeless bool) {
-	a := s.answerOf(c, slot)
-	resources := func() {
-		if c.portsTaken(s, slot) {
-			f, reasons = NodePorts, []string{"node(s) didn't have free ports for the requested pod ports"}
-			return
-		}
-		f = NodeResourcesFit
-		reasons, hopeless = c.shortages(s, slot)
+// Passes says whether a node can take a pod now.
+func (s *Snapshot) Passes(p *Pod, node string) bool {
+	slot, ok := s.slots[node]
+	a, why := s.attemptOf(p)
+	return ok && why == nil && a.allows(slot) && a.passes(slot)
+}
+
+func (a *attempt) nominated() []candidate {
+	if n, ok := a.s.nominated[a.pod.UID()]; ok && a.passes(n.slot) {
+		return []candidate{{slot: n.slot, n: 1}}
 	}
-	switch f = c.judgeAnswer(s, slot, &a); f {
-	case NodePorts, NodeResourcesFit:
-		resources()
-		return f, reasons, hopeless
+	return nil
+}
+
+// candidates lists feasible slots: the best of each bucket, or, when each
+// slot has to be looked at or all are wanted, so many as the profile samples.
+func (a *attempt) candidates(all bool) []candidate {
+	switch k := a.pod.classify(); {
+	case !a.group.built:
+		if slot, ok := a.s.slots[k.pinned[0]]; ok && a.passes(slot) {
+			return []candidate{{slot: slot, n: 1}}
+		}
+		return nil
+	case all || a.claims != nil:
+		return a.each()
+	}
+	list := make([]candidate, 0, len(a.group.list))
+	for _, b := range a.group.list {
+		if f, _, _ := a.group.check(b.heap[0], false); f != Fits {
+			continue
+		}
+		if slot := a.roomIn(b); slot >= 0 {
+			list = append(list, candidate{slot: slot, n: len(b.heap)})
+		}
+	}
+	return list
+}
+
+func (a *attempt) each() (list []candidate) {
+	s, g := a.s, a.group
+	enough := a.pod.rules.sample(s.live)
+	start := s.rand.IntN(len(s.nodes))
+	for i := range s.nodes {
+		slot := int32((start + i) % len(s.nodes))
+		if g.verdict[slot] != Fits || !a.allows(slot) || !a.passes(slot) {
+			continue
+		}
+		c := candidate{slot: slot, n: 1}
+		if a.claims != nil {
+			c.extra = a.claims.score(s, slot)
+		}
+		if list = append(list, c); len(list) == enough {
+			break
+		}
+	}
+	return list
+}
+
+// allows says whether the pod is not pinned to other nodes.
+func (a *attempt) allows(slot int32) bool {
+	k := a.pod.classify()
+	return !k.isPinned || k.names(a.s.nodes[slot].name)
+}
+
+// best is the candidate with the highest score.
+func (a *attempt) best(list []candidate) int32 {
+	if len(list) == 1 {
+		return list[0].slot
+	}
+	best, top := list[0].slot, int64(0)
+	for i, total := range a.group.totals(a.s, list) {
+		slot := list[i].slot
+		if i == 0 || total > top || total == top && a.group.tie[slot] > a.group.tie[best] {
+			best, top = slot, total
+		}
+	}
+	return best
+}
+
+// roomIn returns the best slot of a bucket that has room beside the pods that
+// are nominated to it, -1 for none. It walks the heap from the top.
+func (a *attempt) roomIn(b *bucket) int32 {
+	open := []int{0}
+	for len(open) > 0 {
+		next := 0
+		for i := range open {
+			if a.group.better(b.heap[open[i]], b.heap[open[next]]) {
+				next = i
+			}
+		}
+		at := open[next]
+		if a.fitsBesideNominated(b.heap[at]) {
+			return b.heap[at]
+		}
+		open[next] = open[len(open)-1]
+		open = open[:len(open)-1]
+		for child := 2*at + 1; child <= 2*at+2 && child < len(b.heap); child++ {
+			open = append(open, child)
+		}
+	}
+	return -1
+}
+
+// passes applies every filter to one slot, whatever the group remembers.
+func (a *attempt) passes(slot int32) bool {
+	f, _, _ := a.now(slot, false)
+	return f == Fits && a.fitsBesideNominated(slot)
+}
+
+// now applies the filters to a slot as it is. Live is for the time of a trial.
+func (a *attempt) now(slot int32, live bool) (f Filter, reasons []string, hopeless bool) {
+	g, s := a.group, a.s
+	if s.nodes[slot].node == nil {
+		return NodeAbsent, nil, true
+	}
+	answer := g.place.at(s, slot)
+	switch f = g.judge(s, slot, answer); f {
 	case Fits:
+	case NodePorts:
+		return f, []string{"node(s) didn't have free ports for the requested pod ports"}, false
+	case NodeResourcesFit:
+		reasons, hopeless = g.shortages(s, slot)
+		return f, reasons, hopeless
 	default:
-		return f, []string{reasonOf(f)}, true
+		return f, []string{answer.reason()}, true
 	}
-	if v != nil {
-		if f, reason, hopeless := v.check(slot); f != Fits {
-			return f, []string{reason}, hopeless
+	if a.claims != nil {
+		if f, reasons, hopeless = a.claims.check(s, slot); f != Fits {
+			return f, reasons, hopeless
 		}
 	}
-	s.besideNominated(p, slot, resources)
+	f, reason, hopeless := g.check(slot, live)
+	if f != Fits {
+		reasons = []string{reason}
+	}
 	return f, reasons, hopeless
 }
 
-// tell makes the message: the counted reasons in alphabetical order.
-func tell(nodes int, counts map[string]int) string {
-	parts := make([]string, 0, len(counts))
-	for reason, n := range counts {
-		parts = append(parts, fmt.Sprintf("%d %s", n, reason))
+// fitsBesideNominated says whether the pod fits beside the pods that are
+// nominated to the slot and that it may not push aside.
+func (a *attempt) fitsBesideNominated(slot int32) bool {
+	f, _, _, _ := a.besideNominated(slot)
+	return f == Fits
+}
+
+// besideNominated applies the filters as though those pods were there; any
+// says whether there are any.
+func (a *attempt) besideNominated(slot int32) (f Filter, reasons []string, hopeless, any bool) {
+	row := &a.s.nodes[slot]
+	if len(row.nominated) == 0 {
+		return Fits, nil, false, false
 	}
-	slices.Sort(parts)
-	out := fmt.Sprintf("0/%d nodes are available:", nodes)
-	if len(parts) > 0 {
-		out += " " + strings.Join(parts, ", ") + "."
+	t := a.try(slot)
+	defer t.end()
+	for _, n := range row.nominated {
+		if n.pod.UID() != a.pod.UID() && n.pod.Priority >= a.pod.Priority {
+			t.add(n.pod)
+			any = true
+		}
 	}
-	return out
+	if !any {
+		return Fits, nil, false, false
+	}
+	f, reasons, hopeless = t.check()
+	return f, reasons, hopeless, true
 }
 
 // MightFit says whether the node could ever take the pod: its object and its
 // size allow it, whatever runs there.
 func (s *Snapshot) MightFit(p *Pod, node string) bool {
 	slot, ok := s.slots[node]
-	if !ok {
+	if !ok || s.ask(p, slot).verdict != Fits {
 		return false
 	}
-	if s.ask(p, slot).verdict != Fits {
-		return false
+	if !p.rules.Filters.Has(NodeResourcesFit) {
+		return true
 	}
+	c := &class{rules: p.rules}
 	n := &p.needs
 	if n.cpu > s.allocatable[cpu][slot] || n.memory > s.allocatable[memory][slot] || n.ephemeral > s.allocatable[ephemeral][slot] {
 		return false
 	}
 	for _, x := range n.scalars {
-		if x.quantity > s.scalar(x.name).allocatable[slot] {
+		if x.quantity > s.scalar(x.name).allocatable[slot] && !c.ignores(x.name) {
 			return false
 		}
 	}
 	return s.maxPods[slot] > 0
 }
 
-// FitsNow says whether the node can take the pod, affinity between pods and
-// spreading aside.
+// FitsNow says whether the node can take the pod, affinity between pods,
+// spreading and volumes aside.
 func (s *Snapshot) FitsNow(p *Pod, node string) bool {
 	slot, ok := s.slots[node]
 	if !ok {
 		return false
 	}
 	a := s.ask(p, slot)
-	c := &class{needs: p.needs, ports: p.ports}
-	return c.judgeAnswer(s, slot, &a) == Fits
+	c := &class{rules: p.rules, needs: p.needs, ports: p.ports}
+	return c.judge(s, slot, &a) == Fits
 }
 
 // ask puts a pod's placement to one node. Pinned pods share theirs with
 // nobody, so nothing is remembered for them.
 func (s *Snapshot) ask(p *Pod, slot int32) answer {
 	k := p.classify()
-	if !k.isPinned || len(k.pinned) > pinLimit {
+	if !k.isPinned {
 		return *s.placementOf(p).at(s, slot)
 	}
-	if _, named := slices.BinarySearch(k.pinned, s.nodes[slot].name); !named {
+	if !k.names(s.nodes[slot].name) {
 		return answer{verdict: NodeAffinity}
 	}
-	return newPlacement(p.Object).ask(s.nodes[slot].node)
+	return newPlacement(p).ask(s.nodes[slot].node)
+}
+
+// Concerns says whether the coming or going of other may change what the pod
+// is told about the company on nodes.
+func (s *Snapshot) Concerns(p, other *Pod) bool {
+	k := p.classify()
+	hard := k.hard
+	if len(p.Object.Spec.TopologySpreadConstraints) == 0 {
+		hard, _ = s.defaultSpread(p.Object, p.rules)
+	}
+	for _, t := range hard {
+		if t.matches(s.namespaces, other.Object) {
+			return true
+		}
+	}
+	if p.affinity != nil {
+		for _, t := range slices.Concat(p.affinity.near, p.affinity.apart) {
+			if t.matches(s.namespaces, other.Object) {
+				return true
+			}
+		}
+	}
+	return other.affinity != nil &&
+		slices.ContainsFunc(other.affinity.apart, func(t *term) bool { return t.matches(s.namespaces, p.Object) })
+}
+
+// Claims says whether the pod uses a claim.
+func (p *Pod) Claims(name types.NamespacedName) bool {
+	return slices.Contains(claimNames(p.Object), name)
 }

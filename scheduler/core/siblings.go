@@ -66,11 +66,9 @@ func (s *Snapshot) siblingsOf(obj *corev1.Pod) labels.Selector {
 	}
 	if owner := metav1.GetControllerOfNoCopy(obj); owner != nil {
 		if own, ok := s.siblings.controllers[owner.UID]; ok {
-			requirements, selectable := own.Requirements()
-			if !selectable {
-				return nil
+			if requirements, selectable := own.Requirements(); selectable {
+				selector = selector.Add(requirements...)
 			}
-			selector = selector.Add(requirements...)
 		}
 	}
 	if selector.Empty() {
@@ -88,20 +86,24 @@ func matchesSet(want, have map[string]string) bool {
 	return true
 }
 
-// defaultSpread are upstream's constraints for pods that name none.
-func (s *Snapshot) defaultSpread(obj *corev1.Pod) []*spreadTerm {
+// defaultSpread are the profile's constraints for pods that name none.
+func (s *Snapshot) defaultSpread(obj *corev1.Pod, rules *Profile) (hard, soft []*spreadTerm) {
+	if len(rules.Spread) == 0 {
+		return nil, nil
+	}
 	selector := s.siblingsOf(obj)
 	if selector == nil {
-		return nil
+		return nil, nil
 	}
-	constraint := func(topologyKey string, maxSkew int32) *spreadTerm {
-		return &spreadTerm{
-			term: term{
-				topologyKey: topologyKey, namespaces: []string{obj.Namespace}, selector: selector,
-				key: strings.Join([]string{obj.Namespace, selectorKey(selector)}, "\x00"),
-			},
-			maxSkew: maxSkew, minDomains: 1, honorAffinity: true,
+	for i := range rules.Spread {
+		t := newSpreadTerm(obj, &rules.Spread[i])
+		t.selector = selector
+		t.key = strings.Join([]string{obj.Namespace, selectorKey(selector)}, "\x00")
+		if t.hard {
+			hard = append(hard, t)
+		} else {
+			soft = append(soft, t)
 		}
 	}
-	return []*spreadTerm{constraint(corev1.LabelHostname, 3), constraint(corev1.LabelTopologyZone, 5)}
+	return hard, soft
 }

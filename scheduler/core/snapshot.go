@@ -4,22 +4,25 @@
 // Terms. A slot is the number of a node: what is known of nodes stands in
 // columns indexed by it. A placement is what pods ask of a node object
 // (selector, affinity, tolerations); a class is a placement with requests,
-// ports and images. Every pod of a class gets the same verdict and score on a
-// node, so a class keeps its feasible nodes in a heap by score. A change of a
-// node is noted in a log; a class reads the log from where it stopped and
-// recomputes those nodes only. The decision for the next pod of a class
-// therefore costs what changed since its last one, not the number of nodes.
+// ports and images; a relation is what pods ask of other pods (affinity,
+// spreading), counted by slot and summed by topology domain; a group is a
+// class with its relations. Every pod of a group gets the same verdict and
+// score on a node, so a group keeps its feasible slots in buckets: within one
+// all labels mean the same, and the best slot lies on top of a heap. A change
+// of a node is noted in a log; a group reads the log from where it stopped and
+// judges those slots only. The decision for the next pod of a group therefore
+// costs what changed since its last one and the number of buckets, not the
+// number of nodes.
 //
-// What depends on other pods (affinity, spreading) is no part of the class:
-// it is summed per decision from tallies that are kept as pods come and go,
-// and at most maxScored nodes are compared by it.
+// Volumes and extenders have a say on each node by itself: for pods that have
+// those, nodes are looked at one by one, in large clusters a sample.
 //
 // To add a filter: name it among the Filters in the order in which it applies;
-// judge by it in placement.ask (the node object alone), class.judgeAnswer
-// (what the node has left) or view.check (other pods, volumes); say why in
-// upstream's words in Snapshot.explain; put what it compares into the class
-// key; wake those that it rejected where the scheduler observes the cause; add
-// a row to TestSchedule.
+// judge by it in placement.ask (the node object alone), class.judge (what the
+// node has left), group.check (other pods) or claimsView.check (volumes); say
+// why in upstream's words; put what it compares into the class key; wake those
+// that it rejected where the scheduler observes the cause; add cases to
+// testdata.
 //
 // A Snapshot is not safe for concurrent use.
 package core
@@ -60,7 +63,7 @@ type Snapshot struct {
 	seq     uint64 // changes ever logged
 
 	placements cacheOf[placement]
-	classes    cacheOf[class]
+	groups     cacheOf[group]
 	topology   topologyIndex
 	storage    volumeIndex
 	siblings   siblingIndex
@@ -109,7 +112,7 @@ func NewSnapshot(seed uint64) *Snapshot {
 		namespaces: map[string]labels.Set{},
 		images:     map[string]*imageState{},
 		placements: newCacheOf[placement](256),
-		classes:    newCacheOf[class](256),
+		groups:     newCacheOf[group](128),
 		topology:   newTopologyIndex(),
 		storage:    newVolumeIndex(),
 		siblings:   newSiblingIndex(),
@@ -337,6 +340,9 @@ func (s *Snapshot) charge(slot int32, pod *Pod, sign int64) {
 
 // useClaims counts a pod's claims as used (1) or not any more (-1).
 func (s *Snapshot) useClaims(pod *Pod, n int) {
+	if len(pod.Object.Spec.Volumes) == 0 {
+		return
+	}
 	for _, name := range claimNames(pod.Object) {
 		if s.storage.users[name] += n; s.storage.users[name] == 0 {
 			delete(s.storage.users, name)

@@ -16,6 +16,7 @@ type topologyIndex struct {
 	tallies byNamespace[*tally]
 	carried byNamespace[*carried]
 	tick    uint64
+	serial  uint64 // of the last carried term
 }
 
 // Bounds on what is remembered; beyond them the oldest is computed anew.
@@ -35,30 +36,35 @@ type tally struct {
 	key    string
 	terms  []*term
 	living bool // terminating pods do not count
-	count  column
+	count  counts
 	used   uint64
+	stale  bool // no longer kept
 }
 
 // carried is one affinity term of pods on nodes.
 type carried struct {
-	term   *term
-	users  int
-	apart  column // pods that refuse the company of what matches
-	nApart int
-	weight column // sum of preferences for or against it
+	term    *term
+	id      uint64
+	users   int
+	apart   counts // pods that refuse the company of what matches
+	nApart  int
+	near    counts // pods that require it
+	nNear   int
+	weight  counts // sum of preferences for or against it
+	nWeight int
 }
 
-// column is one number a slot; missing ones are zero.
-type column []int64
+// counts is one number a slot; missing ones are zero.
+type counts []int64
 
-func (c column) at(slot int32) int64 {
+func (c counts) at(slot int32) int64 {
 	if int(slot) < len(c) {
 		return c[slot]
 	}
 	return 0
 }
 
-func (c *column) add(slot int32, n int64) {
+func (c *counts) add(slot int32, n int64) {
 	for len(*c) <= int(slot) {
 		*c = append(*c, 0)
 	}
@@ -171,19 +177,6 @@ func (d *domains) at(slot int32) int32 {
 	return -1
 }
 
-// sum adds a column up by domain.
-func (d *domains) sum(c column) []int64 {
-	out := make([]int64, len(d.values))
-	for slot, n := range c {
-		if n != 0 {
-			if id := d.at(int32(slot)); id >= 0 {
-				out[id] += n
-			}
-		}
-	}
-	return out
-}
-
 // podChanged counts a pod in (sign 1) or out (-1).
 func (x *topologyIndex) podChanged(namespaces map[string]labels.Set, pod *Pod, slot int32, sign int64) {
 	x.tallies.each(pod.Object.Namespace, func(t *tally) {
@@ -195,41 +188,52 @@ func (x *topologyIndex) podChanged(namespaces map[string]labels.Set, pod *Pod, s
 		return
 	}
 	for _, t := range pod.affinity.near {
-		// A required term also draws what matches it to the pods that have it.
-		x.carry(t, slot, sign, 0, 1)
+		c := x.carry(t, sign)
+		c.near.add(slot, sign)
+		c.nNear += int(sign)
 	}
 	for _, t := range pod.affinity.apart {
-		x.carry(t, slot, sign, 1, 0)
+		c := x.carry(t, sign)
+		c.apart.add(slot, sign)
+		c.nApart += int(sign)
 	}
 	for _, w := range pod.affinity.preferred {
-		x.carry(w.term, slot, sign, 0, w.weight)
+		c := x.carry(w.term, sign)
+		c.weight.add(slot, sign*w.weight)
+		c.nWeight += int(sign)
 	}
 }
 
-func (x *topologyIndex) carry(t *term, slot int32, sign, apart, weight int64) {
+// carry returns the entry of a term that a pod brings or takes away.
+func (x *topologyIndex) carry(t *term, sign int64) *carried {
 	c, ok := x.carried.all[t.key]
 	if !ok {
-		c = &carried{term: t}
+		x.serial++
+		c = &carried{term: t, id: x.serial}
 		x.carried.put(t.key, c, t)
 	}
-	c.apart.add(slot, sign*apart)
-	c.weight.add(slot, sign*weight)
-	c.nApart += int(sign * apart)
-	c.users += int(sign)
-	if c.users == 0 {
+	if c.users += int(sign); c.users == 0 {
 		x.carried.drop(t.key, c.term)
 	}
+	return c
 }
 
 // forgetSelected drops the tallies that depend on labels of namespaces.
 func (x *topologyIndex) forgetSelected() {
-	for key, t := range x.tallies.wide {
-		x.tallies.drop(key, t.index())
+	for _, t := range x.tallies.wide {
+		x.forget(t)
 	}
 }
 
+func (x *topologyIndex) forget(t *tally) {
+	t.stale = true
+	x.tallies.drop(t.key, t.index())
+}
+
+// counts says whether the tally counts a pod. For spreading a selector of
+// everything counts nothing, as upstream.
 func (t *tally) counts(namespaces map[string]labels.Set, pod *Pod) bool {
-	if t.living && pod.Object.DeletionTimestamp != nil {
+	if t.living && (pod.Object.DeletionTimestamp != nil || t.terms[0].selector.Empty()) {
 		return false
 	}
 	return matchesAll(t.terms, namespaces, pod.Object)
@@ -264,9 +268,9 @@ func (s *Snapshot) tallyOf(living bool, terms ...*term) *tally {
 	}
 	if len(x.tallies.all) >= maxTallies {
 		before := x.tick - maxTallies/2
-		for key, t := range x.tallies.all {
+		for _, t := range x.tallies.all {
 			if t.used < before {
-				x.tallies.drop(key, t.index())
+				x.forget(t)
 			}
 		}
 	}

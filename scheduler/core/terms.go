@@ -138,17 +138,7 @@ type spreadTerm struct {
 func spreadTermsOf(obj *corev1.Pod) (hard, soft []*spreadTerm) {
 	for i := range obj.Spec.TopologySpreadConstraints {
 		in := &obj.Spec.TopologySpreadConstraints[i]
-		t := &spreadTerm{
-			term:          term{topologyKey: in.TopologyKey, namespaces: []string{obj.Namespace}},
-			hard:          cmp.Or(in.WhenUnsatisfiable, corev1.DoNotSchedule) == corev1.DoNotSchedule,
-			maxSkew:       in.MaxSkew,
-			minDomains:    1,
-			honorAffinity: in.NodeAffinityPolicy == nil || *in.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor,
-			honorTaints:   in.NodeTaintsPolicy != nil && *in.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
-		}
-		if in.MinDomains != nil {
-			t.minDomains = *in.MinDomains
-		}
+		t := newSpreadTerm(obj, in)
 		selector, _ := parseSelector(in.LabelSelector)
 		t.selector = narrow(selector, obj.Labels, in.MatchLabelKeys, selection.In)
 		t.key = strings.Join([]string{obj.Namespace, selectorKey(t.selector)}, "\x00")
@@ -159,4 +149,19 @@ func spreadTermsOf(obj *corev1.Pod) (hard, soft []*spreadTerm) {
 		}
 	}
 	return hard, soft
+}
+
+func newSpreadTerm(obj *corev1.Pod, in *corev1.TopologySpreadConstraint) *spreadTerm {
+	t := &spreadTerm{
+		term:          term{topologyKey: in.TopologyKey, namespaces: []string{obj.Namespace}},
+		hard:          cmp.Or(in.WhenUnsatisfiable, corev1.DoNotSchedule) == corev1.DoNotSchedule,
+		maxSkew:       in.MaxSkew,
+		minDomains:    1,
+		honorAffinity: in.NodeAffinityPolicy == nil || *in.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor,
+		honorTaints:   in.NodeTaintsPolicy != nil && *in.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
+	}
+	if in.MinDomains != nil {
+		t.minDomains = *in.MinDomains
+	}
+	return t
 }

@@ -28,6 +28,7 @@ func claim(name, class, bound string, modes ...corev1.PersistentVolumeAccessMode
 	}
 	if bound != "" {
 		c.Status.Phase = corev1.ClaimBound
+		c.Annotations = map[string]string{"pv.kubernetes.io/bind-completed": "yes"}
 	}
 	return c
 }
@@ -64,7 +65,7 @@ func TestVolumes(t *testing.T) {
 		{"the volume is nowhere", []*corev1.PersistentVolumeClaim{claim("c", "", "v")}, []*corev1.PersistentVolume{disk("v", "", "1Gi", "z")},
 			"0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity."},
 		{"the volume is gone", []*corev1.PersistentVolumeClaim{claim("c", "", "v")}, nil,
-			"0/2 nodes are available: 2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)."},
+			`0/2 nodes are available: persistentvolume "v" not found.`},
 		{"where a volume fits", []*corev1.PersistentVolumeClaim{claim("c", "static", "", corev1.ReadWriteOnce)},
 			[]*corev1.PersistentVolume{disk("small", "static", "1Mi", "a"), disk("v", "static", "1Gi", "b")}, "b"},
 		{"no volume fits", []*corev1.PersistentVolumeClaim{claim("c", "static", "", corev1.ReadWriteOnce)}, nil,

@@ -14,6 +14,7 @@ package queue
 import (
 	"cmp"
 	"container/heap"
+	"math/bits"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -64,11 +65,18 @@ type Queue struct {
 	flushAt time.Time // when the oldest of aside is tried again
 	earlyAt time.Time // when pods may be taken early again
 	seq     uint64
+
+	initial, longest time.Duration // of the backoff
+	failing          [64]int       // pods aside by filter
 }
 
-// New returns an empty queue.
-func New() *Queue {
-	q := &Queue{items: map[types.UID]*Item{}, aside: map[types.UID]*Item{}}
+// New returns an empty queue. A pod that failed rests for a time that doubles
+// from initial to longest; zero is upstream's times.
+func New(initial, longest time.Duration) *Queue {
+	q := &Queue{
+		items: map[types.UID]*Item{}, aside: map[types.UID]*Item{},
+		initial: cmp.Or(initial, InitialBackoff), longest: cmp.Or(longest, MaxBackoff),
+	}
 	byPriority := func(a, b *Item) bool {
 		return cmp.Or(
 			cmp.Compare(b.Pod.Priority, a.Pod.Priority), a.since.Compare(b.since), cmp.Compare(a.seq, b.seq)) < 0
@@ -153,23 +161,42 @@ func (q *Queue) Fail(it *Item, failed core.FilterSet, now time.Time) {
 	}
 	it.failures++
 	it.Failed = failed
-	it.until = now.Add(wait(it.failures))
+	it.until = now.Add(q.wait(it.failures))
 	q.put(it, unschedulable, now)
 }
 
 // Retry lets a pod rest for a while, after an error that is not its own.
 func (q *Queue) Retry(it *Item, now time.Time) {
 	it.failures++
-	it.until = now.Add(wait(it.failures))
+	it.until = now.Add(q.wait(it.failures))
 	q.put(it, resting, now)
 }
 
-// Wake lets those of the pods set aside try again for which f is true.
-func (q *Queue) Wake(now time.Time, f func(*Item) bool) {
+// Wake lets those of the pods set aside try again for which f is true, and
+// says whether there was any.
+func (q *Queue) Wake(now time.Time, f func(*Item) bool) (any bool) {
 	for _, it := range q.aside {
 		if f(it) {
 			q.wake(it, now)
+			any = true
 		}
+	}
+	return any
+}
+
+// Any says whether a pod that one of the filters kept off nodes is set aside.
+func (q *Queue) Any(filters core.FilterSet) bool {
+	for ; filters != 0; filters &= filters - 1 {
+		if q.failing[bits.TrailingZeros32(uint32(filters))] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (q *Queue) count(filters core.FilterSet, n int) {
+	for ; filters != 0; filters &= filters - 1 {
+		q.failing[bits.TrailingZeros32(uint32(filters))] += n
 	}
 }
 
@@ -239,12 +266,14 @@ func (q *Queue) put(it *Item, p place, now time.Time) {
 		q.flushAt = now.Add(MaxUnschedulable)
 	}
 	q.aside[it.Pod.UID()] = it
+	q.count(it.Failed, 1)
 }
 
 func (q *Queue) take(it *Item) {
 	delete(q.items, it.Pod.UID())
 	if it.place == unschedulable {
 		delete(q.aside, it.Pod.UID())
+		q.count(it.Failed, -1)
 	} else {
 		heap.Remove(&q.heaps[it.place], it.index)
 	}
@@ -252,12 +281,12 @@ func (q *Queue) take(it *Item) {
 }
 
 // wait is the backoff after so many failures in a row.
-func wait(failures int) time.Duration {
-	d := InitialBackoff
-	for i := 1; i < failures && d < MaxBackoff; i++ {
+func (q *Queue) wait(failures int) time.Duration {
+	d := q.initial
+	for i := 1; i < failures && d < q.longest; i++ {
 		d *= 2
 	}
-	return min(d, MaxBackoff)
+	return min(d, q.longest)
 }
 
 // itemHeap implements heap.Interface.

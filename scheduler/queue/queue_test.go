@@ -13,7 +13,7 @@ import (
 )
 
 func pod(name string, priority int32) *core.Pod {
-	return core.NewPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)}, Spec: corev1.PodSpec{Priority: &priority}})
+	return core.NewPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)}, Spec: corev1.PodSpec{Priority: &priority}}, core.DefaultProfile())
 }
 
 var begin = time.Unix(1000, 0)
@@ -32,7 +32,7 @@ func pop(t *testing.T, q *queue.Queue, now time.Time, want string) *queue.Item {
 }
 
 func TestOrder(t *testing.T) {
-	q := queue.New()
+	q := queue.New(0, 0)
 	q.Add(pod("late", 0), begin.Add(time.Second))
 	q.Add(pod("early", 0), begin)
 	q.Add(pod("high", 5), begin.Add(2*time.Second))
@@ -46,7 +46,7 @@ func TestOrder(t *testing.T) {
 // A pod that failed waits for an event; its backoff grows, yet costs nothing
 // while there is nothing else to do.
 func TestFailAndWake(t *testing.T) {
-	q := queue.New()
+	q := queue.New(0, 0)
 	q.Add(pod("p", 0), begin)
 	it := pop(t, q, begin, "p")
 	q.Fail(it, core.FilterSet(0).With(core.NodePorts), begin)
@@ -61,7 +61,7 @@ func TestFailAndWake(t *testing.T) {
 
 // When room for one wakes many, the others do not all try in vain at once.
 func TestHerd(t *testing.T) {
-	q := queue.New()
+	q := queue.New(0, 0)
 	for _, name := range []string{"a", "b", "c"} {
 		q.Add(pod(name, 0), begin)
 		q.Fail(pop(t, q, begin, name), 0, begin)
@@ -84,7 +84,7 @@ func TestHerd(t *testing.T) {
 }
 
 func TestBackoffAfterErrors(t *testing.T) {
-	q := queue.New()
+	q := queue.New(0, 0)
 	q.Add(pod("p", 0), begin)
 	now := begin
 	for _, seconds := range []int{1, 2, 4, 8, 10, 10} {
@@ -102,7 +102,7 @@ func TestBackoffAfterErrors(t *testing.T) {
 }
 
 func TestForgottenPodsAreTriedAgain(t *testing.T) {
-	q := queue.New()
+	q := queue.New(0, 0)
 	for i, name := range []string{"a", "b"} {
 		now := begin.Add(time.Duration(i) * time.Minute)
 		q.Add(pod(name, 0), now)
@@ -119,7 +119,7 @@ func TestForgottenPodsAreTriedAgain(t *testing.T) {
 }
 
 func TestUpdateOfAWaitingPod(t *testing.T) {
-	q := queue.New()
+	q := queue.New(0, 0)
 	q.Add(pod("p", 0), begin)
 	q.Add(pod("q", 1), begin)
 	q.Update(pod("p", 2), false, begin)

@@ -38,6 +38,11 @@ var benches = []bench{
 	{"pods", benchPods},
 	{"api", benchAPI},
 	{"watch", benchWatch},
+	{"schedule-deployment", benchScheduling(workloads[0])},
+	{"schedule-plain", benchScheduling(workloads[1])},
+	{"schedule-spread", benchScheduling(workloads[2])},
+	{"schedule-apart", benchScheduling(workloads[3])},
+	{"schedule-preempt", benchPreemption},
 }
 
 func main() {
@@ -49,7 +54,7 @@ func main() {
 		return
 	}
 	isolate.Enter()
-	only := flag.String("run", "", "run the groups whose names match this `regexp`: start, pods, api, watch")
+	only := flag.String("run", "", "run the groups whose names match this `regexp`: start, pods, api, watch, schedule")
 	bin := flag.String("bin", "bin", "the `folder` of the binaries to measure")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

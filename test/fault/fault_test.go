@@ -34,7 +34,11 @@ const (
 func TestMain(m *testing.M) {
 	isolate.Enter()
 	// What others leave in these folders of the machine is not Proa's.
-	for _, dir := range []string{"/run", "/var/log"} {
+	for _, dir := range []string{"/run", "/var/log", "/var/lib/cni"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			fmt.Fprintln(os.Stderr, "fault:", err)
+			os.Exit(2)
+		}
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
 			fmt.Fprintln(os.Stderr, "fault: tmpfs over", dir+":", err)
 			os.Exit(2)
@@ -70,9 +74,9 @@ func newNode(t *testing.T) *node {
 }
 
 // start runs the server and waits for its node.
-func (n *node) start() {
+func (n *node) start(flags ...string) {
 	n.Helper()
-	if err := n.Start(n.Context()); err != nil {
+	if err := n.Start(n.Context(), flags...); err != nil {
 		n.Fatal(err)
 	}
 	var err error
@@ -104,8 +108,9 @@ func (n *node) until(what string, ok func() bool) {
 	}
 }
 
-// importBusybox gives the node the image that the pods here run.
-func (n *node) importBusybox() {
+// importBusybox gives the node the image that the pods here run, and images
+// of other names that differ in no more than that.
+func (n *node) importBusybox(names ...string) {
 	n.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {
@@ -115,13 +120,15 @@ func (n *node) importBusybox() {
 	if err != nil {
 		n.Fatal(err)
 	}
-	var archive bytes.Buffer
-	spec := ociimage.Spec{Names: []string{busybox}, Layers: [][]ociimage.File{files}, Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}}
-	if err := ociimage.Build(&archive, spec); err != nil {
-		n.Fatal(err)
-	}
-	if _, err := n.Proa(n.Context(), &archive, "image", "import", "-"); err != nil {
-		n.Fatal(err)
+	for _, name := range append(names, busybox) {
+		var archive bytes.Buffer
+		spec := ociimage.Spec{Names: []string{name}, Layers: [][]ociimage.File{files}, Cmd: []string{"sh"}, Env: []string{"PATH=/bin", "NAME=" + name}}
+		if err := ociimage.Build(&archive, spec); err != nil {
+			n.Fatal(err)
+		}
+		if _, err := n.Proa(n.Context(), &archive, "image", "import", "-"); err != nil {
+			n.Fatal(err)
+		}
 	}
 }
 
@@ -240,7 +247,11 @@ func look(t *testing.T, dataDir string, uids []string) machine {
 		"run":                {"/run/*", "/run/*/*"},
 		"addresses":          {filepath.Join(dataDir, "cni", "pods", "*")},
 		"pod directories":    {filepath.Join(dataDir, "kubelet", "pods", "*")},
-		"tasks":              {filepath.Join(dataDir, "run", "containerd", "*", "*", "*")},
+		"tasks":              {filepath.Join(dataDir, "run", "containerd", "*", "*", "*"), filepath.Join(dataDir, "containerd", "*.task", "*", "*")},
+		"containers":         {filepath.Join(dataDir, "containerd", "*.cri", "*", "*")},
+		"sockets":            {filepath.Join(dataDir, "run", "s", "*")},
+		"runc":               {filepath.Join(dataDir, "run", "runc", "*", "*")},
+		"network cache":      {"/var/lib/cni/results/*"},
 	} {
 		for _, p := range patterns {
 			found, err := filepath.Glob(p)

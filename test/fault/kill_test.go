@@ -7,10 +7,32 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
-// endPod kills the processes of a pod's containers, and not its sandbox.
-func endPod(t *testing.T, uid string) {
+// endPod kills the processes of a pod's container, and not its sandbox, and
+// waits until its shim has noticed.
+func (n *node) endPod(pod *corev1.Pod) {
+	n.Helper()
+	kill(n.T, string(pod.UID))
+	_, id, _ := strings.Cut(pod.Status.ContainerStatuses[0].ContainerID, "://")
+	note := filepath.Join(n.Dir, "run", "containerd", "io.containerd.runtime.v2.task", "k8s.io", id, "exit.json")
+	for {
+		if _, err := os.Stat(note); err == nil {
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-n.Context().Done():
+			n.Fatal("the shim does not notice the end of its container")
+		}
+	}
+}
+
+// kill ends the processes of a pod but for its sandbox's.
+func kill(t *testing.T, uid string) {
 	t.Helper()
 	list, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {

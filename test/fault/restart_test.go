@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"path/filepath"
@@ -66,7 +67,7 @@ func TestRestartSeesWhatHappened(t *testing.T) {
 	if err := n.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	endPod(t, string(pod.UID))
+	n.endPod(pod)
 	n.start()
 	n.until("the container is restarted", func() bool {
 		got, err := n.client.CoreV1().Pods("default").Get(t.Context(), "killed", metav1.GetOptions{})
@@ -74,7 +75,7 @@ func TestRestartSeesWhatHappened(t *testing.T) {
 	})
 	got := n.pod("killed")
 	last := got.Status.ContainerStatuses[0].LastTerminationState.Terminated
-	if last == nil || last.ExitCode == 0 || got.Status.PodIP != pod.Status.PodIP {
+	if last == nil || last.ExitCode != 137 || last.Reason != "Error" || got.Status.PodIP != pod.Status.PodIP {
 		t.Errorf("last state %+v, address %s (was %s)", last, got.Status.PodIP, pod.Status.PodIP)
 	}
 	n.delete("killed")
@@ -109,9 +110,13 @@ func TestCrashesLeakNothing(t *testing.T) {
 		n.delete(names[1])
 		n.run(names[2])
 		// A little later each time, so that the crash meets another moment.
-		time.Sleep(time.Duration(round) * 150 / time.Duration(*rounds) * time.Millisecond)
+		later := time.Duration(round) * 400 / time.Duration(*rounds) * time.Millisecond
+		time.Sleep(later)
 		if err := n.Kill(); err != nil {
 			t.Fatal(err)
+		}
+		if round%2 == 1 {
+			n.startAndKill(later)
 		}
 		n.start()
 		uids = append(uids, string(n.pod(names[2]).UID))
@@ -127,6 +132,18 @@ func TestCrashesLeakNothing(t *testing.T) {
 		return len(left) == 0
 	}); err != nil {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// startAndKill has another crash meet the recovery from the one before.
+func (n *node) startAndKill(after time.Duration) {
+	n.Helper()
+	ctx, cancel := context.WithTimeout(n.Context(), after)
+	defer cancel()
+	_ = n.Start(ctx) // it may be ready before
+	<-ctx.Done()
+	if err := n.Kill(); err != nil {
+		n.Fatal(err)
 	}
 }
 

@@ -59,21 +59,23 @@ type sourceCheck struct {
 
 // oneSource runs the checks of the sources that are set, and refuses more than
 // one, or none.
-func oneSource(path *field.Path, checks []sourceCheck) field.ErrorList {
+func oneSource(path *field.Path, checks ...[]sourceCheck) field.ErrorList {
 	var errs field.ErrorList
 	n := 0
-	for _, s := range checks {
-		if !s.set {
-			continue
+	for _, list := range checks {
+		for _, s := range list {
+			if !s.set {
+				continue
+			}
+			if n++; n > 1 {
+				errs = append(errs, field.Forbidden(path.Child(s.name), "may not specify more than 1 volume type"))
+				continue
+			}
+			if s.where != "" {
+				s.name = s.where
+			}
+			errs = append(errs, s.check(path.Child(s.name))...)
 		}
-		if n++; n > 1 {
-			errs = append(errs, field.Forbidden(path.Child(s.name), "may not specify more than 1 volume type"))
-			continue
-		}
-		if s.where != "" {
-			s.name = s.where
-		}
-		errs = append(errs, s.check(path.Child(s.name))...)
 	}
 	if n == 0 {
 		errs = append(errs, field.Required(path, "must specify a volume type"))
@@ -134,7 +136,18 @@ func (c *checker) validateVolumeSource(path *field.Path, v *corev1.Volume) field
 			return append(errs, validatePullPolicy(path.Child("pullPolicy"), v.Image.PullPolicy)...)
 		}},
 	}
-	return oneSource(path, append(checks, diskChecks(v)...))
+	if !hasDisk(v.VolumeSource) {
+		return oneSource(path, checks)
+	}
+	return oneSource(path, checks, diskChecks(v))
+}
+
+// hasDisk says that a source is set which validateVolumeSource leaves to
+// diskChecks.
+func hasDisk(s corev1.VolumeSource) bool {
+	s.EmptyDir, s.HostPath, s.Secret, s.PersistentVolumeClaim, s.DownwardAPI = nil, nil, nil, nil, nil
+	s.ConfigMap, s.Projected, s.CSI, s.Ephemeral, s.Image = nil, nil, nil, nil, nil
+	return s != (corev1.VolumeSource{})
 }
 
 // validateHostPath validates a path on the node.
@@ -312,7 +325,7 @@ func (p *projection) trustBundle(path *field.Path, b *corev1.ClusterTrustBundleP
 		if *b.SignerName == "" {
 			errs = append(errs, field.Required(path.Child("signerName"), "must be a valid signer name"))
 		}
-		errs = append(errs, validateSignerName(path.Child("signerName"), *b.SignerName)...)
+		errs = append(errs, validate.SignerName(path.Child("signerName"), *b.SignerName)...)
 		errs = append(errs, validate.Selector(path.Child("labelSelector"), b.LabelSelector, false)...)
 	default:
 		errs = append(errs, field.Required(path, "either name or signerName must be specified"))
@@ -323,7 +336,7 @@ func (p *projection) trustBundle(path *field.Path, b *corev1.ClusterTrustBundleP
 }
 
 func (p *projection) podCertificate(path *field.Path, c *corev1.PodCertificateProjection) field.ErrorList {
-	errs := validateSignerName(path.Child("signerName"), c.SignerName)
+	errs := validate.SignerName(path.Child("signerName"), c.SignerName)
 	errs = append(errs, validate.OneOf(path.Child("keyType"), c.KeyType,
 		"RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")...)
 	if s := c.MaxExpirationSeconds; s != nil {
@@ -349,20 +362,4 @@ func (p *projection) podCertificate(path *field.Path, c *corev1.PodCertificatePr
 		errs = append(errs, field.Required(path, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
 	}
 	return errs
-}
-
-// validateSignerName wants domain/name.
-func validateSignerName(path *field.Path, name string) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(path, "")}
-	}
-	domain, rest, ok := strings.Cut(name, "/")
-	if !ok || domain == "" || rest == "" {
-		return field.ErrorList{field.Invalid(path, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
-	}
-	errs := validate.Subdomain(path, domain)
-	if len(strings.Split(domain, ".")) < 2 {
-		errs = append(errs, field.Invalid(path, name, "should be a domain with at least two segments separated by dots"))
-	}
-	return append(errs, validate.Subdomain(path, rest)...)
 }

@@ -4,8 +4,12 @@ package recorder
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
@@ -49,7 +53,22 @@ type sink struct {
 // Create implements record.EventSink.
 func (s *sink) Create(event *corev1.Event) (*corev1.Event, error) {
 	out := event.DeepCopy()
-	return out, s.writer.Create(s.ctx, out)
+	return out, ended(s.writer.Create(s.ctx, out))
+}
+
+// ended gives the refusal of an event in a namespace that has just gone the
+// form of one in a namespace that is about to go: client-go takes the latter
+// alone for the normal course.
+func ended(err error) error {
+	var refused *apierrors.StatusError
+	if !apierrors.IsNotFound(err) || !errors.As(err, &refused) || refused.ErrStatus.Details == nil || refused.ErrStatus.Details.Kind != "namespaces" {
+		return err
+	}
+	out := *refused
+	details := *refused.ErrStatus.Details
+	details.Causes = append(slices.Clone(details.Causes), metav1.StatusCause{Type: corev1.NamespaceTerminatingCause, Message: "the namespace is gone"})
+	out.ErrStatus.Details = &details
+	return &out
 }
 
 // Update implements record.EventSink.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -40,11 +41,16 @@ import (
 // Cluster is a client.Cluster for tests. API is the API itself, past the cache.
 type Cluster struct {
 	API client.WithWatch
+	// Graceful pods stay when they are deleted until the Kubelet lets them go.
+	Graceful bool
+	// Before, if set, is called before each "create" and "delete".
+	Before func(verb string, o client.Object)
 
 	t      testing.TB
 	cache  cache.Cache
 	mu     sync.Mutex
 	events []string
+	gets   map[string]int
 }
 
 // New makes a cluster with the controllers' indexes; Start runs its cache.
@@ -53,10 +59,10 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	for _, o := range objs {
 		complete(o)
 	}
-	c := &Cluster{t: t}
+	c := &Cluster{t: t, gets: map[string]int{}}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
-		WithGlobalResourceVersionCounter().
-		WithInterceptorFuncs(interceptor.Funcs{Create: create, Update: update, Delete: remove, SubResourceUpdate: updateStatus}).Build()
+		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}).
+		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateStatus}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
 		Scheme: scheme.Scheme, Mapper: mapper(), HTTPClient: http.DefaultClient, NewInformer: c.informer,
@@ -89,12 +95,24 @@ func (c *Cluster) Run(loops ...loop.Loop) {
 		c.t.Fatal("cache does not sync")
 	}
 	for _, l := range loops {
-		wg.Go(func() {
-			if err := l.Run(ctx); err != nil {
-				c.t.Errorf("%s: %v", l.Name, err)
-			}
-		})
+		c.Launch(l)
 	}
+}
+
+// Launch runs a loop until the test ends or kill is called, which returns when
+// the loop has ended. The cluster must run.
+func (c *Cluster) Launch(l loop.Loop) (kill func()) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := l.Run(ctx); err != nil {
+			c.t.Errorf("%s: %v", l.Name, err)
+		}
+	})
+	kill = func() { cancel(); wg.Wait() }
+	c.t.Cleanup(kill)
+	return kill
 }
 
 // Eventually waits until ok reports true; it fails the test after ten seconds
@@ -137,6 +155,17 @@ func (c *Cluster) Do(err error) {
 	}
 }
 
+// Gets returns how often an object of obj's type was read from the cache by
+// name. A loop does so once when it looks at its object.
+func (c *Cluster) Gets(obj client.Object) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gets[fmt.Sprintf("%T", obj)]
+}
+
+// Context ends with the test.
+func (c *Cluster) Context() context.Context { return c.t.Context() }
+
 // Events returns what was recorded so far: "Normal Reason Message".
 func (c *Cluster) Events() []string {
 	c.mu.Lock()
@@ -145,7 +174,7 @@ func (c *Cluster) Events() []string {
 }
 
 // Client implements client.Cluster.
-func (c *Cluster) Client() client.WithWatch { return cached{c.API, c.cache} }
+func (c *Cluster) Client() client.WithWatch { return cached{c.API, c} }
 
 // Reader implements client.Cluster.
 func (c *Cluster) Reader() client.Reader { return c.API }
@@ -162,15 +191,18 @@ func (c *Cluster) Recorder(string) record.EventRecorder { return recorder{c} }
 // cached writes to the API and reads from the cache.
 type cached struct {
 	client.WithWatch
-	cache cache.Cache
+	c *Cluster
 }
 
 func (c cached) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-	return c.cache.Get(ctx, key, obj, opts...)
+	c.c.mu.Lock()
+	c.c.gets[fmt.Sprintf("%T", obj)]++
+	c.c.mu.Unlock()
+	return c.c.cache.Get(ctx, key, obj, opts...)
 }
 
 func (c cached) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
-	return c.cache.List(ctx, list, opts...)
+	return c.c.cache.List(ctx, list, opts...)
 }
 
 type recorder struct{ c *Cluster }
@@ -234,11 +266,20 @@ func complete(o client.Object) {
 		o.SetCreationTimestamp(metav1.Now())
 	}
 	o.SetGeneration(1)
+	if pod, ok := o.(*corev1.Pod); ok && pod.Status.Phase == "" {
+		pod.Status.Phase = corev1.PodPending
+	}
 }
 
-func create(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+func (c *Cluster) create(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+	if c.Before != nil {
+		c.Before("create", o)
+	}
 	complete(o)
-	return c.Create(ctx, o, opts...)
+	if _, ok := o.(*corev1.Pod); ok && c.Graceful {
+		o.SetFinalizers(append(o.GetFinalizers(), grace))
+	}
+	return w.Create(ctx, o, opts...)
 }
 
 func update(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
@@ -266,12 +307,15 @@ func updateStatus(ctx context.Context, c client.Client, sub string, o client.Obj
 }
 
 // remove checks the UID, which the fake does not.
-func remove(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+func (c *Cluster) remove(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+	if c.Before != nil {
+		c.Before("delete", o)
+	}
 	var d client.DeleteOptions
 	d.ApplyOptions(opts)
 	if d.Preconditions != nil && d.Preconditions.UID != nil {
 		old := o.DeepCopyObject().(client.Object)
-		if err := c.Get(ctx, client.ObjectKeyFromObject(o), old); err != nil {
+		if err := w.Get(ctx, client.ObjectKeyFromObject(o), old); err != nil {
 			return err
 		}
 		if old.GetUID() != *d.Preconditions.UID {
@@ -279,7 +323,7 @@ func remove(ctx context.Context, c client.WithWatch, o client.Object, opts ...cl
 				fmt.Errorf("the UID in the precondition does not match"))
 		}
 	}
-	return c.Delete(ctx, o, opts...)
+	return w.Delete(ctx, o, opts...)
 }
 
 func spec(o client.Object) any {

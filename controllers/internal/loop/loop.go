@@ -19,7 +19,6 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -127,19 +126,7 @@ type On[T client.Object] struct {
 
 // Watch feeds a loop from the changes of obj's kind.
 func Watch[T client.Object](c proa.Cluster, obj T, on On[T]) source.Source {
-	h := handler.TypedFuncs[T, reconcile.Request]{}
-	if on.Created != nil {
-		h.CreateFunc = func(ctx context.Context, e event.TypedCreateEvent[T], q Queue) { on.Created(ctx, q, e.Object) }
-	}
-	if on.Updated != nil {
-		h.UpdateFunc = func(ctx context.Context, e event.TypedUpdateEvent[T], q Queue) {
-			on.Updated(ctx, q, e.ObjectOld, e.ObjectNew)
-		}
-	}
-	if on.Deleted != nil {
-		h.DeleteFunc = func(ctx context.Context, e event.TypedDeleteEvent[T], q Queue) { on.Deleted(ctx, q, e.Object) }
-	}
-	return source.TypedKind(c.Cache(), obj, handler.TypedEventHandler[T, reconcile.Request](h))
+	return source.TypedKind(c.Cache(), obj, handler.TypedEventHandler[T, Request](watcher[T]{on}))
 }
 
 // Self queues every object of obj's kind that appears, changes or goes.

@@ -1,0 +1,124 @@
+package kubelet
+
+import (
+	"context"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/proa-dev/proa/kubelet/cri"
+	"github.com/proa-dev/proa/kubelet/evict"
+	"github.com/proa-dev/proa/kubelet/node"
+	"github.com/proa-dev/proa/kubelet/pods"
+	"github.com/proa-dev/proa/kubelet/status"
+)
+
+// Thresholds are what a node must have left.
+type Thresholds = node.Thresholds
+
+// ParseThresholds reads the form of upstream's flag: memory.available<100Mi.
+func ParseThresholds(list []string) (Thresholds, error) { return node.ParseThresholds(list) }
+
+// evictor makes the part that ends pods when the node runs short.
+func (k *Kubelet) evictor(p *parts, recorder record.EventRecorder) *evict.Evictor {
+	return evict.New(evict.Config{
+		Thresholds: k.cfg.EvictionHard,
+		Measure: func(ctx context.Context) (map[node.Signal]node.Level, error) {
+			return node.Measure(k.cfg.RootDir, p.imageDir(ctx), int64(p.cgroups.Node().WorkingSet))
+		},
+		Pods: func() []*corev1.Pod { return p.pods.Pods() },
+		Use: func(ctx context.Context, pod *corev1.Pod, of corev1.ResourceName) evict.Use {
+			return k.use(ctx, p, pod, of)
+		},
+		Evict:   func(uid uidType, v status.Verdict, grace *int64) error { return p.pods.Evict(uid, v, grace) },
+		Reclaim: func(ctx context.Context) error { return p.gc.Collect(ctx, true) },
+		Changed: func() { p.node.Poke() },
+		Node:    func() *corev1.ObjectReference { return p.node.Ref() }, Recorder: recorder,
+		Clock: k.cfg.Clock, Logger: k.log,
+	})
+}
+
+// useTimeout bounds the look at one pod's files.
+const useTimeout = time.Minute
+
+// use says what a pod uses of a resource. What cannot be read counts as
+// nothing: it is a question of order.
+func (k *Kubelet) use(ctx context.Context, p *parts, pod *corev1.Pod, of corev1.ResourceName) evict.Use {
+	ctx, cancel := context.WithTimeout(ctx, useTimeout)
+	defer cancel()
+	out := evict.Use{Containers: map[string]int64{}}
+	switch of {
+	case "pids":
+		out.Total = int64(p.cgroups.Pod(pod).Processes)
+		return out
+	case corev1.ResourceMemory:
+		out.Total = int64(p.cgroups.Pod(pod).WorkingSet)
+	default:
+		volumes := filepath.Join(p.volumes.PodDir(pod.UID), "volumes", "kubernetes.io~empty-dir")
+		out.Total = size(ctx, volumes, of)
+	}
+	got, err := p.cri.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{
+		Filter: &runtimeapi.ContainerStatsFilter{LabelSelector: map[string]string{cri.LabelPodUID: string(pod.UID)}}})
+	if err != nil {
+		k.log.Debug("statistics of a pod's containers not read", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		return out
+	}
+	for _, st := range got.Stats {
+		name := st.GetAttributes().GetMetadata().GetName()
+		switch of {
+		case corev1.ResourceMemory:
+			out.Containers[name] = int64(st.GetMemory().GetWorkingSetBytes().GetValue())
+		case corev1.ResourceEphemeralStorage:
+			logs := size(ctx, filepath.Join(pods.LogDir(k.cfg.PodLogsDir, pod.Namespace, pod.Name, string(pod.UID)), name), of)
+			out.Containers[name] = int64(st.GetWritableLayer().GetUsedBytes().GetValue()) + logs
+			out.Total += out.Containers[name]
+		default:
+			out.Total += int64(st.GetWritableLayer().GetInodesUsed().GetValue())
+		}
+	}
+	return out
+}
+
+// size is what the files below dir take of the file system that dir is on, in
+// bytes or inodes. Other file systems that are mounted there do not count.
+func size(ctx context.Context, dir string, of corev1.ResourceName) (total int64) {
+	var device uint64
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return fs.SkipAll
+		}
+		if err != nil {
+			return nil //nolint:nilerr // it goes, as files do, while one looks
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil //nolint:nilerr // likewise
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if strings.TrimSuffix(path, "/") == strings.TrimSuffix(dir, "/") {
+			device = st.Dev
+		}
+		if st.Dev != device {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if of == corev1.ResourceEphemeralStorage {
+			total += st.Blocks * 512
+		} else {
+			total++
+		}
+		return nil
+	})
+	return total
+}
