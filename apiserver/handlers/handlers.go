@@ -41,7 +41,8 @@ type Config struct {
 
 // Handler serves everything below /api/v1 and /apis/<group>/<version>.
 type Handler struct {
-	cfg Config
+	cfg   Config
+	lists listBodies
 	// stop ends watches when the server shuts down.
 	stop     chan struct{}
 	stopOnce sync.Once

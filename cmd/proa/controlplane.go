@@ -334,7 +334,9 @@ func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
 }
 
 func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
-	s, err := scheduler.New(p.forPods, scheduler.Config{Logger: p.cfg.logger.With("component", "scheduler")})
+	cfg := p.cfg.scheduling
+	cfg.Logger = p.cfg.logger.With("component", "scheduler")
+	s, err := scheduler.New(p.forPods, cfg)
 	if err != nil {
 		return err
 	}

@@ -71,16 +71,17 @@ func (a *Agent) Start(ctx context.Context, flags ...string) error {
 	if err := a.Do(func() error { return a.start(filepath.Join(a.cluster.bin, "proa"), args...) }); err != nil {
 		return err
 	}
-	since := time.Now().Truncate(time.Second)
-	if err := a.Until(ctx, time.Minute, func() bool { return a.ready(ctx, since) }); err != nil {
+	if err := a.Until(ctx, time.Minute, func() bool { return a.said(up) && a.ready(ctx) }); err != nil {
 		return fmt.Errorf("node %s is not Ready: %w", a.Name, err)
 	}
 	a.joined = true
 	return nil
 }
 
-// ready says whether the node is, by a report of this run.
-func (a *Agent) ready(ctx context.Context, since time.Time) bool {
+// up is what an agent says when all of it runs.
+const up = `msg="Proa is up"`
+
+func (a *Agent) ready(ctx context.Context) bool {
 	client, err := a.cluster.Client()
 	if err != nil {
 		return false
@@ -91,7 +92,7 @@ func (a *Agent) ready(ctx context.Context, since time.Time) bool {
 	}
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue && !c.LastHeartbeatTime.Time.Before(since)
+			return c.Status == corev1.ConditionTrue
 		}
 	}
 	return false

@@ -14,6 +14,7 @@ import (
 // process is a proa that runs, with its log.
 type process struct {
 	log   string
+	begin int64 // of this run, in the log
 	cmd   *exec.Cmd
 	ended chan error
 }
@@ -25,6 +26,11 @@ func (p *process) start(name string, args ...string) error {
 		return err
 	}
 	defer log.Close()
+	info, err := log.Stat()
+	if err != nil {
+		return err
+	}
+	p.begin = info.Size()
 	cmd := exec.Command(name, args...) //nolint:noctx // Stop ends it
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
@@ -65,6 +71,12 @@ func (p *process) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+// said looks for text in what this run has logged.
+func (p *process) said(text string) bool {
+	b, err := os.ReadFile(p.log)
+	return err == nil && int64(len(b)) > p.begin && strings.Contains(string(b[p.begin:]), text)
 }
 
 // LastWords is the end of its log.

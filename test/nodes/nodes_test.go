@@ -27,8 +27,7 @@ const (
 	second  = "node-2"
 )
 
-// The cluster of all tests. They run one after another, in order: the last
-// removes the second node.
+// The cluster of all parts of the test.
 var (
 	shared *cluster.Cluster
 	agent  *cluster.Agent
@@ -50,8 +49,11 @@ func run(m *testing.M) int {
 	code := 2
 	if err = prepare(ctx); err == nil {
 		code = m.Run()
-		if code != 0 {
-			fmt.Fprintln(os.Stderr, "the server's last words:\n"+shared.LastWords()+"\nthe agent's:\n"+agent.LastWords())
+	}
+	if code != 0 {
+		fmt.Fprintln(os.Stderr, "the server's last words:\n"+shared.LastWords())
+		if agent != nil {
+			fmt.Fprintln(os.Stderr, "the agent's:\n"+agent.LastWords())
 		}
 	}
 	if cleanup := shared.Remove(ctx); err == nil {
@@ -91,6 +93,25 @@ func prepare(ctx context.Context) error {
 	}
 	_, err = agent.Proa(ctx, &archive, "image", "import", "-")
 	return err
+}
+
+// TestTwoNodes is the life of a second node, in order.
+func TestTwoNodes(t *testing.T) {
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"traffic", traffic},
+		{"node API", nodeAPI},
+		{"agent restarts", agentRestarts},
+		{"server restarts", serverRestarts},
+		{"node lost", nodeLost},
+		{"node removed", nodeRemoved},
+	} {
+		if !t.Run(part.name, part.run) {
+			return // what follows needs it
+		}
+	}
 }
 
 // kubectl runs kubectl; its failure is the test's.

@@ -30,7 +30,7 @@ spec:
     args:
     - |
       mkdir -p /www/cgi-bin
-      printf '#!/bin/sh\necho "Content-Type: text/plain"\necho\necho $HOSTNAME $REMOTE_ADDR' > /www/cgi-bin/who
+      printf '#!/bin/sh\necho "Content-Type: text/plain"\necho\necho $HOSTNAME $(echo $REMOTE_ADDR | tr -d "[]" | sed "s,.*:,,")' > /www/cgi-bin/who
       chmod +x /www/cgi-bin/who
       dd if=/dev/zero of=/www/big bs=1M count=8 2>/dev/null
       echo started
@@ -57,8 +57,8 @@ metadata: {name: local}
 spec: {type: NodePort, externalTrafficPolicy: Local, selector: {on: node-2}, ports: [{port: 80, targetPort: 8080, nodePort: 30081}]}
 `
 
-// TestTraffic is first: later tests use its pods.
-func TestTraffic(t *testing.T) {
+// traffic is first: later parts use its pods.
+func traffic(t *testing.T) {
 	apply(t, webOn(first)+webOn(second)+webServices)
 	kubectl(t, "wait", "--for=condition=Ready", "pod/web-node-1", "pod/web-node-2", "--timeout=60s")
 	ip := map[string]string{}
@@ -71,7 +71,7 @@ func TestTraffic(t *testing.T) {
 		eventually(t, pod, fmt.Sprintf("timeout 5 wget -qO- http://%s:8080/cgi-bin/who", ip[to]), is("web-"+to+" "+ip[from]))
 		eventually(t, pod, fmt.Sprintf("timeout 20 wget -qO- http://%s:8080/big | wc -c", ip[to]), is("8388608"))
 		eventually(t, pod, "for i in $(seq 30); do timeout 5 wget -qO- http://web/cgi-bin/who | cut -d' ' -f1; done | sort -u | xargs", is("web-node-1 web-node-2"))
-		eventually(t, pod, "timeout 5 nc -z kubernetes.default.svc.cluster.local 443 && echo open", is("open"))
+		eventually(t, pod, "timeout 5 nc -w 5 kubernetes.default.svc.cluster.local 443 </dev/null && echo open", is("open"))
 		eventually(t, pod, "timeout 5 nslookup web.default.svc.cluster.local >/dev/null && echo found", is("found"))
 		// The node itself, as the kubelet and the API server do.
 		eventually(t, pod, fmt.Sprintf("ping -c1 -W2 %s >/dev/null && echo there", map[string]string{first: isolate.Address, second: agent.Address}[to]), is("there"))
@@ -90,7 +90,11 @@ func fromHosts(t *testing.T, ip map[string]string) {
 	}
 	for _, address := range []string{ip[first] + ":8080", service + ":80"} {
 		until(t, second+" reaches "+address, time.Minute, func() (string, bool) {
-			out, err := agent.Run(t.Context(), nil, "busybox", "wget", "-T", "5", "-qO-", "http://"+address+"/cgi-bin/who")
+			var out string
+			err := agent.Do(func() (err error) {
+				out, err = ask(t.Context(), address)
+				return err
+			})
 			return fmt.Sprint(out, err), err == nil && strings.HasPrefix(out, "web-")
 		})
 	}
@@ -143,8 +147,8 @@ func ask(ctx context.Context, address string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// TestNodeAPI reaches the second node's kubelet through the API server.
-func TestNodeAPI(t *testing.T) {
+// nodeAPI reaches the second node's kubelet through the API server.
+func nodeAPI(t *testing.T) {
 	if out := kubectl(t, "logs", "web-node-2"); out != "started" {
 		t.Errorf("logs: %q", out)
 	}

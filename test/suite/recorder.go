@@ -25,7 +25,7 @@ type recorder struct {
 }
 
 // ended is the first line of what ginkgo prints of a test.
-var ended = regexp.MustCompile(`^• (?:\[[A-Z!]+\] )?\[[0-9.]+ seconds\]$`)
+var ended = regexp.MustCompile(`^• (?:\[(?:FAILED|PANICKED!|TIMEDOUT)\] )?\[[0-9.]+ seconds\]$`)
 
 // Write takes what the suite prints.
 func (r *recorder) Write(p []byte) (int, error) {

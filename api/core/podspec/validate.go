@@ -137,7 +137,7 @@ func validateSpec(path *field.Path, s *corev1.PodSpec, opts Options) field.Error
 		errs = append(errs, field.Required(path.Child("terminationGracePeriodSeconds"), ""))
 	}
 	errs = append(errs, c.validateVolumes(path.Child("volumes"))...)
-	errs = append(errs, validateResourceClaims(path.Child("resourceClaims"), s.ResourceClaims)...)
+	errs = append(errs, c.validateResourceClaims(path.Child("resourceClaims"), s.ResourceClaims)...)
 	errs = append(errs, c.validateContainers(path.Child("containers"))...)
 	errs = append(errs, c.validateInitContainers(path.Child("initContainers"))...)
 	errs = append(errs, c.validateEphemeralContainers(path.Child("ephemeralContainers"))...)
@@ -273,10 +273,18 @@ func (c *checker) validateDNS(path *field.Path) field.ErrorList {
 	return append(errs, validateSearches(path, d)...)
 }
 
-func validateResourceClaims(path *field.Path, claims []corev1.PodResourceClaim) field.ErrorList {
+func (c *checker) validateResourceClaims(path *field.Path, claims []corev1.PodResourceClaim) field.ErrorList {
 	var errs field.ErrorList
+	static := false
+	if c.pod != nil {
+		_, static = c.pod.Annotations[corev1.MirrorPodAnnotationKey]
+	}
 	names := sets.New[string]()
 	for i, claim := range claims {
+		if static {
+			errs = append(errs, field.Forbidden(field.NewPath(""), "static pods do not support resource claims"))
+			continue
+		}
 		at := path.Index(i)
 		switch {
 		case claim.Name == "":
