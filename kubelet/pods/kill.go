@@ -278,7 +278,7 @@ func (w *worker) cleanUp(ctx context.Context) error {
 func (w *worker) purge(ctx context.Context) error {
 	var errs []error
 	for _, c := range w.runtime.Containers {
-		if !w.remove(ctx, c) {
+		if !w.remove(c) {
 			errs = append(errs, fmt.Errorf("container %s is still there", c.Id))
 		}
 	}
