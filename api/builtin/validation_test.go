@@ -165,6 +165,7 @@ func TestValidateCreate(t *testing.T) {
 		}},
 		{"deployment, no selector", "deployments", deployment("  strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 0%}}"), []string{
 			`spec.selector: Required value`,
+			"spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`",
 			"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
 		}},
 
