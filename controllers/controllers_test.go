@@ -57,7 +57,7 @@ func start(t *testing.T) *cluster {
 	}
 	all, err := controllers.All(t.Context(), as, controllers.Config{
 		Logger: slog.New(slog.DiscardHandler), Kinds: builtin.Kinds,
-		RootCA: []byte("-----BEGIN CERTIFICATE-----"), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"),
+		RootCA: []byte("-----BEGIN CERTIFICATE-----"), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), MetricsAPI: &rest.Config{},
 	})
 	if err != nil {
 		t.Fatal(err)
