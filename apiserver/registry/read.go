@@ -163,7 +163,11 @@ func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*F
 		opts = &metav1.ListOptions{}
 	}
 	if f := c.cfg.Computed[t.Kind.GVK]; f != nil {
-		return c.computed(ctx, t, f, opts)
+		l, err := c.computed(ctx, t, f, opts)
+		if err != nil {
+			return nil, err
+		}
+		return &Found{List: func() *List { return l }}, nil
 	}
 	r, err := c.resource(t.Kind)
 	if err != nil {

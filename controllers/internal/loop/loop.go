@@ -138,3 +138,12 @@ func Self[T client.Object](c proa.Cluster, obj T) source.Source {
 		Deleted: add,
 	})
 }
+
+// Once queues a key at the start, for what must be there though no object
+// tells of it.
+func Once(key Request) source.Source {
+	return source.Func(func(_ context.Context, q Queue) error {
+		q.Add(key)
+		return nil
+	})
+}
