@@ -117,6 +117,8 @@ func (b *builder) agnhost() (ociimage.Spec, error) {
 			append(tools,
 				ociimage.File{Path: "/usr/local/bin/iperf", Link: "/usr/bin/iperf"},
 				ociimage.File{Path: "/home/user-defined-in-image", Mode: fs.ModeDir | 0o755, UID: 1000, GID: 1000},
+				// Tests look for the name of the system that upstream builds on.
+				ociimage.File{Path: "/etc/os-release", Content: []byte("NAME=\"Alpine Linux\"\nID=alpine\nPRETTY_NAME=\"Alpine Linux (tools of Debian)\"\n")},
 				ociimage.File{Path: "/uploads", Mode: fs.ModeDir | 0o755},
 				b.data("/localhost.crt", "agnhost/porter/localhost.crt"), b.data("/localhost.key", "agnhost/porter/localhost.key"),
 				ociimage.File{Path: "/agnhost-2", Link: "agnhost"}),
