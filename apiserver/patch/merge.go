@@ -26,7 +26,8 @@ type Merger struct {
 func (m *Merger) Merge(obj any, data []byte) bool {
 	if !bytes.Contains(data, null) {
 		// Nothing is taken away: to merge is to read over what is there.
-		return jsonv2.Unmarshal(data, obj, jsonv2.RejectUnknownMembers(true)) == nil
+		return quantities.CheckJSON(data, obj) == nil &&
+			jsonv2.Unmarshal(data, obj, jsonv2.RejectUnknownMembers(true)) == nil
 	}
 	patch := map[string]any{}
 	if faults, err := kjson.UnmarshalStrict(data, &patch); err != nil || len(faults) > 0 || patch == nil {
