@@ -17,11 +17,13 @@ import (
 // The workloads differ a little in what they say of a selector.
 const (
 	ofDaemonSet   = "daemonset"
+	ofDeployment  = "deployment" // and ReplicaSets, by upstream's words
 	ofStatefulSet = "statefulset"
 )
 
 // validateSelector returns what the template is to be checked against, nil if
-// nothing can be. kind is how messages call the workload.
+// nothing can be. kind is how messages call the workload. A value that is not
+// valid may stay where the old selector, if given, has one.
 func validateSelector(path *field.Path, s *metav1.LabelSelector, kind string, old *metav1.LabelSelector) (labels.Selector, field.ErrorList) {
 	switch {
 	case s == nil && kind == ofDaemonSet:
@@ -63,13 +65,12 @@ func after(old *corev1.PodTemplateSpec) podspec.Options {
 
 func validateDeployment(d, old *appsv1.Deployment) field.ErrorList {
 	s, path := &d.Spec, field.NewPath("spec")
-	var oldSelector *metav1.LabelSelector
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
-		oldSelector, oldTemplate = old.Spec.Selector, &old.Spec.Template
+		oldTemplate = &old.Spec.Template
 	}
 	errs := validateReplicas(path.Child("replicas"), s.Replicas)
-	selector, bad := validateSelector(path.Child("selector"), s.Selector, "deployment", oldSelector)
+	selector, bad := validateSelector(path.Child("selector"), s.Selector, ofDeployment, nil)
 	errs = append(errs, bad...)
 	if selector != nil {
 		errs = append(errs, podspec.ValidateWorkloadTemplate(path.Child("template"), &s.Template, selector, "ReplicaSet", after(oldTemplate))...)
@@ -144,14 +145,13 @@ func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 
 func validateReplicaSet(r, old *appsv1.ReplicaSet) field.ErrorList {
 	s, path := &r.Spec, field.NewPath("spec")
-	var oldSelector *metav1.LabelSelector
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
-		oldSelector, oldTemplate = old.Spec.Selector, &old.Spec.Template
+		oldTemplate = &old.Spec.Template
 	}
 	errs := validateReplicas(path.Child("replicas"), s.Replicas)
 	errs = append(errs, validate.NonNegative(path.Child("minReadySeconds"), int64(s.MinReadySeconds))...)
-	selector, bad := validateSelector(path.Child("selector"), s.Selector, "replicaset", oldSelector)
+	selector, bad := validateSelector(path.Child("selector"), s.Selector, ofDeployment, nil)
 	errs = append(errs, bad...)
 	if selector != nil {
 		errs = append(errs, podspec.ValidateWorkloadTemplate(path.Child("template"), &s.Template, selector, "ReplicaSet", after(oldTemplate))...)

@@ -184,7 +184,7 @@ func (c *localClient) Create(ctx context.Context, obj ctrl.Object, opts ...ctrl.
 	if err != nil {
 		return err
 	}
-	body, err := own(k, obj)
+	body, err := c.own(k, obj)
 	if err != nil {
 		return err
 	}
