@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
@@ -62,7 +63,7 @@ func start(t *testing.T) *cluster {
 	}
 	all, err := controllers.All(t.Context(), as, controllers.Config{
 		Logger: slog.New(slog.DiscardHandler), Kinds: builtin.Kinds,
-		RootCA: testCA(t), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"),
+		RootCA: testCA(t), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), MetricsAPI: &rest.Config{},
 		Certificates: certificates.Config{Issuer: issuer{}, CA: testCA(t), Life: time.Hour},
 	})
 	if err != nil {

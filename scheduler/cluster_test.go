@@ -275,9 +275,13 @@ func (c *fakeCluster) hasEvent(text string) bool {
 }
 
 // start runs a scheduler until the test ends.
-func start(t testing.TB, c *fakeCluster) {
+func start(t testing.TB, c *fakeCluster, change ...func(*scheduler.Config)) {
 	t.Helper()
-	s, err := scheduler.New(c, scheduler.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	cfg := scheduler.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := scheduler.New(c, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

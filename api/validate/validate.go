@@ -106,6 +106,14 @@ func NonNegative(path *field.Path, value int64) field.ErrorList {
 	return apivalidation.ValidateNonnegativeField(value, path)
 }
 
+// Positive wants more than zero.
+func Positive(path *field.Path, value int64) field.ErrorList {
+	if value <= 0 {
+		return field.ErrorList{field.Invalid(path, value, "must be greater than zero")}
+	}
+	return nil
+}
+
 // PortNumber wants 1 to 65535.
 func PortNumber(path *field.Path, port int32) field.ErrorList {
 	return Messages(path, port, validation.IsValidPortNum(int(port)))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/proa-dev/proa/api/builtin"
 	"github.com/proa-dev/proa/apiserver/codec"
+	"github.com/proa-dev/proa/internal/apijson"
 )
 
 // fill sets about half of v's fields, at random.
@@ -136,6 +137,33 @@ func TestDecodeJSONAsUpstream(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Objects are written as encoding/json writes them.
+func TestMarshalAsEncodingJSON(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, k := range builtin.Kinds() {
+		if _, custom := k.New().(*unstructured.Unstructured); custom {
+			continue
+		}
+		for range 25 {
+			obj := k.New()
+			fill(r, reflect.ValueOf(obj).Elem(), 0)
+			obj.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "m", FieldsV1: &metav1.FieldsV1{Raw: []byte(managed[r.IntN(len(managed))])}}})
+			want, wantErr := json.Marshal(obj)
+			got, err := apijson.Marshal(obj)
+			if (err == nil) != (wantErr == nil) || string(got) != string(want) {
+				t.Errorf("%s is\n%s %v, encoding/json says\n%s %v", k.GVK, got, err, want, wantErr)
+			}
+		}
+	}
+}
+
+// managed is what managed fields may hold, well made or not.
+var managed = []string{
+	`{}`, `{"f:metadata":{"f:labels":{".":{},"f:a":{}}}}`, `{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:env":{}}}}}`,
+	`{ "f:a": {} }`, `{"f:<":{}}`, `{"f:ü":{}}`, `{"f:a":{}}x`, `{"f:a":{},}`, `{"f:a":1}`, `{"f:a":{"v:[1, 2]":{}}}`, `{`, ``, `null`, `"{}"`,
+	`{"f:\u003c":{}}`, `{"f:a":{}}{}`, `{,}`, `{"f:a"}`,
 }
 
 func compare(t *testing.T, got, want runtime.Object, doc string) {

@@ -26,6 +26,9 @@ type Merger struct {
 func (m *Merger) Merge(obj any, data []byte) bool {
 	if !bytes.Contains(data, null) {
 		// Nothing is taken away: to merge is to read over what is there.
+		if quantities.CheckJSON(data, obj) != nil {
+			return false // the long way says what is wrong
+		}
 		return jsonv2.Unmarshal(data, obj, jsonv2.RejectUnknownMembers(true)) == nil
 	}
 	patch := map[string]any{}

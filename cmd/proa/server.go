@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/proa-dev/proa/network/podnet"
+	"github.com/proa-dev/proa/scheduler"
+	"github.com/proa-dev/proa/scheduler/config"
 )
 
 // serverOptions are the flags of `proa server`, under k3s's names.
@@ -29,6 +32,7 @@ type serverOptions struct {
 	datastoreCA    string
 	datastoreCert  string
 	datastoreKey   string
+	schedulerArgs  []string
 }
 
 const (
@@ -71,6 +75,7 @@ everywhere; "direct" routes between nodes of one segment, and is vxlan between o
 	f.StringVar(&o.datastoreCA, "datastore-cafile", "", "CA of that etcd")
 	f.StringVar(&o.datastoreCert, "datastore-certfile", "", "client certificate for it")
 	f.StringVar(&o.datastoreKey, "datastore-keyfile", "", "key of that certificate")
+	f.StringSliceVar(&o.schedulerArgs, "kube-scheduler-arg", nil, "config=`FILE` names a KubeSchedulerConfiguration")
 	return cmd
 }
 
@@ -120,10 +125,31 @@ func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 	if err := cfg.complete(ctx); err != nil {
 		errs = append(errs, err)
 	}
+	if err := cfg.readScheduling(); err != nil {
+		errs = append(errs, err)
+	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
 	return cfg, nil
+}
+
+// readScheduling reads what the scheduler is told.
+func (cfg *serverConfig) readScheduling() error {
+	for _, arg := range cfg.schedulerArgs {
+		name, file, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if name != "config" || file == "" {
+			return fmt.Errorf("--kube-scheduler-arg: %q is not config=FILE", arg)
+		}
+		c, err := config.Load(file)
+		if err != nil {
+			return err
+		}
+		cfg.scheduling = scheduler.Config{
+			Profiles: c.Profiles, Extenders: c.Extenders, InitialBackoff: c.InitialBackoff, MaxBackoff: c.MaxBackoff,
+		}
+	}
+	return nil
 }
 
 // nth is the n-th address of a network, for small n.

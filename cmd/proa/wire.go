@@ -10,11 +10,13 @@ import (
 	"runtime"
 
 	"github.com/proa-dev/proa/internal/lifecycle"
+	"github.com/proa-dev/proa/scheduler"
 )
 
 // serverConfig is the flags, checked and completed.
 type serverConfig struct {
 	serverOptions
+	scheduling          scheduler.Config
 	services            netip.Prefix
 	apiAddr             netip.Addr
 	portFirst, portLast int32
@@ -30,6 +32,9 @@ type serverConfig struct {
 // the rules of the network stay.
 func runServer(ctx context.Context, cfg *serverConfig) error {
 	defer runtime.KeepAlive(reserve())
+	busy, calm := context.WithCancel(ctx)
+	defer calm()
+	go watchGC(busy)
 	if err := checkDataDir(cfg.dataDir); err != nil {
 		return err
 	}

@@ -50,9 +50,10 @@ func New(env loop.Env, cluster netip.Prefix) (loop.Loop, error) {
 }
 
 func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
-	// Read past the cache: a network must never be given twice.
+	// Read past the cache: a network must never be given twice. Without copies,
+	// since all nodes are looked at for each.
 	nodes := &corev1.NodeList{}
-	if err := c.env.Cluster.Reader().List(ctx, nodes); err != nil {
+	if err := c.env.Cluster.Reader().List(ctx, nodes, client.UnsafeDisableDeepCopy); err != nil {
 		return 0, err
 	}
 	var node *corev1.Node
@@ -76,7 +77,8 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 		c.env.Cluster.Recorder("nodeControllerIpam").Eventf(node, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", node.Name)
 		return time.Minute, fmt.Errorf("no network is left in %s for node %s", c.cluster, node.Name)
 	}
-	was := node.DeepCopy()
+	was := node
+	node = node.DeepCopy()
 	node.Spec.PodCIDR, node.Spec.PodCIDRs = free.String(), []string{free.String()}
 	return 0, c.env.Cluster.Client().Patch(ctx, node, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}))
 }

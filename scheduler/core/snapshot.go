@@ -91,6 +91,8 @@ type placed struct {
 	pod   *Pod
 	slot  int32
 	index int // in the row's pods
+	// leaving says that its deletion was ordered, even if that is not seen yet.
+	leaving bool
 }
 
 type nomination struct {
@@ -299,6 +301,13 @@ func (s *Snapshot) PutPod(pod *Pod, node string) {
 	s.useClaims(pod, 1)
 	s.changed(slot)
 	s.Denominate(pod.UID())
+}
+
+// Leaves notes that a pod's deletion has been ordered.
+func (s *Snapshot) Leaves(uid types.UID) {
+	if at, ok := s.pods[uid]; ok {
+		at.leaving = true
+	}
 }
 
 // RemovePod takes a pod off its node.

@@ -21,6 +21,7 @@ const (
 	podsPath  = "/api/v1/namespaces/default/pods"
 	jsonType  = "application/json"
 	mergeType = "application/merge-patch+json"
+	anyName   = "the-name-of-a-pod"
 )
 
 // apiPod is a pod as an application's is, of about 1.5 kB in the store.
@@ -44,8 +45,8 @@ func apiPod(name string) []byte {
 
 // startControlPlane starts a server without a node and waits for the
 // namespace to take pods.
-func startControlPlane(ctx context.Context, e *cluster.Cluster) (*load, error) {
-	if err := e.Start(ctx, "--disable-agent"); err != nil {
+func startControlPlane(ctx context.Context, e *cluster.Cluster, flags ...string) (*load, error) {
+	if err := e.Start(ctx, append(flags, "--disable-agent")...); err != nil {
 		return nil, err
 	}
 	c, err := e.Client()
@@ -72,8 +73,10 @@ func benchAPI(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 		return nil, err
 	}
 	defer l.close()
+	template := apiPod(anyName)
 	create := func(name string) request {
-		return request{method: http.MethodPost, path: podsPath, contentType: jsonType, accept: jsonType, body: apiPod(name)}
+		body := bytes.Replace(template, []byte(anyName), []byte(name), 1)
+		return request{method: http.MethodPost, path: podsPath, contentType: jsonType, accept: jsonType, body: body}
 	}
 	creates, err := l.rate(ctx, func(c, n int) request { return create(fmt.Sprintf("made-%d-%d", c, n)) })
 	if err != nil {

@@ -40,6 +40,9 @@ var workloads = []workload{
 	{name: "10,000 pods on 5,000 nodes, required anti-affinity", nodes: 5000, deployments: 10, pods: 1000, least: 300, shape: oneANode},
 }
 
+// wideNetwork has a pod network for each of thousands of nodes.
+const wideNetwork = "--cluster-cidr=10.128.0.0/9"
+
 func overZones(app string, spec *corev1.PodSpec) {
 	spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
 		MaxSkew: 1, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.DoNotSchedule,
@@ -104,7 +107,7 @@ func bareDeployment(name string, pods int, shape func(string, *corev1.PodSpec)) 
 // has its node, beside plain creates on the same server.
 func benchScheduling(w workload) func(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	return func(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
-		l, err := startControlPlane(ctx, e)
+		l, err := startControlPlane(ctx, e, wideNetwork)
 		if err != nil {
 			return nil, err
 		}
@@ -192,7 +195,7 @@ func allBound(ctx context.Context, c *kubernetes.Clientset, deployments, total i
 // that need their room.
 func benchPreemption(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 	const nodes, pods = 250, 1000
-	l, err := startControlPlane(ctx, e)
+	l, err := startControlPlane(ctx, e, wideNetwork)
 	if err != nil {
 		return nil, err
 	}

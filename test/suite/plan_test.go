@@ -12,11 +12,12 @@ func TestChoose(t *testing.T) {
 	some := map[string]result{tests[0]: {State: passed}, tests[1]: {State: failed}}
 	every := map[string]result{tests[0]: {State: passed}, tests[1]: {State: failed}, tests[2]: {State: skipped}}
 	for _, c := range []struct {
-		what         string
-		known        map[string]result
-		focus, rerun string
-		want         []string
-		bad          bool
+		what        string
+		known       map[string]result
+		focus, skip string
+		rerun       string
+		want        []string
+		bad         bool
 	}{
 		{what: "nothing is known", want: tests},
 		{what: "the rest", known: some, want: tests[2:]},
@@ -25,12 +26,13 @@ func TestChoose(t *testing.T) {
 		{what: "all of them", known: some, rerun: "all", want: tests},
 		{what: "focus takes known ones too", known: every, focus: "sig-apps", want: tests[:2]},
 		{what: "failed ones in focus", known: every, focus: "sig-apps", rerun: "failed", want: tests[1:2]},
+		{what: "some are left out", skip: "Deploy|Pods", want: tests[1:2]},
 		{what: "no test in focus", focus: "sig-windows", bad: true},
 		{what: "nothing failed", known: some, focus: "Deployment", rerun: "failed", bad: true},
 		{what: "focus that is no regexp", focus: "[", bad: true},
 		{what: "unknown rerun", rerun: "some", bad: true},
 	} {
-		got, err := choose(tests, c.known, c.focus, c.rerun)
+		got, err := choose(tests, c.known, c.focus, c.skip, c.rerun)
 		if (err != nil) != c.bad {
 			t.Errorf("%s: error %v", c.what, err)
 		}

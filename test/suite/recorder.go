@@ -25,7 +25,10 @@ type recorder struct {
 }
 
 // ended is the first line of what ginkgo prints of a test.
-var ended = regexp.MustCompile(`^• (?:\[[A-Z!]+\] )?\[[0-9.]+ seconds\]$`)
+var ended = regexp.MustCompile(`^• (?:\[(?:FAILED|PANICKED!|TIMEDOUT)\] )?\[[0-9.]+ seconds\]$`)
+
+// step is what ginkgo puts into the name to say where the test failed.
+var step = regexp.MustCompile(` \[(?:It|BeforeEach|JustBeforeEach|AfterEach|JustAfterEach|DeferCleanup \(Each\))\]`)
 
 // Write takes what the suite prints.
 func (r *recorder) Write(p []byte) (int, error) {
@@ -49,7 +52,7 @@ func (r *recorder) take(line string) {
 		}
 		return
 	}
-	name := strings.Replace(line, " [It]", "", 1)
+	name := step.ReplaceAllLiteralString(line, "")
 	if i := strings.LastIndex(name, " ["); !r.chosen[name] && i > 0 {
 		name = name[:i] // labels follow it
 	}

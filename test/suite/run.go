@@ -25,9 +25,6 @@ const mirror = isolate.Address + ":5000"
 
 // run starts a cluster, runs the chosen tests and tells what they came to.
 func (o *options) run(ctx context.Context, tests []string) error {
-	if o.nodes != 1 {
-		return fmt.Errorf("%d nodes: only clusters of one node can be started", o.nodes)
-	}
 	if err := os.MkdirAll(filepath.Join(o.state, "logs"), 0o755); err != nil {
 		return err
 	}
@@ -35,7 +32,7 @@ func (o *options) run(ctx context.Context, tests []string) error {
 	if err != nil {
 		return err
 	}
-	chosen, err := choose(tests, known.all(), o.focus, o.rerun)
+	chosen, err := choose(tests, known.all(), o.focus, o.skip, o.rerun)
 	if err != nil {
 		return err
 	}
@@ -83,6 +80,15 @@ func (o *options) session(ctx context.Context, chosen []string, rec *recorder) (
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
+	for i := 2; i <= o.nodes; i++ {
+		a, err := c.Agent(ctx, fmt.Sprintf("node-%d", i))
+		if err != nil {
+			return err
+		}
+		if err := useMirror(a.Dir); err != nil {
+			return err
+		}
+	}
 	go func() {
 		if err := c.Wait(ctx); err != nil {
 			cancel(err)
@@ -95,8 +101,8 @@ func (o *options) session(ctx context.Context, chosen []string, rec *recorder) (
 	return err
 }
 
-// useMirror tells the node's containerd to pull everything from the registry
-// of the tests.
+// useMirror tells a node's containerd, which looks at each pull, to pull
+// everything from the registry of the tests.
 func useMirror(dataDir string) error {
 	dir := filepath.Join(dataDir, "registries", "_default")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
