@@ -16,7 +16,9 @@ LDFLAGS    := -s -w -X $(component).gitVersion=$(VERSION) -X $(component).gitCom
               -X $(component).gitMajor=$(shell cut -c2- VERSION | cut -d. -f1) -X $(component).gitMinor=$(shell cut -d. -f2 VERSION)
 GOLANGCI   := v2.15.0
 LINTER     := $(shell go env GOPATH)/bin/golangci-lint-$(GOLANGCI)
-RACE       := ./store/... ./client/... ./scheduler/... ./controllers/... ./internal/...
+RACE       := ./store/... ./apiserver/... ./client/... ./scheduler/... ./controllers/... ./internal/... ./kubelet/...
+# One package at a time: their tests share the machine's network and cgroups.
+RACE_NODE  := ./container/... ./network/...
 
 .PHONY: help
 help: ## List the targets.
@@ -58,6 +60,7 @@ conformance: build ## Upstream's conformance tests; FOCUS='regexp' some, RERUN=f
 .PHONY: race
 race: binaries ## The concurrent packages under the race detector.
 	@CGO_ENABLED=1 go test -race -count=1 $(RACE)
+	@CGO_ENABLED=1 go test -race -count=1 -p 1 $(RACE_NODE)
 
 .PHONY: lint
 lint: binaries $(LINTER) ## gofmt, go vet and golangci-lint.

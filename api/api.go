@@ -43,6 +43,8 @@ type Kind struct {
 	// Virtual kinds are answered by the API server and never stored
 	// (TokenReview, SubjectAccessReview, …).
 	Virtual bool
+	// Deprecated is a warning to all who use the kind, empty for none.
+	Deprecated string
 
 	// New and NewList make empty values of the Go types. For custom
 	// resources they are unstructured.

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -65,10 +64,10 @@ func FieldsOf[P Object](f func(P) fields.Set) func(Object) fields.Set {
 }
 
 // BumpGeneration sets the generation of an update: the old one, plus one when
-// the spec changed.
+// the spec changed. The specs are best pointers, see Equal.
 func BumpGeneration(obj, old metav1.Object, spec, oldSpec any) {
 	obj.SetGeneration(old.GetGeneration())
-	if !equality.Semantic.DeepEqual(spec, oldSpec) {
+	if !Equal(spec, oldSpec) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 }

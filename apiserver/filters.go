@@ -56,12 +56,12 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 //
 //go:noinline
 func growStack() {
-	var room [12 << 10]byte
+	var room [6 << 10]byte
 	_ = keep(&room)
 }
 
 //go:noinline
-func keep(room *[12 << 10]byte) byte { return room[len(room)-1] }
+func keep(room *[6 << 10]byte) byte { return room[len(room)-1] }
 
 // known says whether a request was for something that is served.
 func (s *Server) known(info *request.RequestInfo) bool {

@@ -176,3 +176,39 @@ func TestBigAnswersAreCompressed(t *testing.T) {
 		t.Error("compressed for a client that did not ask")
 	}
 }
+
+// A large list that is asked for again is sent in one piece that was kept: it
+// says the same, of the version that it is read at, until something in it
+// changes.
+func TestLargeListAgain(t *testing.T) {
+	f := start(t, nil)
+	filler := strings.Repeat("x", 2000)
+	for i := range 300 {
+		f.expect(201, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":"c%03d","labels":{"even":"%v"}},"data":{"k":"%s"}}`, i, i%2 == 0, filler))
+	}
+	items := func(a *answer) string { return a.body[strings.Index(a.body, `"items":`):] }
+	first := f.expect(200, "GET", configMaps, "")
+	for range 3 {
+		again := f.expect(200, "GET", configMaps, "")
+		if items(again) != items(first) || len(names(again)) != 300 {
+			t.Fatalf("a list of %d bytes, the first was of %d", len(again.body), len(first.body))
+		}
+		if fmt.Sprint(len(again.body)) != again.header.Get("Content-Length") {
+			t.Fatalf("%d bytes of %s", len(again.body), again.header.Get("Content-Length"))
+		}
+		if half := f.expect(200, "GET", configMaps+"?labelSelector=even%3Dtrue", ""); len(names(half)) != 150 {
+			t.Fatalf("%d with the label", len(names(half)))
+		}
+	}
+	other := f.expect(201, "POST", "/api/v1/namespaces", `{"metadata":{"name":"other"}}`)
+	newer := f.expect(200, "GET", configMaps, "")
+	if items(newer) != items(first) || newer.text("metadata.resourceVersion") < other.text("metadata.resourceVersion") {
+		t.Errorf("version %s after a write elsewhere made %s", newer.text("metadata.resourceVersion"), other.text("metadata.resourceVersion"))
+	}
+	f.expect(200, "DELETE", configMaps+"/c007", "")
+	for range 3 {
+		if after := f.expect(200, "GET", configMaps, ""); len(names(after)) != 299 {
+			t.Fatalf("%d after one was deleted", len(names(after)))
+		}
+	}
+}

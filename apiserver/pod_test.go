@@ -47,14 +47,36 @@ func TestEviction(t *testing.T) {
 		t.Error(a.body)
 	}
 	f.expect(200, "PATCH", budgets+"/b/status", `{"status":{"observedGeneration":1,"disruptionsAllowed":1}}`, mergePatch)
+	// A dry run spends nothing.
+	f.expect(201, "POST", pods+"/p/eviction?dryRun=All", `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p"}}`)
+	f.expect(201, "POST", budgets, `{"metadata":{"name":"c"},"spec":{"minAvailable":1,"selector":{"matchLabels":{"app":"web"}}}}`)
+	if a = evict(500); a.text("message") != "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support." {
+		t.Error(a.body)
+	}
+	f.expect(200, "DELETE", budgets+"/c", "")
 	evict(201)
-	if f.expect(200, "GET", pods+"/p", "").text("metadata.deletionTimestamp") == "" {
-		t.Error("the pod stays")
+	p := f.expect(200, "GET", pods+"/p", "")
+	if p.text("metadata.deletionTimestamp") == "" || !strings.Contains(p.body, `"reason":"EvictionByEvictionAPI"`) {
+		t.Error(p.body)
 	}
 	b := f.expect(200, "GET", budgets+"/b", "")
 	if b.at("status.disruptionsAllowed") != 0.0 || b.at("status.disruptedPods.p") == nil {
 		t.Error(b.body)
 	}
+
+	// Pods that are not ready go when the budget says so, at no cost.
+	f.bound("sick")
+	f.expect(200, "PATCH", pods+"/sick/status", `{"status":{"phase":"Running"}}`, mergePatch)
+	f.expect(200, "PATCH", budgets+"/b/status", `{"status":{"conditions":[{"type":"DisruptionAllowed","status":"False","reason":"SyncFailed","message":"no controllers","lastTransitionTime":"2026-01-01T00:00:00Z"}],"currentHealthy":0}}`, mergePatch)
+	sick := func(code int) *answer {
+		t.Helper()
+		return f.expect(code, "POST", pods+"/sick/eviction", `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"sick"}}`)
+	}
+	if a = sick(429); !strings.Contains(a.body, "because it failed sync: no controllers") {
+		t.Error(a.body)
+	}
+	f.expect(200, "PATCH", budgets+"/b", `{"spec":{"unhealthyPodEvictionPolicy":"AlwaysAllow"}}`, mergePatch)
+	sick(201)
 }
 
 func TestEphemeralContainersAndResize(t *testing.T) {

@@ -45,6 +45,9 @@ type Config struct {
 	Admission     admission.Chain
 	// Virtual answers creates of kinds that are never stored.
 	Virtual map[schema.GroupVersionKind]registry.VirtualFunc
+	// Components are the parts of the control plane that ComponentStatuses
+	// tell of.
+	Components []health.Check
 	// Token issues service account tokens; nil: the subresource is not served.
 	Token registry.TokenFunc
 	// Hooks take part in writes of their resource.
@@ -121,7 +124,7 @@ func New(cfg Config) (*Server, error) {
 	var err error
 	s.registry, err = registry.New(registry.Config{
 		Store: cfg.Store, Kinds: s.kinds, Authorizer: cfg.Authorizer, Admission: cfg.Admission,
-		Virtual: cfg.Virtual, Token: cfg.Token, Now: cfg.Now,
+		Virtual: cfg.Virtual, Token: cfg.Token, Now: cfg.Now, Computed: computed(cfg.Components),
 		Types: s.types, Hooks: cfg.Hooks,
 		Report: func(err error) { cfg.Logger.Error("registry", "error", err) },
 	})

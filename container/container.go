@@ -197,18 +197,7 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 	case <-ctx.Done():
 		return nil
 	}
-	if err := r.dropBundles(); err != nil {
-		r.cfg.Logger.Warn("bundles of an earlier life remain", "error", err)
-	}
-	if err := r.endOrphans(); err != nil {
-		r.cfg.Logger.Warn("shims of an earlier life remain", "error", err)
-	}
-	if err := r.dropContainers(ctx); err != nil {
-		r.cfg.Logger.Warn("containers of an earlier life remain", "error", err)
-	}
-	if err := r.dropNetworks(ctx, e); err != nil {
-		r.cfg.Logger.Warn("network namespaces of an earlier life remain", "error", err)
-	}
+	r.tidy(ctx, e)
 	if err := r.ensurePause(ctx, e); err != nil {
 		return fmt.Errorf("pause image: %w", err)
 	}
@@ -224,6 +213,26 @@ func (r *Runtime) run(ctx context.Context, e *engine, ready func()) error {
 		return err
 	case <-ctx.Done():
 		return nil
+	}
+}
+
+// tidy removes what a crash left of an earlier life and containerd's own
+// recovery does not look for. It must not run while pods are made.
+func (r *Runtime) tidy(ctx context.Context, e *engine) {
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"bundles", r.dropBundles},
+		{"shims", r.endOrphans},
+		{"containers", func() error { return r.dropContainers(ctx) }},
+		{"sockets of shims", r.dropSockets},
+		{"network namespaces", func() error { return r.dropNetworks(ctx, e) }},
+		{"leases", func() error { return r.dropLeases(ctx, e) }},
+	} {
+		if err := step.do(); err != nil {
+			r.cfg.Logger.Warn(step.what+" of an earlier life remain", "error", err)
+		}
 	}
 }
 

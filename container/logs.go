@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/fifo"
+	"github.com/containerd/ttrpc"
 	"github.com/sirupsen/logrus"
 	bbolt "go.etcd.io/bbolt/errors"
 	"google.golang.org/grpc/status"
@@ -67,19 +68,24 @@ func attrs(fields logrus.Fields) []any {
 // the normal course here: the pod network comes up after the runtime, few file
 // systems know fs-verity, and garbage collection may be cut off by the end. An
 // error that is a gRPC status went to the caller, who decides what it means.
-// A stream ends by one side closing it.
+// A stream ends by one side closing it, an answer may come after the one who
+// asked has gone, and a process may have ended before its terminal gets a size
+// or it is measured.
 func expected(e *logrus.Entry) bool {
 	if err, ok := e.Data[logrus.ErrorKey].(error); ok {
 		if _, answered := err.(interface{ GRPCStatus() *status.Status }); answered || errors.Is(err, bbolt.ErrDatabaseNotOpen) {
 			return true
 		}
-		for _, end := range []error{fifo.ErrReadClosed, fifo.ErrWriteClosed, net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET} {
+		for _, end := range []error{fifo.ErrReadClosed, fifo.ErrWriteClosed, net.ErrClosed, ttrpc.ErrClosed, syscall.EPIPE, syscall.ECONNRESET} {
 			if errors.Is(err, end) {
 				return true
 			}
 		}
 	}
 	return strings.HasPrefix(e.Message, "failed to load cni during init") ||
+		strings.HasPrefix(e.Message, "Failed to resize process") ||
+		strings.HasPrefix(e.Message, "collecting metrics for ") ||
+		e.Message == "ttrpc: received message on inactive stream" ||
 		strings.HasPrefix(e.Message, "failed to reload cni configuration after receiving fs change event") ||
 		strings.HasPrefix(e.Message, "failed check for fsverity support")
 }

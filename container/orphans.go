@@ -3,6 +3,8 @@ package container
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -197,6 +200,59 @@ func (r *Runtime) dropNetworks(ctx context.Context, e *engine) error {
 			continue
 		}
 		errs = append(errs, os.Remove(path))
+	}
+	return errors.Join(errs...)
+}
+
+// dropSockets removes the sockets of shims that are no more: one that is killed
+// leaves its own.
+func (r *Runtime) dropSockets() error {
+	sockets, err := os.ReadDir(r.shimSocketDir)
+	if errors.Is(err, fs.ErrNotExist) || len(sockets) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// A bundle notes its shim's address; pods' containers share their sandbox's.
+	notes, err := filepath.Glob(filepath.Join(r.state("containerd"), taskPlugin, Namespace, "*", "bootstrap.json"))
+	if err != nil {
+		return err
+	}
+	var used []byte
+	for _, note := range notes {
+		data, err := os.ReadFile(note)
+		if err != nil {
+			return err
+		}
+		used = append(used, data...)
+	}
+	var errs []error
+	for _, s := range sockets {
+		if !bytes.Contains(used, []byte(s.Name())) {
+			errs = append(errs, os.Remove(filepath.Join(r.shimSocketDir, s.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// dropLeases removes the leases that no sandbox has: CRI makes a sandbox's,
+// under its ID, before the sandbox itself. Those of pulls and imports have
+// other names, and an end of their own.
+func (r *Runtime) dropLeases(ctx context.Context, e *engine) error {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	list, err := e.client.LeasesService().List(ctx)
+	if err != nil {
+		return fmt.Errorf("list leases: %w", err)
+	}
+	var errs []error
+	for _, lease := range list {
+		if id, err := hex.DecodeString(lease.ID); err != nil || len(id) != sha256.Size {
+			continue
+		}
+		if _, err := e.client.SandboxStore().Get(ctx, lease.ID); errdefs.IsNotFound(err) {
+			errs = append(errs, e.client.LeasesService().Delete(ctx, lease))
+		}
 	}
 	return errors.Join(errs...)
 }

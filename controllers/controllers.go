@@ -11,6 +11,7 @@ import (
 	"net/netip"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
 	"github.com/proa-dev/proa/api"
@@ -18,13 +19,18 @@ import (
 	"github.com/proa-dev/proa/controllers/bootstrap"
 	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/controllers/clusterroleaggregation"
+	"github.com/proa-dev/proa/controllers/cronjob"
+	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/disruption"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
 	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
 	"github.com/proa-dev/proa/controllers/garbage"
+	"github.com/proa-dev/proa/controllers/horizontalpodautoscaler"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/job"
 	"github.com/proa-dev/proa/controllers/namespace"
 	"github.com/proa-dev/proa/controllers/nodeipam"
 	"github.com/proa-dev/proa/controllers/nodelifecycle"
@@ -37,6 +43,7 @@ import (
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
 	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
+	"github.com/proa-dev/proa/controllers/ttlafterfinished"
 )
 
 // Config is what the controllers cannot read from the cluster.
@@ -53,6 +60,9 @@ type Config struct {
 	RootCA []byte
 	// Tokens makes the tokens that Secrets hold.
 	Tokens serviceaccounttoken.Issuer
+	// MetricsAPI is where autoscalers read metrics: over HTTP, for they may be
+	// another server's.
+	MetricsAPI *rest.Config
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
 	// Certificates says who signs certificate requests, and how.
@@ -70,6 +80,8 @@ func (c *Config) Validate() error {
 		return errors.New("controllers: no root CA")
 	case c.Tokens == nil:
 		return errors.New("controllers: no issuer of tokens")
+	case c.MetricsAPI == nil:
+		return errors.New("controllers: no API of metrics")
 	case !c.PodCIDR.IsValid():
 		return errors.New("controllers: no pod network")
 	}
@@ -94,6 +106,10 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 	if err := index.Install(ctx, cluster.Cache()); err != nil {
 		return nil, err
 	}
+	metrics, err := horizontalpodautoscaler.NewMetrics(cfg.MetricsAPI, cluster.Client().RESTMapper())
+	if err != nil {
+		return nil, err
+	}
 	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock}
 	c := &Controllers{logger: cfg.Logger}
 	for _, newLoop := range []func() (loop.Loop, error){
@@ -101,6 +117,14 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return replicaset.New(env) },
 		func() (loop.Loop, error) { return replication.New(env) },
 		func() (loop.Loop, error) { return statefulset.New(env) },
+		func() (loop.Loop, error) { return job.New(env) },
+		func() (loop.Loop, error) { return cronjob.New(env) },
+		func() (loop.Loop, error) { return ttlafterfinished.New(env) },
+		func() (loop.Loop, error) {
+			return horizontalpodautoscaler.New(env, horizontalpodautoscaler.Config{Metrics: metrics})
+		},
+		func() (loop.Loop, error) { return daemonset.New(env) },
+		func() (loop.Loop, error) { return disruption.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return endpointslice.New(env) },
 		func() (loop.Loop, error) { return endpointslicemirroring.New(env) },
 		func() (loop.Loop, error) { return endpoints.New(env) },

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -57,7 +58,7 @@ func start(t *testing.T) *cluster {
 	}
 	all, err := controllers.All(t.Context(), as, controllers.Config{
 		Logger: slog.New(slog.DiscardHandler), Kinds: builtin.Kinds,
-		RootCA: []byte("-----BEGIN CERTIFICATE-----"), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"),
+		RootCA: []byte("-----BEGIN CERTIFICATE-----"), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), MetricsAPI: &rest.Config{},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/internal/apijson"
 	"github.com/proa-dev/proa/internal/invariants"
 )
 
@@ -89,7 +90,7 @@ func (e *Entry) JSON() []byte {
 	if u, ok := e.Object.(*unstructured.Unstructured); ok {
 		data, err = json.Marshal(u.Object)
 	} else {
-		data, err = json.Marshal(e.Object)
+		data, err = apijson.Marshal(e.Object)
 	}
 	if err != nil {
 		// An API type always marshals; what came from etcd or a request was

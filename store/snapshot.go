@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"weak"
 
 	"github.com/google/btree"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -51,6 +52,14 @@ func (s *Snapshot) Ascend(prefix, from string, fn func(*Entry) bool) {
 		return strings.HasPrefix(e.Key, prefix) && fn(e)
 	})
 }
+
+// State stands for what the snapshot holds: it is equal for two snapshots of a
+// resource between which nothing was written to that resource, though their
+// revisions may differ. It does not keep what it stands for.
+func (s *Snapshot) State() State { return State{weak.Make(s.tree)} }
+
+// State is comparable.
+type State struct{ tree weak.Pointer[tree] }
 
 // Len is the number of entries.
 func (s *Snapshot) Len() int { return s.tree.Len() }

@@ -41,7 +41,7 @@ func DaemonSet() *api.Kind {
 				n++
 			}
 			setTemplateGeneration(d, n)
-			api.BumpGeneration(d, old, d.Spec, old.Spec)
+			api.BumpGeneration(d, old, &d.Spec, &old.Spec)
 		}),
 		Validate:       api.Check(func(o *appsv1.DaemonSet) field.ErrorList { return validateDaemonSet(o, nil) }),
 		ValidateUpdate: api.CheckUpdate(validateDaemonSetUpdate),

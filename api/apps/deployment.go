@@ -4,7 +4,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -36,8 +35,8 @@ func Deployment() *api.Kind {
 			d.Status = old.Status
 			d.Generation = old.Generation
 			// Annotations count too: the controller copies them to ReplicaSets.
-			if !equality.Semantic.DeepEqual(d.Spec, old.Spec) ||
-				!equality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
+			if !api.Equal(&d.Spec, &old.Spec) ||
+				!api.Equal(d.Annotations, old.Annotations) {
 				d.Generation++
 			}
 		}),

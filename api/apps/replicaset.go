@@ -38,7 +38,7 @@ func ReplicaSet() *api.Kind {
 		PrepareUpdate: api.OnUpdate(func(r, old *appsv1.ReplicaSet) {
 			podspec.DropGatedTemplate(&r.Spec.Template, &old.Spec.Template)
 			r.Status = old.Status
-			api.BumpGeneration(r, old, r.Spec, old.Spec)
+			api.BumpGeneration(r, old, &r.Spec, &old.Spec)
 		}),
 		Validate:       api.Check(func(o *appsv1.ReplicaSet) field.ErrorList { return validateReplicaSet(o, nil) }),
 		ValidateUpdate: api.CheckUpdate(validateReplicaSetUpdate),

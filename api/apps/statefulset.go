@@ -33,7 +33,7 @@ func StatefulSet() *api.Kind {
 		PrepareUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) {
 			podspec.DropGatedTemplate(&s.Spec.Template, &old.Spec.Template)
 			s.Status = old.Status
-			api.BumpGeneration(s, old, s.Spec, old.Spec)
+			api.BumpGeneration(s, old, &s.Spec, &old.Spec)
 		}),
 		ValidateName:   validation.NameIsDNSLabel, // the host names of its pods begin with it
 		Validate:       api.Check(func(o *appsv1.StatefulSet) field.ErrorList { return validateStatefulSet(o, nil) }),

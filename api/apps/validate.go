@@ -1,11 +1,11 @@
 package apps
 
 import (
+	"encoding/json"
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -14,11 +14,22 @@ import (
 	"github.com/proa-dev/proa/api/validate"
 )
 
-// validateSelector returns the selector too, nil when it is not valid. kind is
-// how the message calls the workload.
+// The workloads differ a little in what they say of a selector.
+const (
+	ofDaemonSet   = "daemonset"
+	ofDeployment  = "deployment" // and ReplicaSets, by upstream's words
+	ofStatefulSet = "statefulset"
+)
+
+// validateSelector returns what the template is to be checked against, nil if
+// nothing can be. kind is how messages call the workload. A value that is not
+// valid may stay where the old selector, if given, has one.
 func validateSelector(path *field.Path, s *metav1.LabelSelector, kind string, old *metav1.LabelSelector) (labels.Selector, field.ErrorList) {
-	if s == nil {
-		return nil, field.ErrorList{field.Required(path, "")}
+	switch {
+	case s == nil && kind == ofDaemonSet:
+		return labels.Nothing(), nil // the template will not match it
+	case s == nil:
+		return labels.Nothing(), field.ErrorList{field.Required(path, "")}
 	}
 	lenient := old != nil && len(validate.Selector(nil, old, false)) > 0
 	errs := validate.Selector(path, s, lenient)
@@ -26,10 +37,15 @@ func validateSelector(path *field.Path, s *metav1.LabelSelector, kind string, ol
 		errs = append(errs, field.Invalid(path, s, fmt.Sprintf("empty selector is invalid for %s", kind)))
 	}
 	selector, err := metav1.LabelSelectorAsSelector(s)
-	if err != nil {
-		return nil, append(errs, field.Invalid(path, s, "invalid label selector"))
+	switch {
+	case err == nil:
+		return selector, errs
+	case kind == ofDaemonSet:
+		return labels.Everything(), errs
+	case kind == ofStatefulSet:
+		return nil, append(errs, field.Invalid(path, s, ""))
 	}
-	return selector, errs
+	return nil, append(errs, field.Invalid(path, s, "invalid label selector"))
 }
 
 func validateReplicas(path *field.Path, n *int32) field.ErrorList {
@@ -49,13 +65,12 @@ func after(old *corev1.PodTemplateSpec) podspec.Options {
 
 func validateDeployment(d, old *appsv1.Deployment) field.ErrorList {
 	s, path := &d.Spec, field.NewPath("spec")
-	var oldSelector *metav1.LabelSelector
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
-		oldSelector, oldTemplate = old.Spec.Selector, &old.Spec.Template
+		oldTemplate = &old.Spec.Template
 	}
 	errs := validateReplicas(path.Child("replicas"), s.Replicas)
-	selector, bad := validateSelector(path.Child("selector"), s.Selector, "deployment", oldSelector)
+	selector, bad := validateSelector(path.Child("selector"), s.Selector, ofDeployment, nil)
 	errs = append(errs, bad...)
 	if selector != nil {
 		errs = append(errs, podspec.ValidateWorkloadTemplate(path.Child("template"), &s.Template, selector, "ReplicaSet", after(oldTemplate))...)
@@ -117,9 +132,6 @@ func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 	for _, c := range counts {
 		errs = append(errs, validate.NonNegative(path.Child(c.name), int64(c.value))...)
 	}
-	if s.CollisionCount != nil {
-		errs = append(errs, validate.NonNegative(path.Child("collisionCount"), int64(*s.CollisionCount))...)
-	}
 	for _, c := range counts[1:4] {
 		if c.value > s.Replicas {
 			errs = append(errs, field.Invalid(path.Child(c.name), c.value, "cannot be greater than status.replicas"))
@@ -128,19 +140,18 @@ func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 	if s.AvailableReplicas > s.ReadyReplicas {
 		errs = append(errs, field.Invalid(path.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
 	}
-	return append(errs, validate.NotDecremented(path.Child("collisionCount"), s.CollisionCount, old.Status.CollisionCount)...)
+	return append(errs, validateCollisionCount(path, s.CollisionCount, old.Status.CollisionCount)...)
 }
 
 func validateReplicaSet(r, old *appsv1.ReplicaSet) field.ErrorList {
 	s, path := &r.Spec, field.NewPath("spec")
-	var oldSelector *metav1.LabelSelector
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
-		oldSelector, oldTemplate = old.Spec.Selector, &old.Spec.Template
+		oldTemplate = &old.Spec.Template
 	}
 	errs := validateReplicas(path.Child("replicas"), s.Replicas)
 	errs = append(errs, validate.NonNegative(path.Child("minReadySeconds"), int64(s.MinReadySeconds))...)
-	selector, bad := validateSelector(path.Child("selector"), s.Selector, "replicaset", oldSelector)
+	selector, bad := validateSelector(path.Child("selector"), s.Selector, ofDeployment, nil)
 	errs = append(errs, bad...)
 	if selector != nil {
 		errs = append(errs, podspec.ValidateWorkloadTemplate(path.Child("template"), &s.Template, selector, "ReplicaSet", after(oldTemplate))...)
@@ -159,19 +170,28 @@ func validateReplicaSetStatus(r, _ *appsv1.ReplicaSet) field.ErrorList {
 }
 
 func validateControllerRevision(r *appsv1.ControllerRevision) field.ErrorList {
-	var errs field.ErrorList
-	if len(r.Data.Raw) == 0 && r.Data.Object == nil {
-		errs = append(errs, field.Required(field.NewPath("data"), "data is mandatory"))
+	errs := validate.NonNegative(field.NewPath("revision"), r.Revision)
+	path := field.NewPath("data")
+	if r.Data.Raw == nil {
+		return append(errs, field.Required(path, "data is mandatory"))
 	}
-	return append(errs, validate.NonNegative(field.NewPath("revision"), r.Revision)...)
+	var v any
+	if err := json.Unmarshal(r.Data.Raw, &v); err != nil {
+		return append(errs, field.Invalid(path, "<value omitted>", fmt.Sprintf("error parsing data: %v", err)))
+	}
+	switch v.(type) {
+	case nil:
+		errs = append(errs, field.Required(path, "data is mandatory"))
+	case map[string]any:
+	default:
+		errs = append(errs, field.Required(path, "data must be a valid JSON object"))
+	}
+	return errs
 }
 
 func validateControllerRevisionUpdate(r, old *appsv1.ControllerRevision) field.ErrorList {
-	errs := validateControllerRevision(r)
-	if !equality.Semantic.DeepEqual(r.Data, old.Data) {
-		errs = append(errs, field.Invalid(field.NewPath("data"), r.Data, validate.Immutable))
-	}
-	return errs
+	errs := validate.NonNegative(field.NewPath("revision"), r.Revision)
+	return append(errs, validate.Unchanged(field.NewPath("data"), r.Data, old.Data)...)
 }
 
 func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {
@@ -181,7 +201,7 @@ func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {
 	if old != nil {
 		oldSelector, oldTemplate = old.Spec.Selector, &old.Spec.Template
 	}
-	selector, errs := validateSelector(path.Child("selector"), s.Selector, "daemonset", oldSelector)
+	selector, errs := validateSelector(path.Child("selector"), s.Selector, ofDaemonSet, oldSelector)
 	if selector != nil {
 		errs = append(errs, podspec.ValidateWorkloadTemplate(path.Child("template"), &s.Template, selector, "DaemonSet", after(oldTemplate))...)
 	}
@@ -239,5 +259,14 @@ func validateDaemonSetStatus(d, old *appsv1.DaemonSet) field.ErrorList {
 	} {
 		errs = append(errs, validate.NonNegative(path.Child(c.name), c.value)...)
 	}
-	return append(errs, validate.NotDecremented(path.Child("collisionCount"), s.CollisionCount, old.Status.CollisionCount)...)
+	return append(errs, validateCollisionCount(path, s.CollisionCount, old.Status.CollisionCount)...)
+}
+
+func validateCollisionCount(status *field.Path, n, old *int32) field.ErrorList {
+	path := status.Child("collisionCount")
+	var errs field.ErrorList
+	if n != nil {
+		errs = validate.NonNegative(path, int64(*n))
+	}
+	return append(errs, validate.NotDecremented(path, n, old)...)
 }

@@ -5,8 +5,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api/core/podspec"
@@ -15,11 +15,6 @@ import (
 
 func validateStatefulSet(d, old *appsv1.StatefulSet) field.ErrorList {
 	s, path := &d.Spec, field.NewPath("spec")
-	var oldSelector *metav1.LabelSelector
-	var oldTemplate *corev1.PodTemplateSpec
-	if old != nil {
-		oldSelector, oldTemplate = old.Spec.Selector, &old.Spec.Template
-	}
 	var errs field.ErrorList
 	switch s.PodManagementPolicy {
 	case "":
@@ -31,19 +26,46 @@ func validateStatefulSet(d, old *appsv1.StatefulSet) field.ErrorList {
 	}
 	errs = append(errs, validateStatefulSetStrategy(path.Child("updateStrategy"), &s.UpdateStrategy)...)
 	errs = append(errs, validateRetention(path.Child("persistentVolumeClaimRetentionPolicy"), s.PersistentVolumeClaimRetentionPolicy)...)
+	if old == nil {
+		// Neither can change later, so what is stored must be let live.
+		for i := range s.VolumeClaimTemplates {
+			errs = append(errs, podspec.ValidateClaim(path.Child("volumeClaimTemplates").Index(i).Child("spec"), &s.VolumeClaimTemplates[i].Spec, nil)...)
+		}
+		if s.ServiceName != "" {
+			for _, msg := range validation.IsDNS1123Label(s.ServiceName) {
+				errs = append(errs, field.Invalid(path.Child("serviceName"), s.ServiceName, msg))
+			}
+		}
+	}
 	errs = append(errs, validateReplicas(path.Child("replicas"), s.Replicas)...)
 	errs = append(errs, validate.NonNegative(path.Child("minReadySeconds"), int64(s.MinReadySeconds))...)
 	if s.Ordinals != nil {
 		errs = append(errs, validate.NonNegative(path.Child("ordinals", "start"), int64(s.Ordinals.Start))...)
 	}
-	selector, bad := validateSelector(path.Child("selector"), s.Selector, "statefulset", oldSelector)
+	selector, bad := validateSelector(path.Child("selector"), s.Selector, ofStatefulSet, nil)
 	errs = append(errs, bad...)
 	if selector == nil {
 		return errs
 	}
+	return append(errs, validateStatefulSetTemplate(path.Child("template"), d, old, selector)...)
+}
+
+// validateStatefulSetTemplate checks the template as pods will have it. The
+// pod's own spec is not checked again on an update of a set that was not valid
+// before.
+func validateStatefulSetTemplate(path *field.Path, d, old *appsv1.StatefulSet, selector labels.Selector) field.ErrorList {
+	opts := podspec.Options{}
+	if old != nil {
+		opts = after(&old.Spec.Template)
+		if len(validateStatefulSet(old, nil)) > 0 {
+			return podspec.ValidateWorkload(path, &d.Spec.Template, selector, "StatefulSet")
+		}
+	}
+	t := d.Spec.Template.DeepCopy()
+	// Each pod gets its own.
+	t.Spec.Hostname, t.Spec.Subdomain = "", ""
 	// Pods get a volume of each claim template: mounts may name them.
-	t := s.Template.DeepCopy()
-	for _, c := range s.VolumeClaimTemplates {
+	for _, c := range d.Spec.VolumeClaimTemplates {
 		t.Spec.Volumes = append(dropVolume(t.Spec.Volumes, c.Name), corev1.Volume{
 			Name: c.Name,
 			VolumeSource: corev1.VolumeSource{
@@ -51,7 +73,7 @@ func validateStatefulSet(d, old *appsv1.StatefulSet) field.ErrorList {
 			},
 		})
 	}
-	return append(errs, podspec.ValidateWorkloadTemplate(path.Child("template"), t, selector, "StatefulSet", after(oldTemplate))...)
+	return podspec.ValidateWorkloadTemplate(path, t, selector, "StatefulSet", opts)
 }
 
 func dropVolume(volumes []corev1.Volume, name string) []corev1.Volume {
@@ -104,19 +126,11 @@ func validateRetention(path *field.Path, p *appsv1.StatefulSetPersistentVolumeCl
 
 func validateStatefulSetUpdate(d, old *appsv1.StatefulSet) field.ErrorList {
 	errs := validateStatefulSet(d, old)
-	rest := d.Spec.DeepCopy()
-	rest.Replicas = old.Spec.Replicas
-	rest.Template = old.Spec.Template
-	rest.UpdateStrategy = old.Spec.UpdateStrategy
-	rest.MinReadySeconds = old.Spec.MinReadySeconds
-	rest.Ordinals = old.Spec.Ordinals
-	rest.RevisionHistoryLimit = old.Spec.RevisionHistoryLimit
-	rest.PersistentVolumeClaimRetentionPolicy = old.Spec.PersistentVolumeClaimRetentionPolicy
-	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
-		errs = append(errs, field.Forbidden(field.NewPath("spec"), "updates to statefulset spec for fields other than 'replicas', 'ordinals', "+
-			"'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"))
-	}
-	return errs
+	path, s, was := field.NewPath("spec"), &d.Spec, &old.Spec
+	errs = append(errs, validate.Unchanged(path.Child("selector"), s.Selector, was.Selector)...)
+	errs = append(errs, validate.Unchanged(path.Child("volumeClaimTemplates"), s.VolumeClaimTemplates, was.VolumeClaimTemplates)...)
+	errs = append(errs, validate.Unchanged(path.Child("serviceName"), s.ServiceName, was.ServiceName)...)
+	return append(errs, validate.Unchanged(path.Child("podManagementPolicy"), s.PodManagementPolicy, was.PodManagementPolicy)...)
 }
 
 func validateStatefulSetStatus(d, old *appsv1.StatefulSet) field.ErrorList {
@@ -141,5 +155,5 @@ func validateStatefulSetStatus(d, old *appsv1.StatefulSet) field.ErrorList {
 	if s.AvailableReplicas > s.ReadyReplicas {
 		errs = append(errs, field.Invalid(path.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than status.readyReplicas"))
 	}
-	return append(errs, validate.NotDecremented(path.Child("collisionCount"), s.CollisionCount, old.Status.CollisionCount)...)
+	return append(errs, validateCollisionCount(path, s.CollisionCount, old.Status.CollisionCount)...)
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/api/auth"
+	"github.com/proa-dev/proa/api/autoscaling"
 	"github.com/proa-dev/proa/api/batch"
 	"github.com/proa-dev/proa/api/certificates"
 	"github.com/proa-dev/proa/api/coordination"
@@ -26,6 +27,7 @@ func Kinds() []*api.Kind {
 		core.Kinds(),
 		apps.Kinds(),
 		auth.Kinds(),
+		autoscaling.Kinds(),
 		batch.Kinds(),
 		certificates.Kinds(),
 		coordination.Kinds(),

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"runtime/debug"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,8 +36,9 @@ var words = []string{
 
 var (
 	numbers = []int64{0, 0, 1, 1, 2, 3, 80, 443, 30000, 65535, 65536, -1, math.MaxInt32, math.MinInt32, math.MaxInt64, math.MinInt64}
-	amounts = []string{"0", "1", "-1", "100m", "1Gi", "1500", "0.0001", "9223372036854775807", "1E30", "-9223372036854775807"}
-	raws    = []string{"", "null", "{}", "[]", `{"a":1}`, `"x"`, "{", `{"kind":"Pod","apiVersion":"v1"}`}
+	amounts = []string{"0", "1", "-1", "100m", "1Gi", "1500", "0.0001", "9223372036854775807", "1E30", "-9223372036854775807",
+		"1e999", "-1e999", "1e-999", "1" + strings.Repeat("0", 999)} // the most that the codec lets in
+	raws = []string{"", "null", "{}", "[]", `{"a":1}`, `"x"`, "{", `{"kind":"Pod","apiVersion":"v1"}`}
 )
 
 // filler fills values with what JSON from a stranger could put there.

@@ -165,6 +165,7 @@ func TestValidateCreate(t *testing.T) {
 		}},
 		{"deployment, no selector", "deployments", deployment("  strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 0%}}"), []string{
 			`spec.selector: Required value`,
+			"spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`",
 			"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
 		}},
 
@@ -230,6 +231,23 @@ spec:
 			`spec.user: Invalid value: "": at least one of user or group must be specified`}},
 		{"claim", "persistentvolumeclaims", "metadata: {name: c}\nspec: {accessModes: [ReadWriteOnce]}", []string{
 			`spec.resources[storage]: Required value`}},
+		{"node", "nodes", `metadata: {name: n, annotations: {scheduler.alpha.kubernetes.io/taints: '[{"key":"a","effect":"Never"}]', scheduler.alpha.kubernetes.io/preferAvoidPods: '{"preferAvoidPods":[{}]}'}}
+spec: {podCIDRs: [10.0.0.0/24, 10.0.0.0/24]}
+status: {declaredFeatures: [B, B, A, low], nodeInfo: {swap: {capacity: 0}}}`, []string{
+			`metadata.annotations.scheduler.alpha.kubernetes.io/taints[0].effect: Unsupported value: "Never": supported values: "NoExecute", "NoSchedule", "PreferNoSchedule"`,
+			`metadata.annotations.scheduler.alpha.kubernetes.io/preferAvoidPods[0].PodSignature: Required value`,
+			`metadata.nodeSwapStatus.capacity: Invalid value: 0: must be greater than zero`,
+			`status.declaredFeatures[1]: Duplicate value: "B"`,
+			`status.declaredFeatures[2]: Invalid value: "A": list must be sorted alphabetically`,
+			`status.declaredFeatures[3]: Invalid value: "low": invalid feature name "low": must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes`,
+			`spec.podCIDRs: Invalid value: ["10.0.0.0/24","10.0.0.0/24"]: may specify no more than one CIDR for each IP family`,
+		}},
+		{"init container that a resize restarts", "pods", pod("  initContainers: [{name: i, image: i, resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}]", ""), []string{
+			`spec.initContainers[0].resizePolicy[0].restartPolicy: Invalid value: "RestartContainer": must not be set to 'RestartContainer' for non-sidecar initContainers`,
+		}},
+		{"windows resources", "pods", pod("  os: {name: windows}\n  resources: {limits: {cpu: 1}}", ""), []string{
+			`spec.resources: Forbidden: may not be set for a windows pod`,
+		}},
 		{"limit range", "limitranges", "metadata: {name: l}\nspec: {limits: [{type: Container, min: {cpu: 2}, max: {cpu: 1}}]}", []string{
 			`spec.limits[0].min[cpu]: Invalid value: "2": min value 2 is greater than max value 1`,
 			`spec.limits[0].defaultRequest[cpu]: Invalid value: "1": min value 2 is greater than default request value 1`,
@@ -279,6 +297,10 @@ func TestValidateUpdate(t *testing.T) {
 				`spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set`}},
 		{"range of a node", "nodes", "metadata: {name: m}\nspec: {podCIDR: 10.0.0.0/24}", "metadata: {name: m}\nspec: {podCIDR: 10.0.1.0/24}", []string{
 			`spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid`}},
+		{"provider of a node", "nodes", "metadata: {name: m}\nspec: {providerID: a, externalID: x}", "metadata: {name: m}\nspec: {providerID: b}", []string{
+			`spec.providerID: Invalid value: null: field cannot be modified once set`, `spec.externalID: Forbidden: may not be updated`}},
+		{"provider of a node no more", "nodes", "metadata: {name: m}\nspec: {providerID: a}", "metadata: {name: m}", []string{
+			`spec.providerID: Invalid value: null: field cannot be cleared once set`}},
 		{"value of a priority class", "priorityclasses", "metadata: {name: c}\nvalue: 1", "metadata: {name: c}\nvalue: 2", []string{
 			`value: Forbidden: may not be changed in an update.`}},
 	} {
@@ -292,6 +314,35 @@ func TestValidateUpdate(t *testing.T) {
 				if !strings.HasPrefix(got[i], c.want[i]) {
 					t.Errorf("got %s\nwant %s…", got[i], c.want[i])
 				}
+			}
+		})
+	}
+}
+
+func TestValidateStatus(t *testing.T) {
+	status := func(text string) string { return pod("", "    resources: {requests: {example.com/a: 1}, limits: {example.com/a: 1}}") + "\nstatus:\n" + text }
+	for _, c := range []struct {
+		name, resource, manifest string
+		want                     []string
+	}{
+		{"a user beyond those of specs", "pods", status("  containerStatuses: [{name: c, user: {linux: {uid: 4294967295, gid: 0}}}]"), nil},
+		{"no user at all", "pods", status("  containerStatuses: [{name: c, user: {linux: {uid: 4294967296, gid: 0}}}]"), []string{
+			`status.containerStatuses[0].user.linux.uid: Invalid value: 4294967296: must be between 0 and 4294967295, inclusive`}},
+		{"health of devices", "pods", status("  containerStatuses: [{name: c, allocatedResourcesStatus: [{name: example.com/a, resources: [{resourceID: x, health: Healthy}, {resourceID: x, health: Fine}]}, {name: example.com/b}, {name: 'claim:d'}]}]"), []string{
+			`status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].health: Unsupported value: "Fine": supported values: "Healthy", "Unhealthy", "Unknown"`,
+			`status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].resourceID: Duplicate value: "x"`,
+			`status.containerStatuses[0].allocatedResourcesStatus[1].name: Invalid value: "example.com/b": must match one of the container's resource requests`,
+			`status.containerStatuses[0].allocatedResourcesStatus[2].name: Invalid value: "claim:d": must match one of the container's resource claims as 'claim:<claimName>/<requestName>' when container.resources.claims[*].request is set or 'claim:<claimName>' when it is empty`,
+		}},
+		{"claim of extended resources", "pods", status("  extendedResourceClaimStatus: {resourceClaimName: r, requestMappings: [{containerName: c, resourceName: example.com/a, requestName: q}, {containerName: d, resourceName: x, requestName: q}]}\n  containerStatuses: [{name: c, allocatedResourcesStatus: [{name: 'claim:r/q'}]}]"), []string{
+			`status.extendedResourceClaimStatus.requestMappings[1].containerName: Invalid value: "d": must match the name of an entry in spec.initContainers.name or spec.containers.name`,
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := kind(t, c.resource)
+			obj := load(t, k, c.manifest)
+			if d := cmp.Diff(c.want, texts(k.Status.ValidateUpdate(obj, obj))); d != "" {
+				t.Errorf("(- want, + got)\n%s", d)
 			}
 		})
 	}

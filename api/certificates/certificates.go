@@ -10,7 +10,9 @@ import (
 )
 
 // Kinds lists the kinds of the group.
-func Kinds() []*api.Kind { return []*api.Kind{CertificateSigningRequest()} }
+func Kinds() []*api.Kind {
+	return []*api.Kind{CertificateSigningRequest(), ClusterTrustBundle(), PodCertificateRequest()}
+}
 
 // ParseRequest reads a PEM certificate request; its signature is not checked.
 func ParseRequest(data []byte) (*x509.CertificateRequest, error) {

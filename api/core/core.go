@@ -13,6 +13,7 @@ import (
 func Kinds() []*api.Kind {
 	return []*api.Kind{
 		Binding(),
+		ComponentStatus(),
 		ConfigMap(),
 		Endpoints(),
 		Event(),

@@ -21,12 +21,10 @@ func Endpoints() *api.Kind {
 		StoragePath:    "services/endpoints",
 		Columns:        endpointsColumns(),
 		CreateOnUpdate: true,
+		Deprecated:     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 
 		Validate:       api.Check(func(e *corev1.Endpoints) field.ErrorList { return validateEndpoints(e, nil) }),
 		ValidateUpdate: api.CheckUpdate(validateEndpoints),
-		Warnings: api.Warn(func(_, _ *corev1.Endpoints) []string {
-			return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
-		}),
 		Default: api.On(func(e *corev1.Endpoints) {
 			for i := range e.Subsets {
 				for j := range e.Subsets[i].Ports {

@@ -40,14 +40,32 @@ func Node() *api.Kind {
 				n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 			}
 		}),
-		// A node is created with the status that its kubelet knows.
+		// A node is created with the status that its kubelet knows. The
+		// configuration that kubelets once read from the API cannot begin again.
+		PrepareCreate: api.On(func(n *corev1.Node) {
+			n.Spec.ConfigSource, n.Status.Config, n.Spec.PodPreemptionPolicy = nil, nil, nil
+		}),
 		PrepareUpdate: api.OnUpdate(func(n, old *corev1.Node) {
 			n.Status = old.Status
+			if old.Spec.ConfigSource == nil {
+				n.Spec.ConfigSource = nil
+			}
+			if old.Spec.PodPreemptionPolicy == nil {
+				n.Spec.PodPreemptionPolicy = nil
+			}
 		}),
-		Validate:       api.Check(validateNode),
-		ValidateUpdate: api.CheckUpdate(validateNodeUpdate),
+		Warnings: api.Warn(nodeWarnings),
+		Validate: api.Check(validateNode),
+		ValidateUpdate: api.CheckUpdate(func(n, old *corev1.Node) field.ErrorList {
+			return append(validateNode(n), validateNodeUpdate(n, old)...)
+		}),
 		Status: &api.Status{
-			PrepareUpdate:  api.OnUpdate(func(n, old *corev1.Node) { n.Spec = old.Spec }),
+			PrepareUpdate: api.OnUpdate(func(n, old *corev1.Node) {
+				n.Spec = old.Spec
+				if old.Status.Config == nil {
+					n.Status.Config = nil
+				}
+			}),
 			ValidateUpdate: api.CheckUpdate(validateNodeUpdate),
 		},
 		Subresources: []api.Subresource{{
@@ -67,17 +85,31 @@ func Node() *api.Kind {
 	}
 }
 
+func nodeWarnings(n, _ *corev1.Node) []string {
+	var out []string
+	if n.Spec.ConfigSource != nil {
+		out = append(out, "spec.configSource: the feature is removed")
+	}
+	if n.Spec.DoNotUseExternalID != "" {
+		out = append(out, "spec.externalID: this field is deprecated, and is unused by Kubernetes")
+	}
+	for i, c := range n.Spec.PodCIDRs {
+		out = append(out, validation.GetWarningsForCIDR(field.NewPath("spec", "podCIDRs").Index(i), c)...)
+	}
+	return out
+}
+
 func validateNode(n *corev1.Node) field.ErrorList {
-	errs := validateTaints(field.NewPath("metadata", "taints"), n.Spec.Taints)
+	errs := validateNodeAnnotations(field.NewPath("metadata", "annotations"), n.Annotations)
+	errs = append(errs, validateTaints(field.NewPath("metadata", "taints"), n.Spec.Taints)...)
 	errs = append(errs, validateNodeResources(n)...)
+	if s := n.Status.NodeInfo.Swap; s != nil && s.Capacity != nil {
+		errs = append(errs, validate.Positive(field.NewPath("metadata", "nodeSwapStatus", "capacity"), *s.Capacity)...)
+	}
+	errs = append(errs, validateFeatures(field.NewPath("status", "declaredFeatures"), n.Status.DeclaredFeatures)...)
 	path := field.NewPath("spec", "podCIDRs")
-	seen := sets.New[string]()
 	for i, c := range n.Spec.PodCIDRs {
 		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), c, true, nil)...)
-		if seen.Has(c) {
-			errs = append(errs, field.Duplicate(path.Index(i), c))
-		}
-		seen.Insert(c)
 	}
 	if len(n.Spec.PodCIDRs) > 1 {
 		dual, err := net.IsDualStackCIDRStrings(n.Spec.PodCIDRs)
@@ -131,7 +163,9 @@ func validateNodeResources(n *corev1.Node) field.ErrorList {
 // validateNodeUpdate serves status updates too: each leaves the other part
 // unchanged.
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
-	errs := validateNodeResources(n)
+	errs := validateNodeAnnotations(field.NewPath("metadata", "annotations"), n.Annotations)
+	errs = append(errs, validateNodeResources(n)...)
+	errs = append(errs, validateFeatures(field.NewPath("status", "declaredFeatures"), n.Status.DeclaredFeatures)...)
 	seen := sets.New[corev1.NodeAddress]()
 	for i, a := range n.Status.Addresses {
 		if seen.Has(a) {
@@ -142,8 +176,15 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
 	}
-	if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
-		errs = append(errs, field.Forbidden(field.NewPath("spec", "providerID"), "node updates may not change providerID except from \"\" to valid"))
+	if provider := field.NewPath("spec", "providerID"); old.Spec.ProviderID != "" && n.Spec.ProviderID == "" {
+		errs = append(errs, field.Invalid(provider, nil, "field cannot be cleared once set"))
+	} else if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
+		errs = append(errs, field.Invalid(provider, nil, "field cannot be modified once set"))
 	}
-	return append(errs, validateTaints(field.NewPath("metadata", "taints"), n.Spec.Taints)...)
+	errs = append(errs, validateNodeConfig(n)...)
+	errs = append(errs, validateTaints(field.NewPath("metadata", "taints"), n.Spec.Taints)...)
+	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "externalID"), "may not be updated"))
+	}
+	return errs
 }

@@ -130,7 +130,7 @@ func preparePodUpdate(p, old *corev1.Pod) {
 		p.Spec.Resources = old.Spec.Resources.DeepCopy()
 	}
 	podspec.DropGated(&p.Spec, &old.Spec, p.Annotations)
-	api.BumpGeneration(p, old, p.Spec, old.Spec)
+	api.BumpGeneration(p, old, &p.Spec, &old.Spec)
 }
 
 // preparePodStatus also keeps the owners: writers of status never own them.
@@ -167,7 +167,7 @@ func prepareEphemeralContainers(p, old *corev1.Pod) {
 	restorePod(p, old)
 	p.Spec.EphemeralContainers = containers
 	podspec.DropGated(&p.Spec, &old.Spec, nil)
-	api.BumpGeneration(p, old, p.Spec, old.Spec)
+	api.BumpGeneration(p, old, &p.Spec, &old.Spec)
 }
 
 // preparePodResize takes the resources and resize policies of p's containers
@@ -184,7 +184,7 @@ func preparePodResize(p, old *corev1.Pod) {
 		p.Spec.Resources = own
 		podspec.DefaultPodResources(p)
 	}
-	api.BumpGeneration(p, old, p.Spec, old.Spec)
+	api.BumpGeneration(p, old, &p.Spec, &old.Spec)
 }
 
 // restorePod makes p what old is, but for what identifies the write.

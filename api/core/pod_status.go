@@ -40,16 +40,26 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	errs = append(errs, validateRestarts(path.Child("ephemeralContainerStatuses"),
 		p.Status.EphemeralContainerStatuses, old.Status.EphemeralContainerStatuses, nil, corev1.RestartPolicyNever)...)
 	errs = append(errs, validateClaimStatuses(path.Child("resourceClaimStatuses"), p)...)
+	errs = append(errs, validateExtendedClaim(path.Child("extendedResourceClaimStatus"), p.Status.ExtendedResourceClaimStatus, &p.Spec)...)
 	errs = append(errs, validatePodAddresses(path, p, old)...)
 	for _, l := range []struct {
-		name     string
-		statuses []corev1.ContainerStatus
+		name       string
+		statuses   []corev1.ContainerStatus
+		containers []corev1.Container
 	}{
-		{"containerStatuses", p.Status.ContainerStatuses}, {"initContainerStatuses", p.Status.InitContainerStatuses},
-		{"ephemeralContainerStatuses", p.Status.EphemeralContainerStatuses},
+		{"containerStatuses", p.Status.ContainerStatuses, p.Spec.Containers},
+		{"initContainerStatuses", p.Status.InitContainerStatuses, p.Spec.InitContainers},
+		{"ephemeralContainerStatuses", p.Status.EphemeralContainerStatuses, nil},
 	} {
+		at := path.Child(l.name)
 		for i, s := range l.statuses {
-			errs = append(errs, validateContainerUser(path.Child(l.name).Index(i).Child("linux"), s.User, p.Spec.OS)...)
+			errs = append(errs, validateContainerUser(at.Index(i), s.User, p.Spec.OS)...)
+			if l.name == "ephemeralContainerStatuses" && len(s.AllocatedResourcesStatus) > 0 {
+				errs = append(errs, field.Forbidden(at.Index(i).Child("allocatedResourcesStatus"), "must not be specified in container status"))
+			}
+		}
+		if l.name != "ephemeralContainerStatuses" {
+			errs = append(errs, validateDeviceHealth(at, l.statuses, l.containers, &p.Status)...)
 		}
 	}
 	return errs
@@ -109,7 +119,7 @@ func validateClaimStatuses(path *field.Path, p *corev1.Pod) field.ErrorList {
 		}
 		seen.Insert(s.Name)
 		if s.ResourceClaimName != nil {
-			errs = append(errs, validate.Subdomain(at, *s.ResourceClaimName)...)
+			errs = append(errs, validate.Messages(path.Index(i).Child("resourceClaimName"), s.ResourceClaimName, validation.IsDNS1123Subdomain(*s.ResourceClaimName))...)
 		}
 	}
 	return errs
@@ -158,21 +168,6 @@ func validateDualStack(path *field.Path, ips, old []string, value any) field.Err
 	}
 	if !dual || len(ips) > 2 {
 		errs = append(errs, field.Invalid(path, value, "may specify no more than one IP for each IP family"))
-	}
-	return errs
-}
-
-func validateContainerUser(path *field.Path, u *corev1.ContainerUser, os *corev1.PodOS) field.ErrorList {
-	if u == nil || u.Linux == nil {
-		return nil
-	}
-	if os != nil && os.Name == corev1.Windows {
-		return field.ErrorList{field.Forbidden(path, "cannot be set for a windows pod")}
-	}
-	errs := validate.Messages(path.Child("uid"), u.Linux.UID, validation.IsValidUserID(u.Linux.UID))
-	errs = append(errs, validate.Messages(path.Child("gid"), u.Linux.GID, validation.IsValidGroupID(u.Linux.GID))...)
-	for i, g := range u.Linux.SupplementalGroups {
-		errs = append(errs, validate.Messages(path.Child("supplementalGroups").Index(i), g, validation.IsValidGroupID(g))...)
 	}
 	return errs
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/core/podspec"
 	"github.com/proa-dev/proa/api/validate"
 )
@@ -45,7 +46,7 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	}
 	errs = append(errs, validateTolerationsUpdate(path.Child("tolerations"), p.Spec.Tolerations, old.Spec.Tolerations)...)
 	errs = append(errs, validateGatesUpdate(path.Child("schedulingGates"), p.Spec.SchedulingGates, old.Spec.SchedulingGates)...)
-	if equality.Semantic.DeepEqual(p.Spec, old.Spec) {
+	if api.Equal(&p.Spec, &old.Spec) {
 		return errs
 	}
 	rest := p.Spec.DeepCopy()
@@ -64,7 +65,7 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	if len(old.Spec.SchedulingGates) > 0 {
 		errs = append(errs, validateGatedUpdate(path, rest, &old.Spec)...)
 	}
-	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
+	if !api.Equal(rest, &old.Spec) {
 		errs = append(errs, field.Forbidden(path, updatablePodFields+"\n"+cmp.Diff(old.Spec, *rest)))
 	}
 	return errs

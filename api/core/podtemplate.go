@@ -35,7 +35,7 @@ func PodTemplate() *api.Kind {
 		}),
 		PrepareUpdate: api.OnUpdate(func(t, old *corev1.PodTemplate) {
 			podspec.DropGatedTemplate(&t.Template, &old.Template)
-			api.BumpGeneration(t, old, t.Template, old.Template)
+			api.BumpGeneration(t, old, &t.Template, &old.Template)
 		}),
 	}
 }

@@ -37,7 +37,7 @@ func ReplicationController() *api.Kind {
 		PrepareUpdate: api.OnUpdate(func(r, old *corev1.ReplicationController) {
 			podspec.DropGatedTemplate(r.Spec.Template, old.Spec.Template)
 			r.Status = old.Status
-			api.BumpGeneration(r, old, r.Spec, old.Spec)
+			api.BumpGeneration(r, old, &r.Spec, &old.Spec)
 		}),
 		Validate: api.Check(func(r *corev1.ReplicationController) field.ErrorList {
 			return validateReplicationController(r, nil)

@@ -57,7 +57,7 @@ func PodDisruptionBudget() *api.Kind {
 		}),
 		PrepareUpdate: api.OnUpdate(func(b, old *policyv1.PodDisruptionBudget) {
 			b.Status = old.Status
-			api.BumpGeneration(b, old, b.Spec, old.Spec)
+			api.BumpGeneration(b, old, &b.Spec, &old.Spec)
 		}),
 		Validate:       api.Check(func(b *policyv1.PodDisruptionBudget) field.ErrorList { return validateBudget(b, nil) }),
 		ValidateUpdate: api.CheckUpdate(validateBudget),

@@ -28,13 +28,33 @@ func Messages(path *field.Path, value any, messages []string) field.ErrorList {
 	return errs
 }
 
+// plain says that a value is a DNS-1123 label beyond doubt, which most are,
+// without a regular expression.
+func plain(value string) bool {
+	if value == "" || len(value) > validation.DNS1123LabelMaxLength || value[0] == '-' || value[len(value)-1] == '-' {
+		return false
+	}
+	for i := range len(value) {
+		if c := value[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
 // Label wants a DNS-1123 label.
 func Label(path *field.Path, value string) field.ErrorList {
+	if plain(value) {
+		return nil
+	}
 	return Messages(path, value, validation.IsDNS1123Label(value))
 }
 
 // Subdomain wants a DNS-1123 subdomain, as most names are.
 func Subdomain(path *field.Path, value string) field.ErrorList {
+	if plain(value) {
+		return nil
+	}
 	return Messages(path, value, validation.IsDNS1123Subdomain(value))
 }
 
@@ -45,6 +65,9 @@ func QualifiedName(path *field.Path, value string) field.ErrorList {
 
 // ServiceAccountName wants a name that a service account may have.
 func ServiceAccountName(path *field.Path, value string) field.ErrorList {
+	if plain(value) {
+		return nil
+	}
 	return Messages(path, value, apivalidation.ValidateServiceAccountName(value, false))
 }
 
@@ -81,6 +104,14 @@ func RequiredOneOf[T ~string](path *field.Path, value T, allowed ...T) field.Err
 // NonNegative wants zero or more.
 func NonNegative(path *field.Path, value int64) field.ErrorList {
 	return apivalidation.ValidateNonnegativeField(value, path)
+}
+
+// Positive wants more than zero.
+func Positive(path *field.Path, value int64) field.ErrorList {
+	if value <= 0 {
+		return field.ErrorList{field.Invalid(path, value, "must be greater than zero")}
+	}
+	return nil
 }
 
 // PortNumber wants 1 to 65535.

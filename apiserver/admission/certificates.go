@@ -9,6 +9,8 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -96,6 +98,69 @@ func (*CertificateSubjectRestriction) Validate(_ context.Context, a *Attributes)
 		return Forbidden(a, fmt.Errorf("use of %s signer with system:masters group is not allowed", certificatesv1.KubeAPIServerClientSignerName))
 	}
 	return nil
+}
+
+// ClusterTrustBundleAttest lets those write a signer's trust bundles who may
+// attest for it.
+type ClusterTrustBundleAttest struct{ signers }
+
+// NewClusterTrustBundleAttest asks a who may attest; nil lets nobody.
+func NewClusterTrustBundleAttest(a authorizer.UnconditionalAuthorizer) *ClusterTrustBundleAttest {
+	return &ClusterTrustBundleAttest{signers{a}}
+}
+
+// Name implements Plugin.
+func (*ClusterTrustBundleAttest) Name() string { return "ClusterTrustBundleAttest" }
+
+// Validate implements Validator.
+func (p *ClusterTrustBundleAttest) Validate(ctx context.Context, a *Attributes) error {
+	b, ok := a.Object.(*certificatesv1.ClusterTrustBundle)
+	if !ok || (a.Operation != Create && a.Operation != Update) || b.Spec.SignerName == "" {
+		return nil
+	}
+	if old, ok := a.OldObject.(*certificatesv1.ClusterTrustBundle); ok && onlyCollected(b, old) {
+		return nil
+	}
+	if !p.allowed(ctx, a.User, "attest", b.Spec.SignerName) {
+		return Forbidden(a, fmt.Errorf("user not permitted to attest for signerName %q", b.Spec.SignerName))
+	}
+	return nil
+}
+
+// onlyCollected says whether an update changes no more than garbage collection
+// and storage migration do.
+func onlyCollected(b, old *certificatesv1.ClusterTrustBundle) bool {
+	b = b.DeepCopy()
+	b.OwnerReferences, b.Finalizers, b.ManagedFields = old.OwnerReferences, old.Finalizers, old.ManagedFields
+	return equality.Semantic.DeepEqual(b, old)
+}
+
+// PodCertificateSigning lets those decide on pods' certificate requests who may
+// sign for the signer that the request names. Upstream has it among the
+// validations of the kind.
+type PodCertificateSigning struct{ signers }
+
+// NewPodCertificateSigning asks a who may sign; nil lets nobody.
+func NewPodCertificateSigning(a authorizer.UnconditionalAuthorizer) *PodCertificateSigning {
+	return &PodCertificateSigning{signers{a}}
+}
+
+// Name implements Plugin.
+func (*PodCertificateSigning) Name() string { return "PodCertificateSigning" }
+
+// Validate implements Validator.
+func (p *PodCertificateSigning) Validate(ctx context.Context, a *Attributes) error {
+	old, ok := a.OldObject.(*certificatesv1.PodCertificateRequest)
+	if !ok || a.Operation != Update || a.Subresource != "status" {
+		return nil
+	}
+	now, ok := a.Object.(*certificatesv1.PodCertificateRequest)
+	if !ok || equality.Semantic.DeepEqual(old.Status, now.Status) || p.allowed(ctx, a.User, "sign", old.Spec.SignerName) {
+		return nil
+	}
+	return apierrors.NewInvalid(a.GVK.GroupKind(), old.Name, field.ErrorList{
+		field.Forbidden(field.NewPath("spec", "signerName"), fmt.Sprintf("User %q is not permitted to \"sign\" for signer %q", a.User.GetName(), old.Spec.SignerName)),
+	})
 }
 
 // signers asks who may do what in the name of a signer. Such a right is one on

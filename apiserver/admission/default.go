@@ -35,6 +35,8 @@ func Default(cfg Config) Chain {
 		NewRuntimeClass(lookup),
 		NewCertificateApproval(cfg.Authorizer),
 		NewCertificateSigning(cfg.Authorizer),
+		NewClusterTrustBundleAttest(cfg.Authorizer),
+		NewPodCertificateSigning(cfg.Authorizer),
 		NewCertificateSubjectRestriction(),
 		NewDefaultIngressClass(lookup),
 		NewPodTopologyLabels(lookup),

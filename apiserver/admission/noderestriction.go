@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	authnv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -89,6 +90,8 @@ func (p *NodeRestriction) Admit(ctx context.Context, a *Attributes) error {
 		return sameName(node, a, "can only access CSINode with the same name as the requesting node")
 	case schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}:
 		return resourceSlice(node, a)
+	case schema.GroupResource{Group: certificatesv1.GroupName, Resource: "podcertificaterequests"}:
+		return p.podCertificate(ctx, node, a)
 	default:
 		return nil
 	}

@@ -100,7 +100,7 @@ func (c *Codec) checkProto(data []byte, obj runtime.Object) error {
 	}
 	var body runtime.Unknown
 	if _, _, err := c.proto.Decode(data, nil, &body); err != nil {
-		return nil // the decoder will say so
+		return nil //nolint:nilerr // the decoder will say so
 	}
 	var into any = obj
 	if named, err := c.scheme.New(body.GroupVersionKind()); err == nil {

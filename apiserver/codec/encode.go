@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
+	"github.com/proa-dev/proa/internal/apijson"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -42,7 +43,7 @@ func marshalJSON(obj runtime.Object) ([]byte, error) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		return json.Marshal(u.Object)
 	}
-	return json.Marshal(obj)
+	return apijson.Marshal(obj)
 }
 
 // Entry returns an entry's bytes, which must not be changed.

@@ -5,7 +5,9 @@ package codec
 import (
 	"errors"
 	"fmt"
+	"reflect"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
@@ -13,14 +15,22 @@ import (
 	"github.com/proa-dev/proa/internal/quantities"
 )
 
-// DecodeJSON reads data into obj and returns the duplicate and unknown fields
-// that it met, which are dropped.
+// DecodeJSON reads data into obj, which is empty, and returns the duplicate and
+// unknown fields that it met, which are dropped.
+//
+// A document that a strict reader takes means the same to all readers. So one
+// that is fast tries first, and what it finds something wrong with is read by
+// upstream's, for upstream's words.
 func DecodeJSON(data []byte, obj runtime.Object) (strict []error, err error) {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
 		if err := quantities.CheckJSON(data, obj); err != nil {
 			return nil, err
 		}
+		if jsonv2.Unmarshal(data, obj, jsonv2.RejectUnknownMembers(true)) == nil {
+			return nil, nil
+		}
+		reflect.ValueOf(obj).Elem().SetZero()
 		return kjson.UnmarshalStrict(data, obj)
 	}
 	content := map[string]any{}

@@ -35,9 +35,8 @@ var (
 	listEnd    = []byte("]}\n")
 )
 
-// JSONList joins items into a list. custom says that items name their kind
-// each, as those of custom resources do.
-func (c *Codec) JSONList(gvk schema.GroupVersionKind, meta metav1.ListMeta, items []Item, custom bool) (Parts, error) {
+// JSONListHead is what comes before the items of a list.
+func JSONListHead(gvk schema.GroupVersionKind, meta metav1.ListMeta) ([]byte, error) {
 	head, err := json.Marshal(struct {
 		Kind       string          `json:"kind"`
 		APIVersion string          `json:"apiVersion"`
@@ -46,12 +45,17 @@ func (c *Codec) JSONList(gvk schema.GroupVersionKind, meta metav1.ListMeta, item
 	if err != nil {
 		return nil, err
 	}
+	return append(head[:len(head)-1], `,"items":[`...), nil
+}
+
+// JSONListItems joins items into the rest of a list. custom says that items
+// name their kind each, as those of custom resources do.
+func (c *Codec) JSONListItems(gvk schema.GroupVersionKind, items []Item, custom bool) (Parts, error) {
 	var typeMeta []byte
 	if !custom {
 		typeMeta = fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,`, gvk.Kind, gvk.GroupVersion().String())
 	}
-	out := make(Parts, 0, 2*len(items)+2)
-	out = append(out, append(head[:len(head)-1], `,"items":[`...))
+	out := make(Parts, 0, 2*len(items)+1)
 	for i, it := range items {
 		data, err := c.item(JSON, it)
 		if err != nil {

@@ -41,7 +41,8 @@ type Config struct {
 
 // Handler serves everything below /api/v1 and /apis/<group>/<version>.
 type Handler struct {
-	cfg Config
+	cfg   Config
+	lists listBodies
 	// stop ends watches when the server shuts down.
 	stop     chan struct{}
 	stopOnce sync.Once
@@ -92,6 +93,9 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, info *request.Re
 	}
 	recorder := &warnings{header: w.Header()}
 	ctx := registry.WithAuthorized(warning.WithWarningRecorder(r.Context(), recorder))
+	if text := c.target.Kind.Deprecated; text != "" {
+		warning.AddWarning(ctx, "", text)
+	}
 	if err := c.dispatch(ctx); err != nil {
 		c.fail(err)
 	}
@@ -106,7 +110,7 @@ func (c *call) locate() error {
 		return notServed()
 	}
 	c.target = registry.Target{Kind: k, Namespace: info.Namespace, Name: info.Name, Subresource: info.Subresource}
-	if !wellFormed(k, info) {
+	if !wellFormed(k, info, c.r.Method) {
 		return notServed()
 	}
 	if !k.Namespaced {
@@ -125,7 +129,7 @@ func (c *call) locate() error {
 
 // wellFormed refuses paths that the authorizer understands as less than what
 // they would do.
-func wellFormed(k *api.Kind, info *request.RequestInfo) bool {
+func wellFormed(k *api.Kind, info *request.RequestInfo, method string) bool {
 	switch {
 	case info.Resource == "namespaces":
 		// In /namespaces/a/namespaces/b it decides as of a.
@@ -139,9 +143,17 @@ func wellFormed(k *api.Kind, info *request.RequestInfo) bool {
 	case info.Namespace == "" && len(info.Parts) > 1:
 		return false
 	}
-	if info.Subresource != "" && (info.Verb == "watch" || info.Verb == "proxy" || info.Verb == "") {
+	switch info.Verb {
+	case "watch", "proxy":
 		// /watch/… makes any method a "watch": no way to a command in a pod.
-		return false
+		if info.Subresource != "" {
+			return false
+		}
+	case "":
+		// A method without a verb is for those alone who may do everything.
+		if info.Subresource != "" && (info.Subresource != "proxy" || method != http.MethodOptions) {
+			return false
+		}
 	}
 	return len(info.Parts) <= 3 || IsConnect(info)
 }
@@ -244,7 +256,7 @@ func (c *call) dispatch(ctx context.Context) error {
 func (c *call) negotiate() error {
 	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), func(a codec.Accepted) bool {
 		// What is computed and never stored has no columns.
-		return codec.IsTransform(a) && (a.As != "Table" || !c.target.Kind.Virtual)
+		return codec.IsTransform(a) && (a.As != "Table" || !c.target.Kind.Virtual || len(c.target.Kind.Columns) > 0)
 	})
 	if !ok {
 		return notAcceptable()

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/codec"
@@ -92,35 +94,33 @@ func (c *call) list(ctx context.Context) error {
 	}
 	t := c.target
 	t.Name = "" // a name in the field selector
-	l, err := c.cfg.Registry.List(ctx, t, opts)
+	f, err := c.cfg.Registry.Find(ctx, t, opts)
 	if err != nil {
 		return err
 	}
 	if c.accept.As != "" {
-		return c.transformedList(l)
-	}
-	items := make([]codec.Item, len(l.Entries))
-	for i, e := range l.Entries {
-		if l.Convert == nil {
-			items[i].Entry = e
-			continue
-		}
-		if items[i].Object, err = l.Convert(e.Object); err != nil {
-			return err
-		}
+		return c.transformedList(f.List())
 	}
 	var parts codec.Parts
-	switch c.accept.Format {
-	case codec.Protobuf:
-		parts, err = c.cfg.Codec.ProtobufList(t.Kind.GVK, l.Meta, items)
-	default:
-		_, custom := t.Kind.New().(runtime.Unstructured)
-		parts, err = c.cfg.Codec.JSONList(t.Kind.GVK, l.Meta, items, custom)
-		if err == nil && c.accept.Format == codec.YAML {
-			var data []byte
-			data, err = codec.YAMLOf(parts.Join())
-			parts = codec.Parts{data}
+	switch {
+	case c.accept.Format == codec.Protobuf:
+		var items []codec.Item
+		l := f.List()
+		if items, err = itemsOf(l); err == nil {
+			parts, err = c.cfg.Codec.ProtobufList(t.Kind.GVK, l.Meta, items)
 		}
+	case f.Same != nil:
+		parts, err = c.sameList(f)
+	default:
+		l := f.List()
+		if parts, err = c.jsonItems(l); err == nil {
+			parts, err = withHead(t.Kind.GVK, l.Meta, parts)
+		}
+	}
+	if err == nil && c.accept.Format == codec.YAML {
+		var data []byte
+		data, err = codec.YAMLOf(parts.Join())
+		parts = codec.Parts{data}
 	}
 	if errors.Is(err, codec.ErrNoProtobuf) {
 		return notAcceptable()
@@ -130,6 +130,46 @@ func (c *call) list(ctx context.Context) error {
 	}
 	writeParts(c.w, c.r, http.StatusOK, c.accept.Format, parts)
 	return nil
+}
+
+// sameList is a large list in JSON, whose items may be at hand in one piece.
+func (c *call) sameList(f *registry.Found) (codec.Parts, error) {
+	items, err := c.lists.get(f.Same, func() (codec.Parts, error) { return c.jsonItems(f.List()) })
+	if err != nil {
+		return nil, err
+	}
+	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(f.Revision, 10)}
+	return withHead(c.target.Kind.GVK, meta, items)
+}
+
+func withHead(gvk schema.GroupVersionKind, meta metav1.ListMeta, items codec.Parts) (codec.Parts, error) {
+	head, err := codec.JSONListHead(gvk, meta)
+	return append(codec.Parts{head}, items...), err
+}
+
+func (c *call) jsonItems(l *registry.List) (codec.Parts, error) {
+	items, err := itemsOf(l)
+	if err != nil {
+		return nil, err
+	}
+	_, custom := c.target.Kind.New().(runtime.Unstructured)
+	return c.cfg.Codec.JSONListItems(c.target.Kind.GVK, items, custom)
+}
+
+// itemsOf makes the kind's version of the entries where they are of another.
+func itemsOf(l *registry.List) ([]codec.Item, error) {
+	items := make([]codec.Item, len(l.Entries))
+	for i, e := range l.Entries {
+		if l.Convert == nil {
+			items[i].Entry = e
+			continue
+		}
+		var err error
+		if items[i].Object, err = l.Convert(e.Object); err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
 }
 
 func (c *call) transformedList(l *registry.List) error {

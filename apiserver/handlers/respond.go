@@ -28,7 +28,10 @@ const (
 	gzipLevel = gzip.BestSpeed
 	// smallBody fits the buffer that net/http has for an answer.
 	smallBody = 4 << 10
-	chunkSize = 128 << 10
+	// chunkSize and the nine bytes of a frame's header fill a TLS record: a
+	// frame of the usual size would need a second record, and so a second system
+	// call, for its last nine bytes.
+	chunkSize = 16<<10 - 9
 	// maxWarnings bounds the Warning headers of one answer.
 	maxWarnings = 4 << 10
 )
@@ -144,8 +147,7 @@ func writeParts(w http.ResponseWriter, r *http.Request, code int, f codec.Format
 	_ = send(w, parts, size)
 }
 
-// send joins small pieces into large writes: each of those is a trip through
-// the connection's goroutine.
+// send writes a body so that each write is a frame. Small pieces are joined.
 func send(w io.Writer, parts codec.Parts, size int) error {
 	if size <= smallBody {
 		for _, p := range parts {
@@ -160,6 +162,13 @@ func send(w io.Writer, parts codec.Parts, size int) error {
 	n := 0
 	for _, p := range parts {
 		for len(p) > 0 {
+			if n == 0 && len(p) >= chunkSize {
+				if _, err := w.Write(p[:chunkSize]); err != nil {
+					return err
+				}
+				p = p[chunkSize:]
+				continue
+			}
 			k := copy(chunk[n:], p)
 			n, p = n+k, p[k:]
 			if n < chunkSize {

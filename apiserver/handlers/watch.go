@@ -29,7 +29,12 @@ const (
 	flushAt = 256 << 10
 )
 
+// watchTimeout is how long a watch lasts; one whose time is negative ends as
+// soon as it is open.
 func watchTimeout(opts *metav1.ListOptions) time.Duration {
+	if opts.TimeoutSeconds != nil && *opts.TimeoutSeconds < 0 {
+		return 0
+	}
 	if opts.TimeoutSeconds != nil && *opts.TimeoutSeconds > 0 && *opts.TimeoutSeconds < 1<<31 {
 		return time.Duration(*opts.TimeoutSeconds) * time.Second
 	}
@@ -56,8 +61,12 @@ func (c *call) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, watchTimeout(opts))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	timeout := watchTimeout(opts)
+	if timeout > 0 {
+		defer time.AfterFunc(timeout, cancel).Stop()
+	}
 	enc := &eventEncoder{call: c, include: include}
 	w, err := c.cfg.Registry.Watch(ctx, c.target, opts)
 	switch {
@@ -69,6 +78,9 @@ func (c *call) watch(ctx context.Context) error {
 		enc.watch = w
 		defer w.Stop()
 		w.BePatient()
+	}
+	if timeout <= 0 {
+		cancel()
 	}
 	go func() { // ends with the request, if not with the server
 		select {

@@ -1,11 +1,13 @@
 package patch
 
 import (
+	"bytes"
 	"encoding/json"
 	"reflect"
 	"strings"
 	"sync"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/proa-dev/proa/internal/quantities"
@@ -22,6 +24,13 @@ type Merger struct {
 // False means that obj is spoilt and the patch has to go the long way, because
 // there is something about it to report or something that only JSON can say.
 func (m *Merger) Merge(obj any, data []byte) bool {
+	if !bytes.Contains(data, null) {
+		// Nothing is taken away: to merge is to read over what is there.
+		if quantities.CheckJSON(data, obj) != nil {
+			return false // the long way says what is wrong
+		}
+		return jsonv2.Unmarshal(data, obj, jsonv2.RejectUnknownMembers(true)) == nil
+	}
 	patch := map[string]any{}
 	if faults, err := kjson.UnmarshalStrict(data, &patch); err != nil || len(faults) > 0 || patch == nil {
 		return false
@@ -32,6 +41,8 @@ func (m *Merger) Merge(obj any, data []byte) bool {
 	}
 	return m.structure(v.Elem(), patch)
 }
+
+var null = []byte("null")
 
 func (m *Merger) structure(v reflect.Value, patch map[string]any) bool {
 	fields := m.fieldsOf(v.Type())

@@ -42,7 +42,9 @@ type Config struct {
 	Authorizer authorizer.UnconditionalAuthorizer
 	Admission  admission.Chain
 	Virtual    map[schema.GroupVersionKind]VirtualFunc
-	Token      TokenFunc
+	// Computed answers reads of kinds that are never stored; may be nil.
+	Computed map[schema.GroupVersionKind]ComputedFunc
+	Token    TokenFunc
 	// Hooks take part in writes, by resource.
 	Hooks map[schema.GroupResource]Hook
 	// Report is told of failures that no request can answer for; may be nil.

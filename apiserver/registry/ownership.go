@@ -102,4 +102,3 @@ func seconds(t *metav1.Time) int64 {
 	}
 	return t.Unix()
 }
-

@@ -21,6 +21,13 @@ func (c *Core) Get(ctx context.Context, t Target, opts *metav1.GetOptions) (runt
 	if err := c.authorize(ctx, "get", t); err != nil {
 		return nil, err
 	}
+	if f := c.cfg.Computed[t.Kind.GVK]; f != nil {
+		e, err := c.computedOne(ctx, t, f)
+		if err != nil {
+			return nil, err
+		}
+		return e.Object, nil
+	}
 	r, e, err := c.entry(ctx, t, opts)
 	if err != nil {
 		return nil, err
@@ -40,6 +47,10 @@ func (c *Core) Get(ctx context.Context, t Target, opts *metav1.GetOptions) (runt
 func (c *Core) Entry(ctx context.Context, t Target, opts *metav1.GetOptions) (*store.Entry, func(api.Object) (api.Object, error), error) {
 	if err := c.authorize(ctx, "get", t); err != nil {
 		return nil, nil, err
+	}
+	if f := c.cfg.Computed[t.Kind.GVK]; f != nil {
+		e, err := c.computedOne(ctx, t, f)
+		return e, same, err
 	}
 	r, e, err := c.entry(ctx, t, opts)
 	if err != nil {
@@ -101,15 +112,62 @@ func (t Target) prefix() string {
 
 // List implements Registry.
 func (c *Core) List(ctx context.Context, t Target, opts *metav1.ListOptions) (*List, error) {
+	f, err := c.Find(ctx, t, opts)
+	if err != nil {
+		return nil, err
+	}
+	return f.List(), nil
+}
+
+// Found is a list that is not collected yet.
+type Found struct {
+	// Same is equal for lists of the same entries; nil where that is not known,
+	// or there are few.
+	Same any
+	// Revision is what the list reports as its resourceVersion.
+	Revision int64
+	// List collects the entries.
+	List func() *List
+}
+
+// manyEntries is from how many objects on it is worth knowing that nothing
+// changed since a list before.
+const manyEntries = 256
+
+// sameList is Found.Same.
+type sameList struct {
+	kind           *api.Kind
+	state          store.State
+	prefix         string
+	labels, fields string
+}
+
+// Find is List for callers that may have the answer already.
+func (c *Core) Find(ctx context.Context, t Target, opts *metav1.ListOptions) (*Found, error) {
 	if err := c.authorizeMany(ctx, "list", t, opts); err != nil {
 		return nil, err
 	}
-	return c.list(ctx, t, opts)
+	return c.find(ctx, t, opts)
 }
 
 func (c *Core) list(ctx context.Context, t Target, opts *metav1.ListOptions) (*List, error) {
+	f, err := c.find(ctx, t, opts)
+	if err != nil {
+		return nil, err
+	}
+	return f.List(), nil
+}
+
+func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*Found, error) {
 	if opts == nil {
 		opts = &metav1.ListOptions{}
+	}
+	if f := c.cfg.Computed[t.Kind.GVK]; f != nil {
+		l, err := c.computed(ctx, t, f, opts)
+		if err != nil {
+			return nil, err
+		}
+		return &Found{List: func() *List { return l }}, nil
 	}
 	r, err := c.resource(t.Kind)
 	if err != nil {
@@ -149,7 +207,11 @@ func (c *Core) list(ctx context.Context, t Target, opts *metav1.ListOptions) (*L
 		}
 		return nil, storeError(err, t.Kind.GR(), "list")
 	}
-	return r.collect(snap, sel, t, prefix, from, limit), nil
+	f := &Found{Revision: snap.Revision, List: func() *List { return r.collect(snap, sel, t, prefix, from, limit) }}
+	if limit == 0 && from == "" && t.Name == "" && snap.Len() >= manyEntries {
+		f.Same = sameList{t.Kind, snap.State(), prefix, opts.LabelSelector, opts.FieldSelector}
+	}
+	return f, nil
 }
 
 // collect walks the snapshot.

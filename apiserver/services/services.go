@@ -81,7 +81,7 @@ func (a *Allocator) Release(obj api.Object) registry.Claim {
 }
 
 // Claim fills in a Service's addresses, families and ports. old is nil on
-// create. A dry run claims nothing and leaves what it cannot know empty.
+// create; what an update did not mention the kind has carried over from it. A dry run claims nothing and leaves what it cannot know empty.
 // Errors are Invalid status errors with upstream's texts.
 func (a *Allocator) Claim(ctx context.Context, obj, before api.Object, dryRun bool) (registry.Claim, error) {
 	svc := obj.(*corev1.Service)
@@ -90,9 +90,6 @@ func (a *Allocator) Claim(ctx context.Context, obj, before api.Object, dryRun bo
 		old = before.(*corev1.Service)
 	}
 	c := &Claim{a: a, svc: svc}
-	if old != nil {
-		carryOver(svc, old)
-	}
 	errs := a.families(svc)
 	if len(errs) == 0 {
 		errs = c.assignIPs(ctx, svc, old, dryRun)
@@ -111,43 +108,6 @@ func (a *Allocator) Claim(ctx context.Context, obj, before api.Object, dryRun bo
 		c.freedPorts = without(nodePorts(old), nodePorts(svc))
 	}
 	return c, nil
-}
-
-// carryOver keeps what an update did not mention: kubectl apply and PUT of an
-// old manifest must not lose the address (upstream's patchAllocatedValues).
-func carryOver(svc, old *corev1.Service) {
-	if hasClusterIP(svc) && hasClusterIP(old) {
-		if svc.Spec.ClusterIP == "" {
-			svc.Spec.ClusterIP = old.Spec.ClusterIP
-		}
-		if len(svc.Spec.ClusterIPs) == 0 && svc.Spec.ClusterIP == old.Spec.ClusterIP {
-			svc.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
-		}
-	}
-	if hasNodePorts(svc) && hasNodePorts(old) {
-		held := map[portKey]int32{}
-		for _, p := range old.Spec.Ports {
-			held[portKey{p.Protocol, p.Port}] = p.NodePort
-		}
-		used := nodePorts(svc)
-		for i := range svc.Spec.Ports {
-			p := &svc.Spec.Ports[i]
-			if n := held[portKey{p.Protocol, p.Port}]; p.NodePort == 0 && n != 0 && !slices.Contains(used, n) {
-				p.NodePort = n
-			}
-		}
-	}
-	if needsHealthPort(svc) && needsHealthPort(old) && svc.Spec.HealthCheckNodePort == 0 {
-		svc.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
-	}
-	if !needsHealthPort(svc) && needsHealthPort(old) && svc.Spec.HealthCheckNodePort == old.Spec.HealthCheckNodePort {
-		svc.Spec.HealthCheckNodePort = 0
-	}
-}
-
-type portKey struct {
-	protocol corev1.Protocol
-	port     int32
 }
 
 // families defaults ipFamilies and ipFamilyPolicy for a single-stack cluster.

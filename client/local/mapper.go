@@ -1,7 +1,6 @@
 package local
 
 import (
-	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -36,15 +35,7 @@ func (m *mapper) now() meta.RESTMapper {
 	}
 	rm := meta.NewDefaultRESTMapper(versions)
 	for _, k := range set.All {
-		scope := meta.RESTScopeRoot
-		if k.Namespaced {
-			scope = meta.RESTScopeNamespace
-		}
-		singular := k.Singular
-		if singular == "" {
-			singular = strings.ToLower(k.GVK.Kind)
-		}
-		rm.AddSpecific(k.GVK, k.GVR(), k.GVK.GroupVersion().WithResource(singular), scope)
+		k.AddTo(rm)
 	}
 	m.current, m.generation = rm, set.Generation
 	return rm

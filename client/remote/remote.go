@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
@@ -29,6 +31,9 @@ type Config struct {
 	// Host is the node that the components run on, for their events; empty
 	// for those of the control plane.
 	Host string
+	// Mapper knows the kinds; the server is asked for them when nil, and must
+	// then be up.
+	Mapper meta.RESTMapper
 	// Cache narrows what is cached, by kind (a node's agent wants its own pods
 	// only); it may be zero.
 	Cache  cache.Options
@@ -43,7 +48,7 @@ type remote struct {
 
 var _ client.Cluster = (*remote)(nil)
 
-// New connects when first asked; the server need not be up yet.
+// New connects when first asked; with a Mapper the server need not be up yet.
 func New(cfg Config) (client.Cluster, error) {
 	switch {
 	case cfg.REST == nil:
@@ -61,6 +66,9 @@ func New(cfg Config) (client.Cluster, error) {
 	c, err := cluster.New(rc, func(o *cluster.Options) {
 		o.Scheme = cfg.Scheme
 		o.Cache = cfg.Cache
+		if cfg.Mapper != nil {
+			o.MapperProvider = func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return cfg.Mapper, nil }
+		}
 		o.Logger = logr.FromSlogHandler(cfg.Logger.Handler())
 		o.NewClient = func(rc *rest.Config, o ctrl.Options) (_ ctrl.Client, err error) {
 			withWatch, err = ctrl.NewWithWatch(rc, o)

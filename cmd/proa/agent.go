@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/builtin"
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/client/join"
@@ -120,11 +121,12 @@ func newAgent(cfg *nodeConfig, joined *join.Node) (*node, error) {
 	if cfg.podNetwork == "" {
 		cfg.podNetwork = podnet.VXLAN
 	}
+	mapper := api.NewMapper(builtin.Kinds()) // a server that is away has nobody to tell
 	view := func(manager string, only cache.Options) (client.Cluster, error) {
 		rc := joined.REST()
 		rc.UserAgent = manager // it names the writes in managedFields
 		return remote.New(remote.Config{
-			REST: rc, Scheme: builtin.Scheme(), Host: cfg.nodeName, Cache: only, Logger: cfg.logger.With("user", "system:node:"+cfg.nodeName),
+			REST: rc, Scheme: builtin.Scheme(), Mapper: mapper, Host: cfg.nodeName, Cache: only, Logger: cfg.logger.With("user", "system:node:"+cfg.nodeName),
 		})
 	}
 	own := cache.Options{ByObject: map[ctrl.Object]cache.ByObject{}}

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
 	"github.com/proa-dev/proa/api"
@@ -150,6 +151,10 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
+		Components: []health.Check{
+			// They run in this process from the end of bootstrapping to its own end.
+			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
+		},
 		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
 		Hooks: map[schema.GroupResource]registry.Hook{{Resource: "services"}: p.services},
 		TLS: &tls.Config{
@@ -203,10 +208,14 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	if p.forPods, err = p.as("system:kube-scheduler"); err != nil {
 		return err
 	}
+	metrics, err := p.authority.Client("system:kube-controller-manager", user.SystemPrivilegedGroup)
+	if err != nil {
+		return err
+	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
-		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods,
-		Certificates: certificates.Config{Issuer: p.authority, Reserved: p.names(), Life: certs.Life},
+		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, MetricsAPI: p.overHTTP(metrics),
+		Certificates: certificates.Config{Issuer: p.authority, CA: p.authority.CAPEM(), Reserved: p.names(), Life: certs.Life},
 	})
 	return err
 }
@@ -235,6 +244,14 @@ func manager(name string) string {
 // url is where clients on this machine reach the API server.
 func (p *controlPlane) url() string {
 	return "https://" + netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(p.cfg.port)).String()
+}
+
+// overHTTP is the API as those reach it who need what only HTTP serves.
+func (p *controlPlane) overHTTP(identity *certs.Leaf) *rest.Config {
+	return &rest.Config{Host: p.url(), UserAgent: "proa", Timeout: 30 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: identity.GetClientCertificate, MinVersion: tls.VersionTLS12},
+		IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+	}}
 }
 
 func (p *controlPlane) runCertificates(ctx context.Context, ready func()) error {

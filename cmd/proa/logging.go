@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/go-logr/logr"
+	"github.com/gorilla/websocket"
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
@@ -51,7 +53,7 @@ const badQuery = "Couldn't parse request"
 // Handle implements slog.Handler.
 func (l library) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = lowered(r.Level)
-	if r.Message == badQuery || hungUp(r) {
+	if r.Message == badQuery || told(r) {
 		r.Level = slog.LevelDebug
 	}
 	if !l.Handler.Enabled(ctx, r.Level) {
@@ -60,14 +62,24 @@ func (l library) Handle(ctx context.Context, r slog.Record) error {
 	return l.Handler.Handle(ctx, r)
 }
 
-// hungUp says whether a record tells that a connection ended: one side of a
-// stream closes it when it has seen enough, and the other learns it by an error.
-func hungUp(r slog.Record) bool {
+// told says whether nothing but a request suffers from what a record tells, and
+// whoever made it knows: a connection has ended, as one side closes a stream
+// when it has seen enough, or a command cannot be run in a container.
+func told(r slog.Record) bool {
 	found := false
 	r.Attrs(func(a slog.Attr) bool {
 		err, ok := a.Value.Any().(error)
-		for _, end := range []error{net.ErrClosed, io.EOF, io.ErrClosedPipe, syscall.EPIPE, syscall.ECONNRESET} {
-			found = found || (ok && errors.Is(err, end))
+		if !ok {
+			return true
+		}
+		for _, end := range []error{net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, syscall.EPIPE, syscall.ECONNRESET} {
+			found = found || errors.Is(err, end)
+		}
+		var closed *websocket.CloseError
+		found = found || errors.As(err, &closed)
+		// The runtime's streaming server hands these on as text alone.
+		for _, answer := range []string{"error executing command in container: ", "error attaching to container: ", "error forwarding port "} {
+			found = found || strings.HasPrefix(err.Error(), answer)
 		}
 		return !found
 	})

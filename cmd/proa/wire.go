@@ -32,6 +32,9 @@ type serverConfig struct {
 // the rules of the network stay.
 func runServer(ctx context.Context, cfg *serverConfig) error {
 	defer runtime.KeepAlive(reserve())
+	busy, calm := context.WithCancel(ctx)
+	defer calm()
+	go watchGC(busy)
 	if err := checkDataDir(cfg.dataDir); err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 // Package certificates answers certificate signing requests: it approves those
 // of nodes, signs what is approved for the signers of kubernetes.io, and removes
-// old requests.
+// old requests. It publishes the API server's authority as a trust bundle.
 //
 // What is approved without a person:
 //
@@ -39,6 +39,8 @@ type Issuer interface {
 // Config is what the controllers cannot read from the cluster.
 type Config struct {
 	Issuer Issuer
+	// CA is the authority's certificate, in PEM.
+	CA []byte
 	// Reserved are names and addresses that no node may serve under: the API
 	// server's.
 	Reserved certs.Names
@@ -48,7 +50,7 @@ type Config struct {
 
 // New makes the controllers.
 func New(env loop.Env, cfg Config) (loop.Loop, error) {
-	if cfg.Issuer == nil || cfg.Life <= 0 {
+	if cfg.Issuer == nil || cfg.Life <= 0 || len(cfg.CA) == 0 {
 		return loop.Loop{}, errors.New("certificates: no issuer")
 	}
 	env = env.Named(Name)
@@ -57,6 +59,8 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 		func() (loop.Loop, error) { return newApprover(env, cfg.Reserved) },
 		func() (loop.Loop, error) { return newSigner(env, cfg) },
 		func() (loop.Loop, error) { return newCleaner(env) },
+		func() (loop.Loop, error) { return newPublisher(env, cfg.CA) },
+		func() (loop.Loop, error) { return newPodCleaner(env) },
 	} {
 		l, err := newLoop()
 		if err != nil {

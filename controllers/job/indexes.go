@@ -171,10 +171,10 @@ func (s intervals) String() string {
 			b.WriteByte(',')
 		}
 		b.WriteString(strconv.Itoa(v.first))
-		switch {
-		case v.last == v.first:
+		switch v.last {
+		case v.first:
 			continue
-		case v.last == v.first+1:
+		case v.first + 1:
 			b.WriteByte(',')
 		default:
 			b.WriteByte('-')

@@ -85,7 +85,7 @@ func TestOrderHoldsOverCrashes(t *testing.T) {
 	for round := range 40 {
 		switch rnd.IntN(3) {
 		case 0:
-			change(c, func(s *appsv1.StatefulSet) { s.Spec.Replicas = ptr.To(rnd.Int32N(highest+2)) })
+			change(c, func(s *appsv1.StatefulSet) { s.Spec.Replicas = ptr.To(rnd.Int32N(highest + 2)) })
 		case 1:
 			change(c, func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = fmt.Sprint("i", round) })
 		case 2:

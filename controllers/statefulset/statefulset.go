@@ -24,7 +24,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -33,12 +32,14 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/flowcontrol"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/controllers/internal/expect"
+	"github.com/proa-dev/proa/controllers/internal/fresh"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/internal/owned"
@@ -49,6 +50,10 @@ import (
 const Name = "statefulset-controller"
 
 const workers = 5
+
+// Failed pods are replaced at longer and longer intervals: a kubelet that
+// refuses a pod does so at once, again and again.
+const firstDelay, longestDelay, forgetPeriod = 100 * time.Millisecond, 10 * time.Second, time.Minute
 
 // recheck is when to look again at a set whose own writes were not seen yet,
 // should their events never come.
@@ -62,22 +67,25 @@ type controller struct {
 	expect *expect.Tracker
 	// defaults fills in a set as the API server does.
 	defaults func(api.Object)
-
-	mu sync.Mutex
-	// known are the sets whose pods the cache was seen to show as they are.
-	known map[types.UID]struct{}
+	fresh    fresh.Pods
+	failed   *flowcontrol.Backoff
 }
 
 // New makes the controller.
 func New(env loop.Env) (loop.Loop, error) {
 	c := &controller{
 		env: env.Named(Name), events: env.Cluster.Recorder(Name), expect: expect.NewTracker(env.Clock),
-		defaults: apps.StatefulSet().Default, known: map[types.UID]struct{}{},
+		defaults: apps.StatefulSet().Default, failed: flowcontrol.NewBackOff(firstDelay, longestDelay),
 	}
+	c.failed.Clock = env.Clock
 	watch := &owned.Pods{Cluster: env.Cluster, Logger: c.env.Logger, Kind: kind, Expect: c.expect, Selectors: c.selectors}
-	return loop.New(c.env, Name, workers, c.reconcile, c.watchSets(), watch.Watch(),
+	l, err := loop.New(c.env, Name, workers, c.reconcile, c.watchSets(), watch.Watch(),
 		loop.Watch(env.Cluster, &corev1.PersistentVolumeClaim{}, loop.On[*corev1.PersistentVolumeClaim]{Deleted: c.claimDeleted}),
 	)
+	if err != nil {
+		return loop.Loop{}, err
+	}
+	return loop.Join(Name, l, loop.Every(env.Clock, Name+" back-off", forgetPeriod, c.failed.GC)), nil
 }
 
 func (c *controller) watchSets() source.Source {
@@ -87,9 +95,7 @@ func (c *controller) watchSets() source.Source {
 		Updated: func(ctx context.Context, q loop.Queue, _, s *appsv1.StatefulSet) { add(ctx, q, s) },
 		Deleted: func(_ context.Context, _ loop.Queue, s *appsv1.StatefulSet) {
 			c.expect.Forget(s.UID)
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			delete(c.known, s.UID)
+			c.fresh.Forget(s.UID)
 		},
 	})
 }
@@ -150,50 +156,17 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	if err != nil {
 		return 0, err
 	}
-	if ok, err := c.caughtUp(ctx, set, selector, mine); !ok || err != nil {
+	shown, err := c.fresh.Shown(ctx, c.env.Cluster.Reader(), set, selector, mine, func(p *corev1.Pod) bool {
+		ref := metav1.GetControllerOfNoCopy(p)
+		return ref != nil && ref.UID == set.UID && ordinalOf(set.Name, p.Name) >= 0
+	})
+	if !shown || err != nil {
 		return loop.StaleDelay, err
 	}
 	p := &pass{controller: c, set: set, claim: claim, now: c.env.Clock.Now()}
 	p.divide(mine)
 	err = p.run(ctx)
 	return p.nextCheck(), err
-}
-
-// caughtUp reports whether the cache shows the pods of a set as they are, at
-// least once since this process began. Later on only our own writes matter,
-// and those are tracked.
-func (c *controller) caughtUp(ctx context.Context, set *appsv1.StatefulSet, selector labels.Selector, cached []*corev1.Pod) (bool, error) {
-	c.mu.Lock()
-	_, ok := c.known[set.UID]
-	c.mu.Unlock()
-	if ok {
-		return true, nil
-	}
-	var list corev1.PodList
-	if err := c.env.Cluster.Reader().List(ctx, &list, client.InNamespace(set.Namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
-		return false, fmt.Errorf("list pods: %w", err)
-	}
-	goes := make(map[types.UID]bool, len(cached))
-	for _, pod := range cached {
-		goes[pod.UID] = terminating(pod)
-	}
-	for i := range list.Items {
-		pod := &list.Items[i]
-		if ref := metav1.GetControllerOfNoCopy(pod); ref == nil || ref.UID != set.UID || ordinalOf(set.Name, pod.Name) < 0 {
-			continue
-		}
-		if going, ok := goes[pod.UID]; !ok || going != terminating(pod) {
-			return false, nil
-		}
-		delete(goes, pod.UID)
-	}
-	if len(goes) > 0 {
-		return false, nil // what is left is gone already
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.known[set.UID] = struct{}{}
-	return true, nil
 }
 
 // complete fills in what the API server's defaults guarantee, so that an

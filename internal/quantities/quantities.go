@@ -48,12 +48,11 @@ func refuse(s string) error {
 	if e < 0 {
 		return nil
 	}
-	n, err := strconv.ParseInt(s[e+1:], 10, 64)
-	if err != nil {
-		return nil // another suffix, or one that the parser refuses
-	}
-	if n = int64(int32(n)); n > maxExponent || n < -maxExponent { //nolint:gosec // the parser truncates too
-		return resource.ErrSuffix
+	// What is no number is another suffix, or one that the parser refuses.
+	if n, err := strconv.ParseInt(s[e+1:], 10, 64); err == nil {
+		if n = int64(int32(n)); n > maxExponent || n < -maxExponent { //nolint:gosec // the parser truncates too
+			return resource.ErrSuffix
+		}
 	}
 	return nil
 }

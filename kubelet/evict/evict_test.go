@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +27,7 @@ import (
 
 // bench is a node whose levels a test sets.
 type bench struct {
+	mu        sync.Mutex
 	levels    map[node.Signal]node.Level
 	reclaimed int
 	reclaim   func()
@@ -44,9 +47,13 @@ func newBench() *bench {
 	}
 	b.evictor = evict.New(evict.Config{
 		Thresholds: node.DefaultThresholds(),
-		Measure:    func(context.Context) (map[node.Signal]node.Level, error) { return b.levels, nil },
-		Pods:       func() []*corev1.Pod { return b.pods },
-		Use:        func(_ context.Context, p *corev1.Pod, _ corev1.ResourceName) evict.Use { return b.use[p.Name] },
+		Measure: func(context.Context) (map[node.Signal]node.Level, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return maps.Clone(b.levels), nil
+		},
+		Pods: func() []*corev1.Pod { return b.pods },
+		Use:  func(_ context.Context, p *corev1.Pod, _ corev1.ResourceName) evict.Use { return b.use[p.Name] },
 		Evict: func(uid types.UID, v status.Verdict, grace *int64) error {
 			if v.Phase != corev1.PodFailed || v.Reason != "Evicted" || !v.Disrupted || *grace != 1 {
 				return errors.New("not as an eviction is")
@@ -67,6 +74,12 @@ func newBench() *bench {
 		Recorder: b.recorder, Clock: clock.RealClock{}, Logger: slog.New(slog.DiscardHandler),
 	})
 	return b
+}
+
+func (b *bench) set(signal node.Signal, level node.Level) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.levels[signal] = level
 }
 
 // run gives test a bubble in which the evictor looks every 10 seconds.
@@ -108,10 +121,11 @@ func TestMemory(t *testing.T) {
 	b.pod("done", 0, "", 1<<30).Status.Phase = corev1.PodSucceeded
 	b.run(t, func(t *testing.T) {
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(b.evicted) > 0 || b.changes > 0 {
 			t.Fatalf("evicted without need: %v", b.evicted)
 		}
-		b.levels[node.MemoryAvailable] = node.Level{Available: 50 << 20, Capacity: 10 << 30}
+		b.set(node.MemoryAvailable, node.Level{Available: 50 << 20, Capacity: 10 << 30})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if want := []string{"greedy", "careless", "important", "within"}; !slices.Equal(b.evicted, want) {
@@ -130,12 +144,14 @@ func TestMemory(t *testing.T) {
 			t.Errorf("pressure %v %v %v, told %d times", memory, disk, pid, b.changes)
 		}
 		// It is announced for five minutes more.
-		b.levels[node.MemoryAvailable] = node.Level{Available: 8 << 30, Capacity: 10 << 30}
+		b.set(node.MemoryAvailable, node.Level{Available: 8 << 30, Capacity: 10 << 30})
 		time.Sleep(4 * time.Minute)
+		synctest.Wait()
 		if memory, _, _ := b.evictor.Pressure(); !memory {
 			t.Error("forgotten too early")
 		}
 		time.Sleep(70 * time.Second)
+		synctest.Wait()
 		if memory, _, _ := b.evictor.Pressure(); memory || b.changes != 2 {
 			t.Errorf("still told, %d times", b.changes)
 		}
@@ -156,9 +172,9 @@ func TestDisk(t *testing.T) {
 		t.Run(fmt.Sprint(c.signal, c.helps), func(t *testing.T) {
 			b := newBench()
 			b.pod("p", 0, "1Mi", 2<<20)
-			b.levels[c.signal] = node.Level{Available: 1 << 20, Capacity: 10 << 30}
+			b.set(c.signal, node.Level{Available: 1 << 20, Capacity: 10 << 30})
 			if c.helps {
-				b.reclaim = func() { b.levels[c.signal] = node.Level{Available: 9 << 30, Capacity: 10 << 30} }
+				b.reclaim = func() { b.set(c.signal, node.Level{Available: 9 << 30, Capacity: 10 << 30}) }
 			}
 			b.run(t, func(t *testing.T) {
 				time.Sleep(11 * time.Second)

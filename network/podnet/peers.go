@@ -35,7 +35,7 @@ type Peer struct {
 // runs; what it is not told stays as it was.
 func (n *Network) SetPeers(list []Peer) {
 	n.mu.Lock()
-	n.peers = slices.Clone(list)
+	n.peers = append([]Peer{}, list...) // none at all is told too
 	n.mu.Unlock()
 	n.pokeFabric()
 }

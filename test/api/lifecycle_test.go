@@ -42,6 +42,9 @@ var kinds = map[string]struct{ spec, mutate, status string }{
 	"apps/v1/replicasets":         {spec: `{spec: {replicas: 0, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: image}]}}}}`, mutate: `{spec: {minReadySeconds: 3}}`, status: `{status: {conditions: [{type: Test, status: "True"}]}}`},
 	"apps/v1/statefulsets":        {spec: `{spec: {replicas: 0, serviceName: s, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: image}]}}}}`, mutate: `{spec: {minReadySeconds: 3}}`, status: `{status: {conditions: [{type: Test, status: "True"}]}}`},
 
+	"batch/v1/jobs":     {spec: `{spec: {suspend: true, template: {spec: {restartPolicy: Never, containers: [{name: c, image: image}]}}}}`, mutate: `{spec: {activeDeadlineSeconds: 9}}`, status: `{status: {startTime: "2024-01-02T03:04:05Z"}}`},
+	"batch/v1/cronjobs": {spec: `{spec: {suspend: true, schedule: "0 0 1 1 *", jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: image}]}}}}}}`, mutate: `{spec: {schedule: "1 0 1 1 *"}}`, status: `{status: {lastScheduleTime: "2024-01-02T03:04:05Z"}}`},
+
 	"coordination.k8s.io/v1/leases":                    {spec: `{spec: {holderIdentity: a, leaseDurationSeconds: 30, acquireTime: "2024-01-02T03:04:05.678901Z"}}`, mutate: `{spec: {holderIdentity: b, leaseTransitions: 1}}`},
 	"discovery.k8s.io/v1/endpointslices":               {spec: `{addressType: IPv4, endpoints: [{addresses: [10.9.8.7]}], ports: [{name: http, port: 80}]}`, mutate: `{endpoints: [{addresses: [10.9.8.8], conditions: {ready: true}}]}`},
 	"events.k8s.io/v1/events":                          {spec: `{eventTime: "2024-01-02T03:04:05.678901Z", reportingController: test.io/c, reportingInstance: i, action: Do, reason: R, type: Normal, regarding: {kind: Pod, name: p, namespace: NS}, note: a}`, mutate: `{series: {count: 2, lastObservedTime: "2024-01-02T03:04:06.000000Z"}}`},
@@ -62,7 +65,7 @@ func TestLifecycles(t *testing.T) {
 	must(t, err)
 	for _, l := range lists {
 		for _, r := range l.APIResources {
-			if strings.Contains(r.Name, "/") || !slices.Contains([]string(r.Verbs), "list") {
+			if strings.Contains(r.Name, "/") || !slices.Contains([]string(r.Verbs), "list") || !slices.Contains([]string(r.Verbs), "create") {
 				continue
 			}
 			path := l.GroupVersion + "/" + r.Name

@@ -21,6 +21,7 @@ const (
 	podsPath  = "/api/v1/namespaces/default/pods"
 	jsonType  = "application/json"
 	mergeType = "application/merge-patch+json"
+	anyName   = "the-name-of-a-pod"
 )
 
 // apiPod is a pod as an application's is, of about 1.5 kB in the store.
@@ -72,8 +73,10 @@ func benchAPI(ctx context.Context, e *cluster.Cluster) ([]figure, error) {
 		return nil, err
 	}
 	defer l.close()
+	template := apiPod(anyName)
 	create := func(name string) request {
-		return request{method: http.MethodPost, path: podsPath, contentType: jsonType, accept: jsonType, body: apiPod(name)}
+		body := bytes.Replace(template, []byte(anyName), []byte(name), 1)
+		return request{method: http.MethodPost, path: podsPath, contentType: jsonType, accept: jsonType, body: body}
 	}
 	creates, err := l.rate(ctx, func(c, n int) request { return create(fmt.Sprintf("made-%d-%d", c, n)) })
 	if err != nil {

@@ -23,6 +23,7 @@ const (
 type load struct {
 	base    string
 	clients [clients]*http.Client
+	buffers [clients][256 << 10]byte
 }
 
 type request struct {
@@ -76,7 +77,9 @@ func (l *load) send(ctx context.Context, client int, r request, to io.Writer) er
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
 		return fmt.Errorf("%s %s: %s: %s", r.method, r.path, resp.Status, b)
 	}
-	_, err = io.Copy(to, resp.Body)
+	// As a client does that wants the whole: in large reads, each of which
+	// makes room for as much to come.
+	_, err = io.CopyBuffer(struct{ io.Writer }{to}, resp.Body, l.buffers[client][:])
 	return err
 }
 

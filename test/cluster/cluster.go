@@ -14,12 +14,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/proa-dev/proa/test/isolate"
 )
 
 // Cluster is one server under test.
@@ -29,9 +30,10 @@ type Cluster struct {
 	// Port is where the API listens.
 	Port int
 
-	bin   string
-	cmd   *exec.Cmd
-	ended chan error
+	bin string
+	process
+	agents  []*Agent
+	segment *isolate.Segment // from the first agent on
 }
 
 // New makes the data directory. bin holds proa and kubectl.
@@ -44,27 +46,15 @@ func New(bin string) (*Cluster, error) {
 		return nil, fmt.Errorf("%w: run `make build` first", err)
 	}
 	dir, err := os.MkdirTemp("/var/lib", "proa-test-")
-	return &Cluster{Dir: dir, Port: 6443, bin: abs}, err
+	return &Cluster{Dir: dir, Port: 6443, bin: abs, process: process{log: filepath.Join(dir, "proa.log")}}, err
 }
 
 // Start runs `proa server` and returns once the API is ready.
 func (c *Cluster) Start(ctx context.Context, flags ...string) error {
-	log, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
 	args := append([]string{"server", "--data-dir", c.Dir, "--write-kubeconfig", c.Kubeconfig(), "--https-listen-port", fmt.Sprint(c.Port)}, flags...)
-	c.cmd = exec.Command(filepath.Join(c.bin, "proa"), args...) //nolint:noctx // it outlives Start; Stop ends it
-	c.cmd.Stdout, c.cmd.Stderr = log, log
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := c.cmd.Start(); err != nil {
+	if err := c.start(filepath.Join(c.bin, "proa"), args...); err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	cmd := c.cmd
-	go func() { ended <- cmd.Wait() }()
-	c.ended = ended
 	probe := &http.Client{Timeout: time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
 	}}
@@ -83,53 +73,8 @@ func (c *Cluster) Start(ctx context.Context, flags ...string) error {
 	})
 }
 
-// Until waits for a condition. It fails early when the server ends.
-func (c *Cluster) Until(ctx context.Context, limit time.Duration, ok func() bool) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case err := <-c.ended:
-			c.ended <- err
-			return fmt.Errorf("proa ended: %w\n%s", err, c.LastWords())
-		case <-ctx.Done():
-			return fmt.Errorf("not in %s\n%s", limit, c.LastWords())
-		case <-tick.C:
-		}
-	}
-	return nil
-}
-
-// Wait returns once the server ends, with its last words, or with the context.
-func (c *Cluster) Wait(ctx context.Context) error {
-	select {
-	case err := <-c.ended:
-		c.ended <- err
-		return fmt.Errorf("proa ended: %w\n%s", err, c.LastWords())
-	case <-ctx.Done():
-		return nil
-	}
-}
-
-func (c *Cluster) logFile() string { return filepath.Join(c.Dir, "proa.log") }
-
-// LastWords is the end of the server's log.
-func (c *Cluster) LastWords() string {
-	b, err := os.ReadFile(c.logFile())
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return strings.Join(lines[max(0, len(lines)-15):], "\n")
-}
-
 // Kubeconfig is the administrator's.
 func (c *Cluster) Kubeconfig() string { return filepath.Join(c.Dir, "kubeconfig") }
-
-// PID is the server's process.
-func (c *Cluster) PID() int { return c.cmd.Process.Pid }
 
 // REST is a configuration without a rate limit of its own.
 func (c *Cluster) REST() (*rest.Config, error) {
@@ -181,58 +126,18 @@ func (c *Cluster) run(ctx context.Context, stdin io.Reader, name string, args ..
 	return out.String(), nil
 }
 
-// Memory is the resident memory of the server, and its private part, in bytes.
-func (c *Cluster) Memory() (rss, private int64, err error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", c.PID()))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		var name string
-		var kb int64
-		if n, _ := fmt.Sscanf(line, "%s %d kB", &name, &kb); n != 2 {
-			continue
-		}
-		switch name {
-		case "Rss:":
-			rss = kb << 10
-		case "Private_Clean:", "Private_Dirty:":
-			private += kb << 10
-		}
-	}
-	return rss, private, nil
-}
-
-// Stop ends the server as an operator would; containers stay.
-func (c *Cluster) Stop() error { return c.end(syscall.SIGTERM) }
-
-// Kill ends the server as a crash would.
-func (c *Cluster) Kill() error { return c.end(syscall.SIGKILL) }
-
-func (c *Cluster) end(sig syscall.Signal) error {
-	if c.cmd == nil {
-		return nil
-	}
-	if err := c.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	var err error
-	select {
-	case err = <-c.ended:
-	case <-time.After(30 * time.Second):
-		_ = c.cmd.Process.Kill()
-		err = errors.Join(fmt.Errorf("proa did not end on %s in 30 s\n%s", sig, c.LastWords()), <-c.ended)
-	}
-	c.cmd = nil
-	if err == nil || sig == syscall.SIGKILL {
-		return nil
-	}
-	return fmt.Errorf("proa did not end cleanly: %w\n%s", err, c.LastWords())
-}
-
 // Remove stops everything and removes it from the machine.
 func (c *Cluster) Remove(ctx context.Context) error {
-	err := c.Stop()
+	var errs []error
+	for _, a := range c.agents {
+		errs = append(errs, a.Remove(ctx))
+	}
+	errs = append(errs, c.Stop())
 	_, reset := c.Proa(ctx, nil, "reset", "--yes")
-	return errors.Join(err, reset, os.RemoveAll(c.Dir))
+	errs = append(errs, reset, os.RemoveAll(c.Dir))
+	if c.segment != nil {
+		errs = append(errs, c.segment.Close())
+		c.segment = nil
+	}
+	return errors.Join(errs...)
 }

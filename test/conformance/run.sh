@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs upstream's conformance tests against a Proa of its own.
 #   FOCUS='regexp'  these tests alone, whatever is known of them
+#   SKIP='regexp'   not these
 #   RERUN=failed    those that failed; RERUN=all  all of them anew
 #   PROCS=n NODES=n processes of the suite, nodes of the cluster
 # Without any of these a run goes on where the last one stopped.
@@ -17,4 +18,4 @@ mkdir -p bin/conformance
 go build -o bin/conformance/suite ./test/suite
 common=(-programs "$programs" -upstream "$upstream" -cache "${PROA_CONFORMANCE_CACHE:-/var/cache/proa-conformance}")
 bin/conformance/suite images "${common[@]}"
-exec bin/conformance/suite run "${common[@]}" -focus "${FOCUS:-}" -rerun "${RERUN:-}" -procs "${PROCS:-4}" -nodes "${NODES:-1}"
+exec bin/conformance/suite run "${common[@]}" -focus "${FOCUS:-}" -skip "${SKIP:-}" -rerun "${RERUN:-}" -procs "${PROCS:-4}" -nodes "${NODES:-1}"

@@ -117,7 +117,7 @@ func TestKubectlGet(t *testing.T) {
 		{"get pods --field-selector=nope=1", "field label not supported: nope"},
 		{"top nodes", "Metrics API not available"},
 		{"top pods", "Metrics API not available"},
-		{"wait --for=delete pod/talker --timeout=50ms", "timed out waiting for the condition on pods/talker"},
+		{"wait --for=delete pod/talker --timeout=0", "condition not met for pods/talker"},
 		{"get pods --as=nobody", `(Forbidden): pods is forbidden: User "nobody" cannot list resource "pods" in API group "" in the namespace "kubectlget"`},
 	} {
 		e.fails(c.want, strings.Split(c.args, " ")...)

@@ -249,6 +249,7 @@ func look(t *testing.T, dataDir string, uids []string) machine {
 		"pod directories":    {filepath.Join(dataDir, "kubelet", "pods", "*")},
 		"tasks":              {filepath.Join(dataDir, "run", "containerd", "*", "*", "*"), filepath.Join(dataDir, "containerd", "*.task", "*", "*")},
 		"containers":         {filepath.Join(dataDir, "containerd", "*.cri", "*", "*")},
+		"sockets":            {filepath.Join(dataDir, "run", "s", "*")},
 		"runc":               {filepath.Join(dataDir, "run", "runc", "*", "*")},
 		"network cache":      {"/var/lib/cni/results/*"},
 	} {

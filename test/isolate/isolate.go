@@ -1,19 +1,18 @@
 // Package isolate runs a test program as on a machine of its own: in new
 // network and mount namespaces, with a host name, a default route and loopback.
 // What it leaves in them ends with it, and a Proa that runs on this machine
-// does not meet it. Cgroups are the machine's.
+// does not meet it. Cgroups are the machine's. Further machines may join it on
+// one segment: see Segment.
 package isolate
 
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"syscall"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -73,40 +72,11 @@ func Enter() {
 }
 
 func prepare() error {
-	// Mounts made here are shared among the processes here (mount propagation
-	// of pods needs that) and never reach the machine.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
-		return fmt.Errorf("make mounts shared: %w", err)
+	if err := ownMounts(); err != nil {
+		return err
 	}
 	if err := unix.Sethostname([]byte(Host)); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		return err
-	}
-	eth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "world"}
-	if err := netlink.LinkAdd(eth); err != nil {
-		return fmt.Errorf("eth0: %w", err)
-	}
-	world, err := netlink.LinkByName("world")
-	if err != nil {
-		return err
-	}
-	addr, err := netlink.ParseAddr(Address + "/24")
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		netlink.AddrAdd(eth, addr),
-		netlink.LinkSetUp(eth),
-		netlink.LinkSetUp(world),
-		netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: net.ParseIP("192.0.2.1")}),
-	)
+	return ownNetwork(Address, "world")
 }

@@ -25,7 +25,7 @@ import (
 type options struct {
 	programs, upstream, cache string
 	bin, state, docs, reasons string
-	focus, rerun              string
+	focus, skip, rerun        string
 	procs, nodes              int
 }
 
@@ -40,6 +40,7 @@ func main() {
 	f.StringVar(&o.docs, "docs", "docs/conformance.md", "the table to write")
 	f.StringVar(&o.reasons, "reasons", "test/conformance/reasons.yaml", "why tests fail")
 	f.StringVar(&o.focus, "focus", "", "regexp of the tests to run")
+	f.StringVar(&o.skip, "skip", "", "regexp of tests to leave out")
 	f.StringVar(&o.rerun, "rerun", "", `"failed" or "all": run tests again`)
 	f.IntVar(&o.procs, "procs", 4, "tests at a time")
 	f.IntVar(&o.nodes, "nodes", 1, "nodes of the cluster")
@@ -53,8 +54,9 @@ func main() {
 		isolate.Enter()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := o.do(ctx, verb); err != nil {
+	err := o.do(ctx, verb)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}

@@ -36,17 +36,21 @@ func readTests(file string) ([]string, error) {
 
 // choose gives the tests to run: those that focus names; or, when it is empty,
 // those without a result, and after a complete run all of them. rerun asks for
-// "failed" ones or for "all".
-func choose(tests []string, known map[string]result, focus, rerun string) ([]string, error) {
-	if focus != "" {
-		want, err := regexp.Compile(focus)
-		if err != nil {
-			return nil, fmt.Errorf("focus: %w", err)
-		}
-		tests = slices.DeleteFunc(slices.Clone(tests), func(name string) bool { return !want.MatchString(name) })
-		if len(tests) == 0 {
-			return nil, fmt.Errorf("no conformance test matches %q", focus)
-		}
+// "failed" ones or for "all". What skip names is left out.
+func choose(tests []string, known map[string]result, focus, skip, rerun string) ([]string, error) {
+	want, err := regexp.Compile(focus)
+	if err != nil {
+		return nil, fmt.Errorf("focus: %w", err)
+	}
+	avoid, err := regexp.Compile(skip)
+	if err != nil {
+		return nil, fmt.Errorf("skip: %w", err)
+	}
+	tests = slices.DeleteFunc(slices.Clone(tests), func(name string) bool {
+		return !want.MatchString(name) || skip != "" && avoid.MatchString(name)
+	})
+	if len(tests) == 0 {
+		return nil, fmt.Errorf("no conformance test is in %q without %q", focus, skip)
 	}
 	only := func(keep func(result, bool) bool) []string {
 		return slices.DeleteFunc(slices.Clone(tests), func(name string) bool {

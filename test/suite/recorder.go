@@ -1,53 +1,70 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
+	"regexp"
 	"strings"
-	"sync"
 	"time"
 )
 
-// recorder keeps results: at once what the suite's processes tell as each test
-// ends, and at the end what their report adds.
+// recorder keeps results: at once what the suite prints as each test ends,
+// and at the end what its report adds.
 type recorder struct {
 	results *results
 	commit  string
-	total   int
+	chosen  map[string]bool
 	out     io.Writer
 
-	mu   sync.Mutex
-	done int
+	done  int
+	line  []byte
+	state string // of the test that the next line names
 }
 
-// ServeHTTP takes a progress report: {"msg": "PASSED name", …}.
-func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	var update struct {
-		Msg string `json:"msg"`
+// ended is the first line of what ginkgo prints of a test.
+var ended = regexp.MustCompile(`^• (?:\[(?:FAILED|PANICKED!|TIMEDOUT)\] )?\[[0-9.]+ seconds\]$`)
+
+// step is what ginkgo puts into the name to say where the test failed.
+var step = regexp.MustCompile(` \[(?:It|BeforeEach|JustBeforeEach|AfterEach|JustAfterEach|DeferCleanup \(Each\))\]`)
+
+// Write takes what the suite prints.
+func (r *recorder) Write(p []byte) (int, error) {
+	for rest := p; ; {
+		part, more, whole := bytes.Cut(rest, []byte("\n"))
+		r.line = append(r.line, part...)
+		if !whole {
+			return len(p), nil
+		}
+		r.take(string(r.line))
+		r.line, rest = r.line[:0], more
 	}
-	if err := json.NewDecoder(io.LimitReader(req.Body, 1<<20)).Decode(&update); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+}
+
+func (r *recorder) take(line string) {
+	// Dots of tests that were left out may stand before the first.
+	if i := strings.Index(line, "• ["); i >= 0 && ended.MatchString(line[i:]) {
+		r.state = passed
+		if line[i+len("• [")] > '9' {
+			r.state = failed
+		}
 		return
 	}
-	state, name, _ := strings.Cut(update.Msg, " ")
-	switch state {
-	case "PASSED":
-		state = passed
-	case "FAILED":
-		state = failed
-	default:
+	name := step.ReplaceAllLiteralString(line, "")
+	if i := strings.LastIndex(name, " ["); !r.chosen[name] && i > 0 {
+		name = name[:i] // labels follow it
+	}
+	if r.state == "" || !r.chosen[name] {
 		return
 	}
-	if err := r.results.put(map[string]result{name: {State: state, Commit: r.commit, At: time.Now()}}); err != nil {
+	if err := r.results.put(map[string]result{name: {State: r.state, Commit: r.commit, At: time.Now()}}); err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.done++
-	fmt.Fprintf(r.out, "%s [%d/%d] %s %s\n", time.Now().Format(time.TimeOnly), r.done, r.total, state, name)
+	fmt.Fprintf(r.out, "%s [%d/%d] %s %s\n", time.Now().Format(time.TimeOnly), r.done, len(r.chosen), r.state, name)
+	r.state = ""
 }
 
 // spec is what ginkgo reports of a test.

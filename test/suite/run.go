@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -24,9 +25,6 @@ const mirror = isolate.Address + ":5000"
 
 // run starts a cluster, runs the chosen tests and tells what they came to.
 func (o *options) run(ctx context.Context, tests []string) error {
-	if o.nodes != 1 {
-		return fmt.Errorf("%d nodes: only clusters of one node can be started", o.nodes)
-	}
 	if err := os.MkdirAll(filepath.Join(o.state, "logs"), 0o755); err != nil {
 		return err
 	}
@@ -34,7 +32,7 @@ func (o *options) run(ctx context.Context, tests []string) error {
 	if err != nil {
 		return err
 	}
-	chosen, err := choose(tests, known.all(), o.focus, o.rerun)
+	chosen, err := choose(tests, known.all(), o.focus, o.skip, o.rerun)
 	if err != nil {
 		return err
 	}
@@ -42,7 +40,10 @@ func (o *options) run(ctx context.Context, tests []string) error {
 	if err != nil {
 		return fmt.Errorf("git: %w", err)
 	}
-	rec := &recorder{results: known, commit: strings.TrimSpace(string(commit)), total: len(chosen), out: os.Stdout}
+	rec := &recorder{results: known, commit: strings.TrimSpace(string(commit)), chosen: map[string]bool{}, out: os.Stdout}
+	for _, name := range chosen {
+		rec.chosen[name] = true
+	}
 	before := time.Now()
 	if err := o.session(ctx, chosen, rec); err != nil {
 		return err
@@ -79,6 +80,15 @@ func (o *options) session(ctx context.Context, chosen []string, rec *recorder) (
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
+	for i := 2; i <= o.nodes; i++ {
+		a, err := c.Agent(ctx, fmt.Sprintf("node-%d", i))
+		if err != nil {
+			return err
+		}
+		if err := useMirror(a.Dir); err != nil {
+			return err
+		}
+	}
 	go func() {
 		if err := c.Wait(ctx); err != nil {
 			cancel(err)
@@ -91,8 +101,8 @@ func (o *options) session(ctx context.Context, chosen []string, rec *recorder) (
 	return err
 }
 
-// useMirror tells the node's containerd to pull everything from the registry
-// of the tests.
+// useMirror tells a node's containerd, which looks at each pull, to pull
+// everything from the registry of the tests.
 func useMirror(dataDir string) error {
 	dir := filepath.Join(dataDir, "registries", "_default")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -116,14 +126,6 @@ func (o *options) keepLog(c *cluster.Cluster) error {
 // ginkgo runs the suite's processes. Serial tests come last, by themselves:
 // upstream marks them for ginkgo.
 func (o *options) ginkgo(ctx context.Context, c *cluster.Cluster, chosen []string, rec *recorder) error {
-	progress, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: rec, ReadHeaderTimeout: 10 * time.Second}
-	defer server.Close()
-	go func() { _ = server.Serve(progress) }()
-
 	logs, err := filepath.Abs(filepath.Join(o.state, "logs"))
 	if err != nil {
 		return err
@@ -142,14 +144,13 @@ func (o *options) ginkgo(ctx context.Context, c *cluster.Cluster, chosen []strin
 		return err
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(o.programs, "ginkgo"),
-		fmt.Sprintf("--procs=%d", o.procs), "--no-color", "--timeout=24h", "--output-interceptor-mode=none",
+		fmt.Sprintf("--procs=%d", o.procs), "--no-color", "-v", "--timeout=24h", "--output-interceptor-mode=none",
 		"--focus="+pattern(chosen), "--json-report=report.json", "--output-dir="+logs,
 		filepath.Join(o.programs, "e2e.test"), "--",
 		"--provider=skeleton", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+kubectl,
-		"--kubelet-root-dir="+filepath.Join(c.Dir, "kubelet"), "--disable-log-dump", "--e2e-output-dir="+logs,
-		"--progress-report-url=http://"+progress.Addr().String())
+		"--kubelet-root-dir="+filepath.Join(c.Dir, "kubelet"), "--disable-log-dump", "--e2e-output-dir="+logs)
 	cmd.Env = append(os.Environ(), "HOME="+c.Dir, "KUBECONFIG="+c.Kubeconfig(), "PATH="+filepath.Dir(kubectl)+":"+os.Getenv("PATH"))
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, rec), log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = time.Minute

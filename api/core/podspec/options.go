@@ -26,6 +26,7 @@ type Options struct {
 	hugePages       bool // multiples of the huge page size
 	hostSysctls     bool // sysctls of the node's own namespaces
 	deletionCost    bool // the annotation's number
+	initRestarts    bool // init containers that a resize restarts
 	oldIPs          []string
 }
 
@@ -66,6 +67,12 @@ func After(old *corev1.PodSpec, annotations map[string]string) Options {
 			}
 		}
 	})
+	for i := range old.InitContainers {
+		c := &old.InitContainers[i]
+		o.initRestarts = o.initRestarts || !isSidecar(c) && slices.ContainsFunc(c.ResizePolicy, func(p corev1.ContainerResizePolicy) bool {
+			return p.RestartPolicy == corev1.RestartContainer
+		})
+	}
 	for _, a := range old.HostAliases {
 		o.oldIPs = append(o.oldIPs, a.IP)
 	}

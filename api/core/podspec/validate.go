@@ -41,11 +41,25 @@ func ValidateTemplate(path *field.Path, t *corev1.PodTemplateSpec, opts Options)
 // ValidateWorkloadTemplate validates the template of a workload that keeps its
 // pods running: it must match the workload's selector, and restart always.
 func ValidateWorkloadTemplate(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector, workload string, opts Options) field.ErrorList {
-	var errs field.ErrorList
-	if !selector.Empty() && !selector.Matches(labels.Set(t.Labels)) {
-		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
-	}
+	errs := matches(path, t, selector)
 	errs = append(errs, ValidateTemplate(path, t, opts)...)
+	return append(errs, restarts(path, t, workload)...)
+}
+
+// ValidateWorkload is what ValidateWorkloadTemplate checks but the pod itself.
+func ValidateWorkload(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector, workload string) field.ErrorList {
+	return append(matches(path, t, selector), restarts(path, t, workload)...)
+}
+
+func matches(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector) field.ErrorList {
+	if selector.Empty() || selector.Matches(labels.Set(t.Labels)) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`")}
+}
+
+func restarts(path *field.Path, t *corev1.PodTemplateSpec, workload string) field.ErrorList {
+	var errs field.ErrorList
 	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
 		errs = append(errs, field.NotSupported(path.Child("spec", "restartPolicy"), t.Spec.RestartPolicy,
 			[]corev1.RestartPolicy{corev1.RestartPolicyAlways}))
@@ -123,7 +137,7 @@ func validateSpec(path *field.Path, s *corev1.PodSpec, opts Options) field.Error
 		errs = append(errs, field.Required(path.Child("terminationGracePeriodSeconds"), ""))
 	}
 	errs = append(errs, c.validateVolumes(path.Child("volumes"))...)
-	errs = append(errs, validateResourceClaims(path.Child("resourceClaims"), s.ResourceClaims)...)
+	errs = append(errs, c.validateResourceClaims(path.Child("resourceClaims"), s.ResourceClaims)...)
 	errs = append(errs, c.validateContainers(path.Child("containers"))...)
 	errs = append(errs, c.validateInitContainers(path.Child("initContainers"))...)
 	errs = append(errs, c.validateEphemeralContainers(path.Child("ephemeralContainers"))...)
@@ -259,10 +273,18 @@ func (c *checker) validateDNS(path *field.Path) field.ErrorList {
 	return append(errs, validateSearches(path, d)...)
 }
 
-func validateResourceClaims(path *field.Path, claims []corev1.PodResourceClaim) field.ErrorList {
+func (c *checker) validateResourceClaims(path *field.Path, claims []corev1.PodResourceClaim) field.ErrorList {
 	var errs field.ErrorList
+	static := false
+	if c.pod != nil {
+		_, static = c.pod.Annotations[corev1.MirrorPodAnnotationKey]
+	}
 	names := sets.New[string]()
 	for i, claim := range claims {
+		if static {
+			errs = append(errs, field.Forbidden(field.NewPath(""), "static pods do not support resource claims"))
+			continue
+		}
 		at := path.Index(i)
 		switch {
 		case claim.Name == "":

@@ -52,6 +52,11 @@ func (c *checker) validateInitContainers(path *field.Path) field.ErrorList {
 			continue
 		}
 		const sidecarsOnly = "may not be set for init containers without restartPolicy=Always"
+		for j, p := range ctr.ResizePolicy {
+			if p.RestartPolicy == corev1.RestartContainer && !c.initRestarts {
+				errs = append(errs, field.Invalid(at.Child("resizePolicy").Index(j).Child("restartPolicy"), p.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers"))
+			}
+		}
 		for _, f := range []struct {
 			name string
 			set  bool
@@ -246,7 +251,7 @@ func (c *checker) validateResizePolicy(path *field.Path, policies []corev1.Conta
 		errs = append(errs, validate.RequiredOneOf(path, p.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)...)
 		errs = append(errs, validate.RequiredOneOf(path, p.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)...)
 		if c.spec.RestartPolicy == corev1.RestartPolicyNever && p.RestartPolicy != corev1.NotRequired {
-			errs = append(errs, field.Invalid(path, p.RestartPolicy, "must be 'NotRequired' when `restartPolicy` is 'Never'"))
+			errs = append(errs, field.Invalid(path, p.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'"))
 		}
 	}
 	return errs

@@ -54,7 +54,7 @@ func (c *checker) validateValueFrom(path *field.Path, v corev1.EnvVar) field.Err
 	}
 	switch {
 	case n == 0:
-		errs = append(errs, field.Invalid(path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"))
+		errs = append(errs, field.Invalid(path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"))
 	case v.Value != "":
 		errs = append(errs, field.Invalid(path, "", "may not be specified when `value` is not empty"))
 	case n > 1:
@@ -85,7 +85,7 @@ func (c *checker) validateFileKeyRef(path *field.Path, r *corev1.FileKeySelector
 	} else if v, ok := c.volumes[r.VolumeName]; !ok {
 		errs = append(errs, field.NotFound(path.Child("volumeName"), r.VolumeName))
 	} else if v.EmptyDir == nil {
-		errs = append(errs, field.Invalid(path.Child("volumeName"), r.VolumeName, "must be an emptyDir volume"))
+		errs = append(errs, field.Invalid(path.Child("volumeName"), r.VolumeName, "referenced volume must be of type emptyDir"))
 	}
 	if r.Path == "" {
 		return append(errs, field.Required(path.Child("path"), ""))

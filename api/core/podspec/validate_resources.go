@@ -103,9 +103,12 @@ func (c *checker) validatePodResources(path *field.Path) field.ErrorList {
 	if r == nil {
 		return nil
 	}
+	if c.spec.OS != nil && c.spec.OS.Name == corev1.Windows {
+		return field.ErrorList{field.Forbidden(path, "may not be set for a windows pod")}
+	}
 	var errs field.ErrorList
 	if r.Claims != nil {
-		errs = append(errs, field.Forbidden(path.Child("claims"), "claims cannot be set for Resources at pod-level"))
+		errs = append(errs, field.Forbidden(path.Child("claims"), "claims may not be set for Resources at pod-level"))
 	}
 	errs = append(errs, c.validateResources(path, r, func(path *field.Path, name corev1.ResourceName) field.ErrorList {
 		if errs := validate.ResourceName(path, name); len(errs) != 0 {

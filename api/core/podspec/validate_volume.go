@@ -59,21 +59,23 @@ type sourceCheck struct {
 
 // oneSource runs the checks of the sources that are set, and refuses more than
 // one, or none.
-func oneSource(path *field.Path, checks []sourceCheck) field.ErrorList {
+func oneSource(path *field.Path, checks ...[]sourceCheck) field.ErrorList {
 	var errs field.ErrorList
 	n := 0
-	for _, s := range checks {
-		if !s.set {
-			continue
+	for _, list := range checks {
+		for _, s := range list {
+			if !s.set {
+				continue
+			}
+			if n++; n > 1 {
+				errs = append(errs, field.Forbidden(path.Child(s.name), "may not specify more than 1 volume type"))
+				continue
+			}
+			if s.where != "" {
+				s.name = s.where
+			}
+			errs = append(errs, s.check(path.Child(s.name))...)
 		}
-		if n++; n > 1 {
-			errs = append(errs, field.Forbidden(path.Child(s.name), "may not specify more than 1 volume type"))
-			continue
-		}
-		if s.where != "" {
-			s.name = s.where
-		}
-		errs = append(errs, s.check(path.Child(s.name))...)
 	}
 	if n == 0 {
 		errs = append(errs, field.Required(path, "must specify a volume type"))
@@ -134,7 +136,18 @@ func (c *checker) validateVolumeSource(path *field.Path, v *corev1.Volume) field
 			return append(errs, validatePullPolicy(path.Child("pullPolicy"), v.Image.PullPolicy)...)
 		}},
 	}
-	return oneSource(path, append(checks, diskChecks(v)...))
+	if !hasDisk(v.VolumeSource) {
+		return oneSource(path, checks)
+	}
+	return oneSource(path, checks, diskChecks(v))
+}
+
+// hasDisk says that a source is set which validateVolumeSource leaves to
+// diskChecks.
+func hasDisk(s corev1.VolumeSource) bool {
+	s.EmptyDir, s.HostPath, s.Secret, s.PersistentVolumeClaim, s.DownwardAPI = nil, nil, nil, nil, nil
+	s.ConfigMap, s.Projected, s.CSI, s.Ephemeral, s.Image = nil, nil, nil, nil, nil
+	return s != (corev1.VolumeSource{})
 }
 
 // validateHostPath validates a path on the node.

@@ -25,6 +25,7 @@ import (
 	proa "github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/owner"
+	"github.com/proa-dev/proa/internal/quantities"
 )
 
 // Revision is short for what this package is about.
@@ -57,7 +58,11 @@ func Apply[T any](obj *T, r *Revision) (*T, error) {
 		return nil, fmt.Errorf("apply revision %s/%s: %w", r.Namespace, r.Name, err)
 	}
 	out := new(T)
-	if err := json.Unmarshal(patched, out); err != nil {
+	// The API server cannot tell what is a quantity in a revision's data.
+	if err = quantities.CheckJSON(patched, out); err == nil {
+		err = json.Unmarshal(patched, out)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("apply revision %s/%s: %w", r.Namespace, r.Name, err)
 	}
 	return out, nil

@@ -18,7 +18,7 @@ import (
 
 // packages are Debian's that the images take programs from.
 var packages = []string{
-	"busybox-static", "bash", "bind9-dnsutils", "bind9-host", "curl", "iperf", "iproute2", "libc-bin",
+	"bash", "bind9-dnsutils", "bind9-host", "curl", "iperf", "iproute2", "libc-bin",
 	"netcat-openbsd", "nginx-light", "socat", "stress", "util-linux",
 }
 
@@ -92,7 +92,12 @@ func unpack(ctx context.Context, archives, root string) error {
 }
 
 func run(ctx context.Context, name string, args ...string) error {
+	return runIn(ctx, "", name, args...)
+}
+
+func runIn(ctx context.Context, dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -43,7 +43,11 @@ func Build(ctx context.Context, cfg Config) ([]string, error) {
 		return nil, err
 	}
 	b := builder{Config: cfg, debian: d}
-	if b.userland, err = ociimage.Busybox(ctx, d.path("/bin/busybox")); err != nil {
+	busybox, err := buildBusybox(ctx, filepath.Join(cfg.Cache, "busybox"))
+	if err != nil {
+		return nil, err
+	}
+	if b.userland, err = ociimage.Busybox(ctx, busybox); err != nil {
 		return nil, err
 	}
 	specs, err := b.specs()
@@ -114,6 +118,9 @@ func (b *builder) stamp() (string, error) {
 		return "", err
 	}
 	for _, p := range programs {
+		if p.Name() == "e2e.test" || p.Name() == "ginkgo" {
+			continue
+		}
 		info, err := p.Info()
 		if err != nil {
 			return "", err

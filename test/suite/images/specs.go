@@ -79,7 +79,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 	}
 	return []ociimage.Spec{
 		agnhost, nginx, nonroot, pets("kitten"), pets("nautilus"),
-		of([]string{promoted + "busybox:1.37.0-2"}, []string{"sh"}, b.userland),
+		of([]string{promoted + "busybox:1.37.0-2", promoted + "busybox:1.36.1-1"}, []string{"sh"}, b.userland),
 		of([]string{promoted + "glibc-dns-testing:2.1.1"}, []string{"bash"}, without(b.userland, "/bin/nslookup"), dns),
 		of([]string{promoted + "ipc-utils:1.4"}, []string{"sh"}, without(b.userland, "/bin/ipcs", "/bin/ipcrm"), ipc),
 		of([]string{promoted + "nonewprivs:1.4"}, []string{"nnp"}, b.userland, []ociimage.File{
@@ -117,6 +117,8 @@ func (b *builder) agnhost() (ociimage.Spec, error) {
 			append(tools,
 				ociimage.File{Path: "/usr/local/bin/iperf", Link: "/usr/bin/iperf"},
 				ociimage.File{Path: "/home/user-defined-in-image", Mode: fs.ModeDir | 0o755, UID: 1000, GID: 1000},
+				// Tests look for the name of the system that upstream builds on.
+				ociimage.File{Path: "/etc/os-release", Content: []byte("NAME=\"Alpine Linux\"\nID=alpine\nPRETTY_NAME=\"Alpine Linux (tools of Debian)\"\n")},
 				ociimage.File{Path: "/uploads", Mode: fs.ModeDir | 0o755},
 				b.data("/localhost.crt", "agnhost/porter/localhost.crt"), b.data("/localhost.key", "agnhost/porter/localhost.key"),
 				ociimage.File{Path: "/agnhost-2", Link: "agnhost"}),

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	gcLook = time.Second
+	// busyGC is how far the heap may grow in busy times, in percent of what
+	// lives, before it is collected; extraHeap bounds that in bytes.
+	usualGC, busyGC = 100, 300
+	extraHeap       = 128 << 20
+	// Busy is a server whose heap is collected so often in one look, until it
+	// is not at all for so many.
+	busyCycles, calmLooks = 2, 5
+)
+
+// watchGC lets the heap grow further in busy times: a small one would be
+// collected several times a second, which is a sixth of the work of a write. A
+// server that is idle keeps to what Go does by itself, and gives the memory back.
+func watchGC(ctx context.Context) {
+	if os.Getenv("GOGC") != "" {
+		return // somebody knows better
+	}
+	read := []metrics.Sample{{Name: "/gc/cycles/automatic:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
+	percent, calm, seen := usualGC, calmLooks, uint64(0)
+	tick := time.NewTicker(gcLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		metrics.Read(read)
+		cycles, live := read[0].Value.Uint64(), read[1].Value.Uint64()
+		switch {
+		case cycles-seen >= busyCycles:
+			calm = 0
+		case cycles == seen:
+			calm++
+		}
+		seen = cycles
+		want := usualGC
+		if calm < calmLooks {
+			want = max(usualGC, min(busyGC, int(extraHeap*100/max(live, 1))))
+		}
+		if want != percent {
+			percent = want
+			debug.SetGCPercent(percent)
+		}
+	}
+}
