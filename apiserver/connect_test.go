@@ -84,6 +84,23 @@ func TestLogs(t *testing.T) {
 	if a = f.expect(400, "GET", pods+"/two/log?container=broken", ""); a.text("message") != "container is waiting" {
 		t.Error(a.body)
 	}
+	dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"binary.k8s.io"}}
+	conn, resp, err := dialer.DialContext(t.Context(), strings.Replace(f.URL, "https", "wss", 1)+pods+"/p/log?tailLines=5", http.Header{"Authorization": {"Bearer admin"}})
+	if err != nil {
+		t.Fatalf("%v: %+v", err, resp)
+	}
+	defer func() { _ = conn.Close() }()
+	var got []byte
+	for {
+		_, part, err := conn.ReadMessage()
+		if err != nil {
+			break
+		}
+		got = append(got, part...)
+	}
+	if string(got) != "GET /containerLogs/default/p/c?tailLines=5" {
+		t.Errorf("by WebSocket: %q", got)
+	}
 }
 
 // The fifth version of the protocol is translated, and tested with kubectl; those
@@ -125,6 +142,10 @@ func TestProxies(t *testing.T) {
 	if a.body != "GET /pods?x=y" {
 		t.Error(a.body)
 	}
+	if a = f.expect(200, "OPTIONS", "/api/v1/nodes/n1/proxy/pods", ""); a.body != "OPTIONS /pods" {
+		t.Error(a.body)
+	}
+	f.expect(404, "OPTIONS", pods+"/p/exec", "")
 	f.expect(404, "GET", "/api/v1/nodes/none/proxy/pods", "")
 	f.expect(201, "POST", "/api/v1/namespaces/default/services", `{"metadata":{"name":"s"},"spec":{"ports":[{"port":80}]}}`)
 	a = f.expect(503, "GET", "/api/v1/namespaces/default/services/s/proxy/", "")

@@ -264,6 +264,22 @@ func (s *Store) List(gr schema.GroupResource, namespace string) []api.Object {
 	return out
 }
 
+// Current is the state of a resource as the cache has it now; nil when it was not
+// started, or is still loading.
+func (s *Store) Current(gr schema.GroupResource) *Snapshot {
+	r := s.table.Load().byGR[gr]
+	if r == nil {
+		return nil
+	}
+	r.mu.RLock()
+	loading := r.loading
+	r.mu.RUnlock()
+	if loading {
+		return nil
+	}
+	return r.current()
+}
+
 // Revision is the revision of the latest change of a resource that the cache
 // has seen: what was derived from the resource stays valid while it is equal.
 func (s *Store) Revision(gr schema.GroupResource) int64 {

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"bufio"
 	"crypto/tls"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	translator "k8s.io/apiserver/pkg/util/proxy"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/proa-dev/proa/apiserver/registry"
 )
@@ -105,6 +107,12 @@ func (p *Proxy) copyLogs(w http.ResponseWriter, r *http.Request, to *url.URL) er
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return kubeletError(resp)
+	}
+	if wsstream.IsWebSocketRequest(r) {
+		// The copy drops what comes together with an error: bufio parts them.
+		// What Copy returns is the client's: it has been answered, or is gone.
+		_ = wsstream.NewReader(bufio.NewReader(resp.Body), true, wsstream.NewDefaultReaderProtocols()).Copy(w, r)
+		return nil
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(http.StatusOK)

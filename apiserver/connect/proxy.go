@@ -64,7 +64,8 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, to *url.URL, tra
 		r.Header.Del(name)
 	}
 	back := strings.TrimSuffix(r.URL.Path, rest)
-	rewrite := &proxy.Transport{Scheme: "https", Host: r.Host, PathPrepend: back, RoundTripper: transport}
+	// Links get a path alone: it is right behind any proxy of this server too.
+	rewrite := &proxy.Transport{PathPrepend: back, RoundTripper: transport}
 	h := proxy.NewUpgradeAwareHandler(to, rewrite, false, false, &responder{p: p})
 	if t, ok := transport.(*http.Transport); ok {
 		h.UpgradeTransport = proxy.NewUpgradeRequestRoundTripper(t, transport)

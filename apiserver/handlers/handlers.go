@@ -110,7 +110,7 @@ func (c *call) locate() error {
 		return notServed()
 	}
 	c.target = registry.Target{Kind: k, Namespace: info.Namespace, Name: info.Name, Subresource: info.Subresource}
-	if !wellFormed(k, info) {
+	if !wellFormed(k, info, c.r.Method) {
 		return notServed()
 	}
 	if !k.Namespaced {
@@ -129,7 +129,7 @@ func (c *call) locate() error {
 
 // wellFormed refuses paths that the authorizer understands as less than what
 // they would do.
-func wellFormed(k *api.Kind, info *request.RequestInfo) bool {
+func wellFormed(k *api.Kind, info *request.RequestInfo, method string) bool {
 	switch {
 	case info.Resource == "namespaces":
 		// In /namespaces/a/namespaces/b it decides as of a.
@@ -143,9 +143,17 @@ func wellFormed(k *api.Kind, info *request.RequestInfo) bool {
 	case info.Namespace == "" && len(info.Parts) > 1:
 		return false
 	}
-	if info.Subresource != "" && (info.Verb == "watch" || info.Verb == "proxy" || info.Verb == "") {
+	switch info.Verb {
+	case "watch", "proxy":
 		// /watch/… makes any method a "watch": no way to a command in a pod.
-		return false
+		if info.Subresource != "" {
+			return false
+		}
+	case "":
+		// A method without a verb is for those alone who may do everything.
+		if info.Subresource != "" && (info.Subresource != "proxy" || method != http.MethodOptions) {
+			return false
+		}
 	}
 	return len(info.Parts) <= 3 || IsConnect(info)
 }

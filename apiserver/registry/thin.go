@@ -34,6 +34,28 @@ func thin(a, b api.Object) (api.Object, api.Object) {
 	return oa, ob
 }
 
+// share makes what is equal in two versions of an object one and the same, so
+// that it is kept, and walked by the garbage collector, once: of a pod whose
+// labels or status change, the spec. obj must not be changed from here on.
+func share(obj, old api.Object) {
+	a, b := reflect.ValueOf(obj), reflect.ValueOf(old)
+	if a.Type() != b.Type() || a.Kind() != reflect.Pointer || a.Elem().Kind() != reflect.Struct {
+		return
+	}
+	if _, ok := obj.(*unstructured.Unstructured); ok {
+		return
+	}
+	a, b = a.Elem(), b.Elem()
+	for i := range a.NumField() {
+		if a.Type().Field(i).Anonymous {
+			continue // metadata, which always differs
+		}
+		if fa, fb := a.Field(i), b.Field(i); fa.CanSet() && equalValues(fa, fb) {
+			fa.Set(fb)
+		}
+	}
+}
+
 // shallow returns a copy that shares its insides.
 func shallow(obj api.Object) api.Object {
 	v := reflect.ValueOf(obj)

@@ -263,6 +263,7 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 // writeClaimed validates and writes the changed object in a.
 func (c *Core) writeClaimed(ctx context.Context, r *resource, t Target, ch change, e *store.Entry, a *admission.Attributes) (api.Object, error) {
 	obj, live := a.Object.(api.Object), a.OldObject.(api.Object)
+	share(obj, live)
 	if err := c.check(ctx, t, ch, obj, live); err != nil {
 		return nil, err
 	}

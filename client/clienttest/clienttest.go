@@ -28,6 +28,7 @@ type Factory func(t *testing.T) client.Cluster
 func Run(t *testing.T, make Factory) {
 	for name, test := range map[string]func(*testing.T, *env){
 		"write and read": writeAndRead,
+		"times":          times,
 		"lists":          lists,
 		"other types":    otherTypes,
 		"patches":        patches,

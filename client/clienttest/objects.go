@@ -1,11 +1,14 @@
 package clienttest
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,6 +62,30 @@ func writeAndRead(t *testing.T, e *env) {
 		}
 		return nil
 	})
+}
+
+// times come back as the wire has them, whoever wrote them: who reads an
+// object and writes it again changes nothing.
+func times(t *testing.T, e *env) {
+	exact := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"},
+		Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: exact}}}
+	e.create(t, lease)
+	d := deployment()
+	e.create(t, d)
+	d.Status.Conditions = []appsv1.DeploymentCondition{{Type: "Tested", Status: corev1.ConditionTrue, LastUpdateTime: metav1.Time{Time: exact}}}
+	if err := e.Client().Status().Update(e.ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(e.Reader().Get(e.ctx, key(lease), lease), e.Reader().Get(e.ctx, key(d), d)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := lease.Spec.RenewTime.Time, exact.Truncate(time.Microsecond); !got.Equal(want) {
+		t.Errorf("micro time %s, want %s", got, want)
+	}
+	if got, want := d.Status.Conditions[0].LastUpdateTime.Time, exact.Truncate(time.Second); !got.Equal(want) {
+		t.Errorf("time %s, want %s", got, want)
+	}
 }
 
 func lists(t *testing.T, e *env) {

@@ -21,7 +21,8 @@ import (
 // access is what clients and informers share.
 type access struct {
 	Config
-	mapper *mapper
+	mapper    *mapper
+	precision precision
 }
 
 // as marks ctx with the user.
@@ -57,14 +58,15 @@ func target(k *api.Kind, namespace, name, subresource string) registry.Target {
 
 var converter = runtime.DefaultUnstructuredConverter
 
-// own returns a copy of the caller's object, in the Go type of k, for the
-// registry to keep.
-func own(k *api.Kind, obj runtime.Object) (runtime.Object, error) {
+// own returns a copy of the caller's object, in the Go type of k and with
+// times as the wire has them, for the registry to keep.
+func (a *access) own(k *api.Kind, obj runtime.Object) (runtime.Object, error) {
 	out := k.New()
 	switch {
 	case reflect.TypeOf(out) == reflect.TypeOf(obj):
 		c := obj.DeepCopyObject()
 		c.GetObjectKind().SetGroupVersionKind(k.GVK)
+		a.precision.cut(c)
 		return c, nil
 	case isPartial(obj):
 		return nil, fmt.Errorf("cannot write %s using only metadata", k.GVK.Kind)
@@ -94,7 +96,7 @@ func (a *access) ownBody(k *api.Kind, obj runtime.Object) (runtime.Object, error
 		return nil, err
 	}
 	if gvk == k.GVK {
-		return own(k, obj)
+		return a.own(k, obj)
 	}
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {

@@ -30,6 +30,9 @@ type informers struct {
 	started chan struct{}
 	byKey   map[informerKey]*informer
 	wg      sync.WaitGroup
+	// followed are the kinds of which all objects may be seen: somebody has an
+	// informer of them. By *api.Kind.
+	followed sync.Map
 }
 
 // informerKey tells informers of one kind apart that hand out different Go
@@ -121,6 +124,9 @@ func (c *informers) informer(ctx context.Context, k *api.Kind, obj runtime.Objec
 	if i == nil {
 		i = newInformer(c.access, k.GVK, viewAs(k, obj))
 		c.byKey[key] = i
+		if c.access.Only[k.GVK] == nil && k.Storage == nil {
+			c.followed.Store(k, i)
+		}
 		if c.ctx != nil {
 			c.startLocked(i)
 		}
@@ -160,6 +166,21 @@ func (c *informers) Get(ctx context.Context, key ctrl.ObjectKey, obj ctrl.Object
 // List implements ctrl.Reader.
 func (c *informers) List(ctx context.Context, list ctrl.ObjectList, opts ...ctrl.ListOption) error {
 	return c.reader.List(ctx, list, opts...)
+}
+
+// follows says whether an informer follows all objects of a kind; reads of others
+// are authorized one by one.
+func (c *informers) follows(k *api.Kind) bool {
+	i, ok := c.followed.Load(k)
+	if !ok || i.(*informer).IsStopped() {
+		return false
+	}
+	select {
+	case <-i.(*informer).synced:
+		return true
+	default:
+		return false
+	}
 }
 
 const allNamespaces = "\x00all"

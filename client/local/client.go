@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/store"
 )
 
 // localClient implements ctrl.WithWatch. With a cache its reads are of the
@@ -56,6 +58,12 @@ func (c *localClient) Get(ctx context.Context, key ctrl.ObjectKey, obj ctrl.Obje
 		return err
 	}
 	o := (&ctrl.GetOptions{}).ApplyOptions(opts)
+	if c.cache != nil && c.cache.follows(k) {
+		t := target(k, key.Namespace, key.Name, "")
+		if found, ok := c.Store.Get(k.GR(), t.Namespace, t.Name); ok {
+			return into(obj, found, yes(o.UnsafeDisableDeepCopy))
+		}
+	}
 	get := *o.AsGetOptions()
 	if c.cache != nil {
 		get.ResourceVersion = anyVersion
@@ -77,6 +85,9 @@ func (c *localClient) List(ctx context.Context, list ctrl.ObjectList, opts ...ct
 	}
 	o := (&ctrl.ListOptions{}).ApplyOptions(opts)
 	share := yes(o.UnsafeDisableDeepCopy)
+	if done, err := c.listFollowed(k, list, o, share); done {
+		return err
+	}
 	ask := *o.AsListOptions()
 	var limit int64
 	if c.cache != nil {
@@ -116,6 +127,40 @@ func (c *localClient) List(ctx context.Context, list ctrl.ObjectList, opts ...ct
 	return intoList(list, first(objs, limit), share)
 }
 
+// listFollowed lists a kind that an informer follows: its watch was authorized,
+// and such lists are made at every turn.
+func (c *localClient) listFollowed(k *api.Kind, list ctrl.ObjectList, o *ctrl.ListOptions, share bool) (done bool, err error) {
+	if c.cache == nil || o.FieldSelector != nil || o.Continue != "" || o.Raw != nil {
+		return false, nil
+	}
+	if !c.cache.follows(k) {
+		return false, nil
+	}
+	snap := c.Store.Current(k.GR())
+	if snap == nil {
+		return false, nil
+	}
+	prefix := ""
+	if k.Namespaced && o.Namespace != "" {
+		prefix = o.Namespace + "/"
+	}
+	var objs []api.Object
+	if prefix == "" && o.LabelSelector == nil {
+		objs = make([]api.Object, 0, snap.Len())
+	}
+	snap.Ascend(prefix, "", func(e *store.Entry) bool {
+		if o.LabelSelector == nil || o.LabelSelector.Matches(labels.Set(e.Object.GetLabels())) {
+			objs = append(objs, e.Object)
+		}
+		return o.Limit <= 0 || int64(len(objs)) < o.Limit
+	})
+	list.SetResourceVersion(formatRevision(snap.Revision))
+	list.SetContinue("")
+	list.SetRemainingItemCount(nil)
+	list.GetObjectKind().SetGroupVersionKind(k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List"))
+	return true, intoList(list, objs, share)
+}
+
 // nameIn is the one name that a list or watch is limited to, which counts for
 // its authorization: who may see one object may list and watch it.
 func nameIn(o *ctrl.ListOptions) string {
@@ -139,7 +184,7 @@ func (c *localClient) Create(ctx context.Context, obj ctrl.Object, opts ...ctrl.
 	if err != nil {
 		return err
 	}
-	body, err := own(k, obj)
+	body, err := c.own(k, obj)
 	if err != nil {
 		return err
 	}

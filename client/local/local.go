@@ -2,7 +2,9 @@
 // process: no wire, no encoding, no second copy of any object.
 //
 // Reads and watches come from the store's cache, through the registry, so
-// that they are authorized. Writes pass the registry like any request.
+// that they are authorized; of a kind that an informer follows, whose watch of
+// all objects was, straight from the store. Writes pass the registry like any
+// request.
 //
 // What is cheap elsewhere stays cheap: an informer keeps pointers to the
 // store's own objects, and a cached read is at least as new as every event

@@ -72,21 +72,7 @@ func New(env loop.Env) (loop.Loop, error) {
 	if err != nil {
 		return loop.Loop{}, err
 	}
-	return loop.Join(Name, l, loop.Loop{Name: Name + " backoff", Run: c.forgetFailures}), nil
-}
-
-// forgetFailures drops the intervals of nodes whose pods no longer fail.
-func (c *controller) forgetFailures(ctx context.Context) error {
-	tick := c.env.Clock.NewTicker(forgetPeriod)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C():
-			c.failed.GC()
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	return loop.Join(Name, l, loop.Every(env.Clock, Name+" back-off", forgetPeriod, c.failed.GC)), nil
 }
 
 func (c *controller) watchSets() source.Source {

@@ -118,13 +118,21 @@ func (p *pass) available(pod *corev1.Pod) bool {
 // serves reports whether a pod is available and stays.
 func (p *pass) serves(pod *corev1.Pod) bool { return p.available(pod) && !terminating(pod) }
 
-// nextCheck is when the next ready pod becomes available without any event.
+// nextCheck is when the next ready pod becomes available, or a finished one may
+// be replaced, without any event.
 func (p *pass) nextCheck() time.Duration {
-	var next time.Duration
+	next := p.again
 	for pod := range p.pods() {
-		if _, wait := pods.Available(pod, p.set.Spec.MinReadySeconds, p.now); wait > 0 && (next == 0 || wait < next) {
-			next = wait
-		}
+		_, wait := pods.Available(pod, p.set.Spec.MinReadySeconds, p.now)
+		next = earlier(next, wait)
 	}
 	return next
+}
+
+// earlier returns the shorter of two times to wait, of which zero is for ever.
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 || (b > 0 && b < a) {
+		return b
+	}
+	return a
 }

@@ -32,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/flowcontrol"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -50,6 +51,10 @@ const Name = "statefulset-controller"
 
 const workers = 5
 
+// Failed pods are replaced at longer and longer intervals: a kubelet that
+// refuses a pod does so at once, again and again.
+const firstDelay, longestDelay, forgetPeriod = 100 * time.Millisecond, 10 * time.Second, time.Minute
+
 // recheck is when to look again at a set whose own writes were not seen yet,
 // should their events never come.
 const recheck = 30 * time.Second
@@ -63,18 +68,24 @@ type controller struct {
 	// defaults fills in a set as the API server does.
 	defaults func(api.Object)
 	fresh    fresh.Pods
+	failed   *flowcontrol.Backoff
 }
 
 // New makes the controller.
 func New(env loop.Env) (loop.Loop, error) {
 	c := &controller{
 		env: env.Named(Name), events: env.Cluster.Recorder(Name), expect: expect.NewTracker(env.Clock),
-		defaults: apps.StatefulSet().Default,
+		defaults: apps.StatefulSet().Default, failed: flowcontrol.NewBackOff(firstDelay, longestDelay),
 	}
+	c.failed.Clock = env.Clock
 	watch := &owned.Pods{Cluster: env.Cluster, Logger: c.env.Logger, Kind: kind, Expect: c.expect, Selectors: c.selectors}
-	return loop.New(c.env, Name, workers, c.reconcile, c.watchSets(), watch.Watch(),
+	l, err := loop.New(c.env, Name, workers, c.reconcile, c.watchSets(), watch.Watch(),
 		loop.Watch(env.Cluster, &corev1.PersistentVolumeClaim{}, loop.On[*corev1.PersistentVolumeClaim]{Deleted: c.claimDeleted}),
 	)
+	if err != nil {
+		return loop.Loop{}, err
+	}
+	return loop.Join(Name, l, loop.Every(env.Clock, Name+" back-off", forgetPeriod, c.failed.GC)), nil
 }
 
 func (c *controller) watchSets() source.Source {

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -45,6 +46,10 @@ type pass struct {
 	condemned []*corev1.Pod
 
 	status appsv1.StatefulSetStatus
+
+	mu sync.Mutex // the pods of a parallel set are looked after at once
+	// again is when to look at finished pods again; zero is never.
+	again time.Duration
 }
 
 // divide tells replicas from condemned pods.
@@ -167,7 +172,7 @@ func (p *pass) keepReplicas(ctx context.Context) (stop bool, err error) {
 func (p *pass) keep(ctx context.Context, ordinal int, pod *corev1.Pod) (stop bool, err error) {
 	if pods.Finished(pod) {
 		// However it ended. Its successor is created when it is gone.
-		if !terminating(pod) {
+		if !terminating(pod) && p.mayReplace(pod) {
 			err = p.delete(ctx, pod)
 		}
 		return true, err
@@ -196,6 +201,20 @@ func (p *pass) keep(ctx context.Context, ordinal int, pod *corev1.Pod) (stop boo
 		return false, nil
 	}
 	return false, p.repair(ctx, ordinal, pod)
+}
+
+// mayReplace reports whether it is time to replace a finished pod. If not,
+// nextCheck knows when it will be.
+func (p *pass) mayReplace(pod *corev1.Pod) bool {
+	key := string(p.set.UID) + "/" + pod.Name
+	if p.failed.IsInBackOffSinceUpdate(key, p.now) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.again = earlier(p.again, p.failed.Get(key))
+		return false
+	}
+	p.failed.Next(key, p.now)
+	return true
 }
 
 // create creates a pod after its claims.

@@ -85,7 +85,7 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (started boo
 	if err == nil {
 		w.advanceBackOff(c, k)
 		k.waiting, k.configRetry = nil, retry{}
-		w.collect(ctx, c.Name)
+		w.collect(c.Name)
 		if w.dirty { // it was not seen to run: look
 			return false, now
 		}
@@ -231,7 +231,8 @@ func (w *worker) start(ctx context.Context, c *corev1.Container, k *container, i
 	if err := os.MkdirAll(filepath.Join(w.logDir(), c.Name), 0o755); err != nil {
 		return &startError{"CreateContainerError", fmt.Errorf("create container log directory: %w", err)}
 	}
-	callCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	// As with a sandbox, what the runtime has begun it finishes.
+	callCtx, cancel := context.WithTimeout(w.m.ctx, 2*time.Minute)
 	defer cancel()
 	made, err := w.m.cfg.CRI.Runtime.CreateContainer(callCtx, &runtimeapi.CreateContainerRequest{
 		PodSandboxId: sandbox.Id, Config: config, SandboxConfig: w.sandboxConfig()})
@@ -239,6 +240,10 @@ func (w *worker) start(ctx context.Context, c *corev1.Container, k *container, i
 		return &startError{"CreateContainerError", errors.New(cri.Text(err))}
 	}
 	w.event(c.Name, corev1.EventTypeNormal, "Created", "Container created")
+	if ctx.Err() != nil { // the pod's end has come meanwhile
+		w.dirty = true
+		return ctx.Err()
+	}
 	_, err = w.m.cfg.CRI.Runtime.StartContainer(callCtx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId})
 	if err != nil {
 		w.dirty = true
@@ -320,13 +325,13 @@ func (w *worker) target(name string) string {
 }
 
 // collect removes all but the newest dead container of a name.
-func (w *worker) collect(ctx context.Context, name string) {
+func (w *worker) collect(name string) {
 	dead := 0
 	next := *w.runtime
 	next.Containers = nil
 	for _, c := range w.runtime.Containers {
 		if c.Name() == name && c.Exited() {
-			if dead++; dead > 1 && w.remove(ctx, c) {
+			if dead++; dead > 1 && w.remove(c) {
 				continue
 			}
 		}
@@ -335,8 +340,8 @@ func (w *worker) collect(ctx context.Context, name string) {
 	w.runtime = &next
 }
 
-func (w *worker) remove(ctx context.Context, c *cri.Container) bool {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+func (w *worker) remove(c *cri.Container) bool {
+	ctx, cancel := context.WithTimeout(w.m.ctx, 2*time.Minute)
 	defer cancel()
 	_, err := w.m.cfg.CRI.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.Id})
 	if err != nil && !cri.IsNotFound(err) {

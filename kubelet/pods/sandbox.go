@@ -57,8 +57,11 @@ func (w *worker) makeSandboxConfig(attempt uint32) (*runtimeapi.PodSandboxConfig
 	}), nil
 }
 
-// makeSandbox replaces the pod's sandbox by a new one.
-func (w *worker) makeSandbox(ctx context.Context) error {
+// makeSandbox replaces the pod's sandbox by a new one. News of the pod's end do
+// not cut it short: a runtime that is stopped half way through a sandbox loses
+// track of what it has started.
+func (w *worker) makeSandbox() error {
+	ctx := w.m.ctx
 	attempt := uint32(0)
 	for i, s := range w.runtime.Sandboxes {
 		if i == 0 {

@@ -295,7 +295,7 @@ func (w *worker) syncRunning(ctx context.Context) (next time.Time) {
 	}
 	p := makePlan(w.view())
 	if p.newSandbox {
-		if err := w.makeSandbox(ctx); err != nil {
+		if err := w.makeSandbox(); err != nil {
 			w.report(false)
 			return soonest(w.retry.fail(w.now()), w.deadlineAt())
 		}

@@ -98,10 +98,14 @@ func (s *Snapshot) Choose(p *Pod, ways []*Preemption) *Preemption {
 // way out of the slot.
 func (s *Snapshot) clearing(p *Pod, slot int32) bool {
 	return slices.ContainsFunc(s.nodes[slot].pods, func(at *placed) bool {
-		return at.pod.Priority < p.Priority && at.pod.Object.DeletionTimestamp != nil &&
-			slices.ContainsFunc(at.pod.Object.Status.Conditions, func(c corev1.PodCondition) bool {
-				return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
-			})
+		return at.pod.Priority < p.Priority && (at.leaving || at.pod.preempted())
+	})
+}
+
+// preempted says that the pod ends because of another.
+func (p *Pod) preempted() bool {
+	return p.Object.DeletionTimestamp != nil && slices.ContainsFunc(p.Object.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
 	})
 }
 

@@ -126,13 +126,7 @@ func TestCrashesLeakNothing(t *testing.T) {
 			n.gone(name)
 		}
 	}
-	var left []string
-	if err := n.Until(t.Context(), 20*time.Second, func() bool {
-		left = look(t, n.Dir, uids).more(before)
-		return len(left) == 0
-	}); err != nil {
-		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
-	}
+	n.wantClean(before, uids)
 }
 
 // startAndKill has another crash meet the recovery from the one before.
@@ -193,5 +187,46 @@ func TestResetLeavesNothing(t *testing.T) {
 				t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 			}
 		})
+	}
+}
+
+// Pods that are deleted while they come up, each at another moment, leave
+// nothing either.
+func TestDeletionsLeakNothing(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	n.importBusybox()
+	n.run("first")
+	n.pod("first")
+	n.delete("first")
+	n.gone("first")
+	before := look(t, n.Dir, nil)
+	var uids, names []string
+	for i := range 24 {
+		name := fmt.Sprintf("p-%d", i)
+		n.run(name)
+		pod, err := n.client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names, uids = append(names, name), append(uids, string(pod.UID))
+		time.Sleep(time.Duration(i) * 15 * time.Millisecond) // the moment is what the test is about
+		n.delete(name)
+	}
+	for _, name := range names {
+		n.gone(name)
+	}
+	n.wantClean(before, uids)
+}
+
+// wantClean waits until nothing is left of pods.
+func (n *node) wantClean(before machine, uids []string) {
+	n.Helper()
+	var left []string
+	if err := n.Until(n.Context(), 20*time.Second, func() bool {
+		left = look(n.T, n.Dir, uids).more(before)
+		return len(left) == 0
+	}); err != nil {
+		n.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
 }

@@ -92,11 +92,5 @@ func TestShimDies(t *testing.T) {
 	again()
 	n.delete("p")
 	n.gone("p")
-	var left []string
-	if err := n.Until(t.Context(), 20*time.Second, func() bool {
-		left = look(t, n.Dir, []string{string(pod.UID)}).more(before)
-		return len(left) == 0
-	}); err != nil {
-		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
-	}
+	n.wantClean(before, []string{string(pod.UID)})
 }

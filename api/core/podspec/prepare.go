@@ -11,6 +11,8 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/proa-dev/proa/api/validate"
+
+	"github.com/proa-dev/proa/api"
 )
 
 // AppArmorFields writes the profile that a container's deprecated annotation
@@ -97,6 +99,18 @@ func MergeLabelKeys(p *corev1.Pod) {
 // upstream it says nothing, and what the old spec has already (nil for a new
 // object) may stay.
 func DropGated(spec, old *corev1.PodSpec, annotations map[string]string) {
+	if old == nil || !api.Equal(spec, old) { // else it has nothing that old has not
+		dropGatedFields(spec, old)
+	}
+	for _, k := range []string{
+		"pod.beta.kubernetes.io/init-containers", "pod.alpha.kubernetes.io/init-containers",
+		"pod.beta.kubernetes.io/init-container-statuses", "pod.alpha.kubernetes.io/init-container-statuses",
+	} {
+		delete(annotations, k)
+	}
+}
+
+func dropGatedFields(spec, old *corev1.PodSpec) {
 	before := &corev1.PodSpec{}
 	if old != nil {
 		old.DeepCopyInto(before)
@@ -105,12 +119,6 @@ func DropGated(spec, old *corev1.PodSpec, annotations map[string]string) {
 		if !f(before) {
 			f(spec)
 		}
-	}
-	for _, k := range []string{
-		"pod.beta.kubernetes.io/init-containers", "pod.alpha.kubernetes.io/init-containers",
-		"pod.beta.kubernetes.io/init-container-statuses", "pod.alpha.kubernetes.io/init-container-statuses",
-	} {
-		delete(annotations, k)
 	}
 }
 

@@ -177,10 +177,11 @@ func TestWhatIsNotCharged(t *testing.T) {
 		t.Errorf("a quota that is never left alone: %v", err)
 	}
 	// A client that leaves does not wait for the others.
-	blocked := make(chan struct{})
-	k.fail = func() bool { <-blocked; return false }
+	entered, blocked := make(chan struct{}), make(chan struct{})
+	k.fail = func() bool { close(entered); <-blocked; return false }
 	first := make(chan error)
 	go func() { first <- p.Validate(t.Context(), create("pods", pod(""))) }()
+	<-entered
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	if err := p.Validate(ctx, create("pods", pod(""))); err == nil {

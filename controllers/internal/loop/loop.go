@@ -74,6 +74,22 @@ func Join(name string, loops ...Loop) Loop {
 	}}
 }
 
+// Every makes a loop that calls fn from time to time.
+func Every(clk clock.WithTicker, name string, period time.Duration, fn func()) Loop {
+	return Loop{Name: name, Run: func(ctx context.Context) error {
+		tick := clk.NewTicker(period)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C():
+				fn()
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}}
+}
+
 // StaleDelay is how long to wait when the cache is known to lag behind our own
 // writes; what it lacks is on its way.
 const StaleDelay = 20 * time.Millisecond

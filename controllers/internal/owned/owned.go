@@ -51,13 +51,16 @@ func (p *Pods) ofOurs(pod *corev1.Pod) *metav1.OwnerReference {
 }
 
 func (p *Pods) created(ctx context.Context, q loop.Queue, pod *corev1.Pod) {
+	ref := p.ofOurs(pod)
+	if ref != nil {
+		p.Expect.Created(ref.UID, 1)
+	}
 	if pod.DeletionTimestamp != nil {
-		// After a restart a pod may be seen first when it is terminating.
+		// A pod may be seen first when it is terminating.
 		p.deleted(ctx, q, pod)
 		return
 	}
-	if ref := p.ofOurs(pod); ref != nil {
-		p.Expect.Created(ref.UID, 1)
+	if ref != nil {
 		q.Add(loop.Key(pod.Namespace, ref.Name))
 		return
 	}

@@ -48,7 +48,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	dns, err := b.debian.programs("/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/getent")
+	dns, err := b.debian.programs("/bin/bash", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/getent")
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 // system with the tools that tests run in it.
 func (b *builder) agnhost() (ociimage.Spec, error) {
 	tools, err := b.debian.programs(
-		"/usr/bin/curl", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/socat", "/usr/bin/iperf",
+		"/bin/bash", "/usr/bin/curl", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/socat", "/usr/bin/iperf",
 		"/usr/bin/nc=/bin/nc.openbsd", "/sbin/ip=/bin/ip", "/sbin/ss=/bin/ss", "/sbin/tc", "/usr/bin/taskset", "/usr/bin/getent",
 	)
 	if err != nil {
@@ -117,6 +117,8 @@ func (b *builder) agnhost() (ociimage.Spec, error) {
 			append(tools,
 				ociimage.File{Path: "/usr/local/bin/iperf", Link: "/usr/bin/iperf"},
 				ociimage.File{Path: "/home/user-defined-in-image", Mode: fs.ModeDir | 0o755, UID: 1000, GID: 1000},
+				// Tests look for the name of the system that upstream builds on.
+				ociimage.File{Path: "/etc/os-release", Content: []byte("NAME=\"Alpine Linux\"\nID=alpine\nPRETTY_NAME=\"Alpine Linux (tools of Debian)\"\n")},
 				ociimage.File{Path: "/uploads", Mode: fs.ModeDir | 0o755},
 				b.data("/localhost.crt", "agnhost/porter/localhost.crt"), b.data("/localhost.key", "agnhost/porter/localhost.key"),
 				ociimage.File{Path: "/agnhost-2", Link: "agnhost"}),
