@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -267,6 +268,35 @@ func testPreemptionIsNotRepeated(t *testing.T) {
 	if left := len(c.pods); left != 6 {
 		t.Errorf("%d pods are left, want 6: no more than 3 victims", left)
 	}
+}
+
+// A claim gets its device, and the pod its node, where there is one.
+func TestDevices(t *testing.T) { synctest.Test(t, testDevices) }
+
+func testDevices(t *testing.T) {
+	c := newFakeCluster(t)
+	name := func(s string) *string { return &s }
+	claims := func(p *corev1.Pod) {
+		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: name("claim")}}
+	}
+	c.add(newNode("a", "8"), newNode("b", "8"),
+		&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}},
+		&resourcev1.ResourceClaim{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "claim", UID: "uid-claim"},
+			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}}}}},
+		})
+	start(t, c)
+	c.add(newPod("p", "1", claims))
+	c.eventually(t, "no device yet", func() bool {
+		return c.hasEvent("p Warning FailedScheduling: 0/2 nodes are available: 2 cannot allocate all claims.")
+	})
+	c.add(&resourcev1.ResourceSlice{
+		ObjectMeta: metav1.ObjectMeta{Name: "slice"},
+		Spec: resourcev1.ResourceSliceSpec{Driver: "example.com", NodeName: name("b"),
+			Pool: resourcev1.ResourcePool{Name: "b", Generation: 1, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "gpu-0"}}},
+	})
+	c.eventually(t, "bound where the device is", func() bool { return c.node("p") == "b" })
 }
 
 // Whatever fails and vanishes meanwhile: in the end every pod that is left has

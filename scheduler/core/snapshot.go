@@ -66,6 +66,7 @@ type Snapshot struct {
 	groups     cacheOf[group]
 	topology   topologyIndex
 	storage    volumeIndex
+	devices    Devices
 	siblings   siblingIndex
 	rand       *rand.Rand
 }
@@ -122,8 +123,32 @@ func NewSnapshot(seed uint64) *Snapshot {
 	}
 }
 
+// Devices allocates what resource claims ask for.
+type Devices interface {
+	// For looks a pod's claims up; nil when it has none. refusal says in
+	// upstream's words why no node at all will do.
+	For(pod *corev1.Pod) (view DeviceView, refusal string)
+}
+
+// DeviceView is what a pod's resource claims mean for nodes.
+type DeviceView interface {
+	// Check says why a node cannot meet the claims, "" if it can.
+	Check(node *corev1.Node) string
+}
+
+// SetDevices tells who allocates devices; without, claims do not matter.
+func (s *Snapshot) SetDevices(d Devices) { s.devices = d }
+
 // Nodes returns how many nodes there are.
 func (s *Snapshot) Nodes() int { return s.live }
+
+// Node returns the node of this name, nil when there is none.
+func (s *Snapshot) Node(name string) *corev1.Node {
+	if slot, ok := s.slots[name]; ok {
+		return s.nodes[slot].node
+	}
+	return nil
+}
 
 // Pod returns the pod on a node with this uid and the node's name.
 func (s *Snapshot) Pod(uid types.UID) (pod *Pod, node string, ok bool) {
