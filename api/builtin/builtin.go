@@ -13,10 +13,13 @@ import (
 	"github.com/proa-dev/proa/api/core"
 	"github.com/proa-dev/proa/api/discovery"
 	"github.com/proa-dev/proa/api/events"
+	"github.com/proa-dev/proa/api/flowcontrol"
 	"github.com/proa-dev/proa/api/networking"
+	"github.com/proa-dev/proa/api/node"
 	"github.com/proa-dev/proa/api/policy"
 	"github.com/proa-dev/proa/api/rbac"
 	"github.com/proa-dev/proa/api/scheduling"
+	"github.com/proa-dev/proa/api/storagemigration"
 )
 
 // Kinds returns the rows of the table of kinds, made anew at each call: a
@@ -33,10 +36,13 @@ func Kinds() []*api.Kind {
 		coordination.Kinds(),
 		discovery.Kinds(),
 		events.Kinds(),
+		flowcontrol.Kinds(),
 		networking.Kinds(),
+		node.Kinds(),
 		policy.Kinds(),
 		rbac.Kinds(),
 		scheduling.Kinds(),
+		storagemigration.Kinds(),
 	} {
 		kinds = append(kinds, group...)
 	}

@@ -11,6 +11,9 @@ export CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false'
 upstream=v1.37.0
 version=k8s.io/component-base/version
 
+mkdir -p "$cache"
+exec 9>"$cache/programs.lock"
+flock 9
 state=$(cat go.mod go.sum build.sh <(go version) | sha256sum | cut -d' ' -f1)
 if [[ $(cat "$cache/programs" 2>/dev/null) != "$state" ]]; then
 	echo "building upstream's suite, once: about 10 minutes" >&2

@@ -16,7 +16,6 @@ import (
 
 	"github.com/proa-dev/proa/test/cluster"
 	"github.com/proa-dev/proa/test/isolate"
-	"github.com/proa-dev/proa/test/suite/images"
 	"github.com/proa-dev/proa/test/suite/registry"
 )
 
@@ -58,7 +57,11 @@ func (o *options) run(ctx context.Context, tests []string) error {
 func (o *options) session(ctx context.Context, chosen []string, rec *recorder) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	images, err := registry.Open(images.Config{Cache: o.cache}.Dir())
+	archives, err := os.ReadFile(filepath.Join(o.state, imagesFile))
+	if err != nil {
+		return fmt.Errorf("%w: run `suite images` first", err)
+	}
+	images, err := registry.Open(string(archives))
 	if err != nil {
 		return err
 	}

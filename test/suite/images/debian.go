@@ -3,7 +3,9 @@ package images
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"debug/elf"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,22 +32,23 @@ type debian struct {
 }
 
 // fetchDebian downloads the packages with all that they depend on, as into an
-// empty system, and unpacks them under dir, once.
+// empty system, and unpacks them under dir, once for each list of packages.
 func fetchDebian(ctx context.Context, dir string) (*debian, error) {
+	list := sha256.Sum256([]byte(strings.Join(packages, "\n")))
+	dir = filepath.Join(dir, hex.EncodeToString(list[:6]))
 	d := &debian{root: filepath.Join(dir, "root"), libraries: map[string]string{}}
-	done := filepath.Join(dir, "packages")
-	want := strings.Join(packages, "\n")
-	if have, err := os.ReadFile(done); err != nil || string(have) != want {
-		if err := errors.Join(os.RemoveAll(d.root), os.MkdirAll(filepath.Join(dir, "archives", "partial"), 0o755)); err != nil {
+	if _, err := os.Stat(d.root); err != nil {
+		unpacked := filepath.Join(dir, "unpacked")
+		if err := errors.Join(os.RemoveAll(unpacked), os.MkdirAll(filepath.Join(dir, "archives", "partial"), 0o755)); err != nil {
 			return nil, err
 		}
 		if err := download(ctx, dir); err != nil {
 			return nil, err
 		}
-		if err := unpack(ctx, filepath.Join(dir, "archives"), d.root); err != nil {
+		if err := unpack(ctx, filepath.Join(dir, "archives"), unpacked); err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(done, []byte(want), 0o644); err != nil {
+		if err := os.Rename(unpacked, d.root); err != nil {
 			return nil, err
 		}
 	}
