@@ -4,6 +4,7 @@ package builtin
 
 import (
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/api/auth"
 	"github.com/proa-dev/proa/api/autoscaling"
@@ -28,6 +29,7 @@ func Kinds() []*api.Kind {
 	var kinds []*api.Kind
 	for _, group := range [][]*api.Kind{
 		core.Kinds(),
+		admissionregistration.Kinds(),
 		apps.Kinds(),
 		auth.Kinds(),
 		autoscaling.Kinds(),
