@@ -17,6 +17,7 @@ import (
 	"github.com/proa-dev/proa/api/policy"
 	"github.com/proa-dev/proa/api/rbac"
 	"github.com/proa-dev/proa/api/scheduling"
+	"github.com/proa-dev/proa/api/storage"
 )
 
 // Kinds returns the rows of the table of kinds, made anew at each call: a
@@ -37,6 +38,7 @@ func Kinds() []*api.Kind {
 		policy.Kinds(),
 		rbac.Kinds(),
 		scheduling.Kinds(),
+		storage.Kinds(),
 	} {
 		kinds = append(kinds, group...)
 	}

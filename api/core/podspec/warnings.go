@@ -109,28 +109,33 @@ func (w *warner) spec(root *field.Path, s *corev1.PodSpec, meta *metav1.ObjectMe
 
 // label warns of node labels that were renamed.
 func (w *warner) label(path *field.Path, prefix, key string) {
-	var text string
+	if text := RenamedLabel(key); text != "" {
+		w.add(path, "%s%s", prefix, text)
+	}
+}
+
+// RenamedLabel says what to use instead of a node label that was renamed,
+// empty for all others.
+func RenamedLabel(key string) string {
 	switch key {
 	case "beta.kubernetes.io/arch":
-		text = `deprecated since v1.14; use "kubernetes.io/arch" instead`
+		return `deprecated since v1.14; use "kubernetes.io/arch" instead`
 	case "beta.kubernetes.io/os":
-		text = `deprecated since v1.14; use "kubernetes.io/os" instead`
+		return `deprecated since v1.14; use "kubernetes.io/os" instead`
 	case corev1.LabelFailureDomainBetaRegion:
-		text = `deprecated since v1.17; use "topology.kubernetes.io/region" instead`
+		return `deprecated since v1.17; use "topology.kubernetes.io/region" instead`
 	case corev1.LabelFailureDomainBetaZone:
-		text = `deprecated since v1.17; use "topology.kubernetes.io/zone" instead`
+		return `deprecated since v1.17; use "topology.kubernetes.io/zone" instead`
 	case corev1.LabelInstanceType:
-		text = `deprecated since v1.17; use "node.kubernetes.io/instance-type" instead`
+		return `deprecated since v1.17; use "node.kubernetes.io/instance-type" instead`
 	case "app.kubernetes.io/created-by":
-		text = "deprecated since v1.9"
+		return "deprecated since v1.9"
 	case "scheduler.alpha.kubernetes.io/preferAvoidPods":
-		text = "deprecated since v1.22; use Taints and Tolerations instead"
+		return "deprecated since v1.22; use Taints and Tolerations instead"
 	case "node-role.kubernetes.io/master":
-		text = `use "node-role.kubernetes.io/control-plane" instead`
-	default:
-		return
+		return `use "node-role.kubernetes.io/control-plane" instead`
 	}
-	w.add(path, "%s%s", prefix, text)
+	return ""
 }
 
 func (w *warner) affinity(path *field.Path, a *corev1.Affinity) {
