@@ -21,6 +21,7 @@ import (
 	"github.com/proa-dev/proa/api/rbac"
 	"github.com/proa-dev/proa/api/scheduling"
 	"github.com/proa-dev/proa/api/storagemigration"
+	"github.com/proa-dev/proa/api/storage"
 )
 
 // Kinds returns the rows of the table of kinds, made anew at each call: a
@@ -45,6 +46,7 @@ func Kinds() []*api.Kind {
 		rbac.Kinds(),
 		scheduling.Kinds(),
 		storagemigration.Kinds(),
+		storage.Kinds(),
 	} {
 		kinds = append(kinds, group...)
 	}
