@@ -4,6 +4,7 @@ package builtin
 
 import (
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/api/auth"
 	"github.com/proa-dev/proa/api/autoscaling"
@@ -20,6 +21,7 @@ import (
 	"github.com/proa-dev/proa/api/rbac"
 	"github.com/proa-dev/proa/api/scheduling"
 	"github.com/proa-dev/proa/api/storagemigration"
+	"github.com/proa-dev/proa/api/storage"
 )
 
 // Kinds returns the rows of the table of kinds, made anew at each call: a
@@ -28,6 +30,7 @@ func Kinds() []*api.Kind {
 	var kinds []*api.Kind
 	for _, group := range [][]*api.Kind{
 		core.Kinds(),
+		admissionregistration.Kinds(),
 		apps.Kinds(),
 		auth.Kinds(),
 		autoscaling.Kinds(),
@@ -43,6 +46,7 @@ func Kinds() []*api.Kind {
 		rbac.Kinds(),
 		scheduling.Kinds(),
 		storagemigration.Kinds(),
+		storage.Kinds(),
 	} {
 		kinds = append(kinds, group...)
 	}

@@ -102,7 +102,7 @@ func TestBadCertificateRequests(t *testing.T) {
 	good := base64.StdEncoding.EncodeToString(certificateRequest(t, pkix.Name{CommonName: "eve"}))
 	masters := base64.StdEncoding.EncodeToString(certificateRequest(t, pkix.Name{CommonName: "eve", Organization: []string{"system:masters"}}))
 	for _, c := range []struct{ name, spec, want string }{
-		{"no PEM", "{request: eA==, signerName: example.com/a, usages: [client auth]}", "spec.request: Invalid value: [120]: PEM block type must be CERTIFICATE REQUEST"},
+		{"no PEM", "{request: eA==, signerName: example.com/a, usages: [client auth]}", "spec.request: Invalid value: \"eA==\": PEM block type must be CERTIFICATE REQUEST"},
 		{"no usages", "{request: " + good + ", signerName: example.com/a}", "spec.usages: Required value"},
 		{"an unknown usage", "{request: " + good + ", signerName: example.com/a, usages: [fly]}", `spec.usages[0]: Unsupported value: "fly"`},
 		{"a usage twice", "{request: " + good + ", signerName: example.com/a, usages: [any, any]}", `spec.usages[1]: Duplicate value: "any"`},
