@@ -19,6 +19,7 @@ import (
 	"github.com/proa-dev/proa/api/node"
 	"github.com/proa-dev/proa/api/policy"
 	"github.com/proa-dev/proa/api/rbac"
+	"github.com/proa-dev/proa/api/resource"
 	"github.com/proa-dev/proa/api/scheduling"
 	"github.com/proa-dev/proa/api/storagemigration"
 )
@@ -43,6 +44,7 @@ func Kinds() []*api.Kind {
 		node.Kinds(),
 		policy.Kinds(),
 		rbac.Kinds(),
+		resource.Kinds(),
 		scheduling.Kinds(),
 		storagemigration.Kinds(),
 	} {
