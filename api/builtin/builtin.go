@@ -5,6 +5,8 @@ package builtin
 import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/admissionregistration"
+	"github.com/proa-dev/proa/api/apiextensions"
+	"github.com/proa-dev/proa/api/apiregistration"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/api/auth"
 	"github.com/proa-dev/proa/api/autoscaling"
@@ -31,6 +33,8 @@ func Kinds() []*api.Kind {
 	for _, group := range [][]*api.Kind{
 		core.Kinds(),
 		admissionregistration.Kinds(),
+		apiextensions.Kinds(),
+		apiregistration.Kinds(),
 		apps.Kinds(),
 		auth.Kinds(),
 		autoscaling.Kinds(),
