@@ -59,9 +59,9 @@ func equalStructs(a, b reflect.Value) bool {
 	case quantityType:
 		return read[resource.Quantity](a).Cmp(*read[resource.Quantity](b)) == 0
 	case timeType:
-		return read[metav1.Time](a).UTC() == read[metav1.Time](b).UTC()
+		return read[metav1.Time](a).Time.Equal(read[metav1.Time](b).Time)
 	case microTimeType:
-		return read[metav1.MicroTime](a).UTC() == read[metav1.MicroTime](b).UTC()
+		return read[metav1.MicroTime](a).Time.Equal(read[metav1.MicroTime](b).Time)
 	case fieldsType:
 		return read[metav1.FieldsV1](a).Equal(*read[metav1.FieldsV1](b))
 	}

@@ -186,7 +186,10 @@ func TestLargeListAgain(t *testing.T) {
 	for i := range 300 {
 		f.expect(201, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":"c%03d","labels":{"even":"%v"}},"data":{"k":"%s"}}`, i, i%2 == 0, filler))
 	}
-	items := func(a *answer) string { return a.body[strings.Index(a.body, `"items":`):] }
+	items := func(a *answer) string {
+		_, rest, _ := strings.Cut(a.body, `"items":`)
+		return rest
+	}
 	first := f.expect(200, "GET", configMaps, "")
 	for range 3 {
 		again := f.expect(200, "GET", configMaps, "")

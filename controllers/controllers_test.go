@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -32,6 +35,8 @@ import (
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/client/local"
 	"github.com/proa-dev/proa/controllers"
+	"github.com/proa-dev/proa/controllers/certificates"
+	"github.com/proa-dev/proa/internal/certs"
 )
 
 // cluster is a whole control plane but for the scheduler.
@@ -58,7 +63,8 @@ func start(t *testing.T) *cluster {
 	}
 	all, err := controllers.All(t.Context(), as, controllers.Config{
 		Logger: slog.New(slog.DiscardHandler), Kinds: builtin.Kinds,
-		RootCA: []byte("-----BEGIN CERTIFICATE-----"), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), MetricsAPI: &rest.Config{},
+		RootCA: testCA(t), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), MetricsAPI: &rest.Config{},
+		Certificates: certificates.Config{Issuer: issuer{}, CA: testCA(t), Life: time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,8 +87,21 @@ func start(t *testing.T) *cluster {
 
 type issuer struct{}
 
+func testCA(t *testing.T) []byte {
+	t.Helper()
+	a, err := certs.Open(t.TempDir(), clock.RealClock{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.CAPEM()
+}
+
 func (issuer) LegacyToken(sa *corev1.ServiceAccount, secret string) (string, error) {
 	return sa.Name + "/" + secret, nil
+}
+
+func (issuer) Issue(*x509.CertificateRequest, []certificatesv1.KeyUsage, time.Duration) ([]byte, error) {
+	return nil, errors.New("no certificates here")
 }
 
 func (c *cluster) do(err error) {

@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -47,7 +48,7 @@ type fakeCluster struct {
 func newFakeCluster(t testing.TB) *fakeCluster {
 	c := &fakeCluster{ctx: t.Context(), sources: map[string]*cachetesting.FakeControllerSource{},
 		pods: map[types.NamespacedName]*corev1.Pod{}, changed: make(chan struct{})}
-	for _, obj := range []ctrl.Object{&corev1.Service{}, &corev1.ReplicationController{}, &appsv1.ReplicaSet{}, &appsv1.StatefulSet{}, &storagev1.StorageClass{}, &storagev1.CSIDriver{}, &storagev1.CSINode{}, &storagev1.CSIStorageCapacity{}, &storagev1.VolumeAttachment{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
+	for _, obj := range []ctrl.Object{&corev1.Service{}, &corev1.ReplicationController{}, &appsv1.ReplicaSet{}, &appsv1.StatefulSet{}, &storagev1.StorageClass{}, &storagev1.CSIDriver{}, &storagev1.CSINode{}, &storagev1.CSIStorageCapacity{}, &storagev1.VolumeAttachment{}, &resourcev1.DeviceClass{}, &resourcev1.ResourceSlice{}, &resourcev1.ResourceClaim{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
 		c.sources[fmt.Sprintf("%T", obj)] = cachetesting.NewFakeControllerSource()
 	}
 	t.Cleanup(func() {
@@ -207,6 +208,11 @@ func (r *subresource) Create(_ context.Context, obj, body ctrl.Object, _ ...ctrl
 	})
 }
 
+func (r *subresource) Update(_ context.Context, obj ctrl.Object, _ ...ctrl.SubResourceUpdateOption) error {
+	r.cluster.update(obj)
+	return nil
+}
+
 func (r *subresource) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch, _ ...ctrl.SubResourcePatchOption) error {
 	body, err := patch.Data(obj)
 	if err != nil {
@@ -275,9 +281,13 @@ func (c *fakeCluster) hasEvent(text string) bool {
 }
 
 // start runs a scheduler until the test ends.
-func start(t testing.TB, c *fakeCluster) {
+func start(t testing.TB, c *fakeCluster, change ...func(*scheduler.Config)) {
 	t.Helper()
-	s, err := scheduler.New(c, scheduler.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	cfg := scheduler.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := scheduler.New(c, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

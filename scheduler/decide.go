@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/proa-dev/proa/scheduler/core"
+	"github.com/proa-dev/proa/scheduler/devices"
 	"github.com/proa-dev/proa/scheduler/queue"
 )
 
@@ -34,17 +35,25 @@ func (s *Scheduler) decide(it *queue.Item, now time.Time) step {
 func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	pod := it.Pod
 	nominated := s.snapshot.Nominated(pod.UID())
-	plan := s.snapshot.PlanVolumes(pod, node)
+	volumes := s.snapshot.PlanVolumes(pod, node)
+	var claims *devices.Plan
+	if obj := s.snapshot.Node(node); obj != nil && len(pod.Object.Spec.ResourceClaims) > 0 {
+		claims = s.devices.Plan(pod.Object, obj)
+	}
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
 	s.joined(pod)
-	if plan == nil {
-		return step{do: func(ctx context.Context) { s.bind(ctx, pod, node, nominated) }}
+	do := func(ctx context.Context) { s.bind(ctx, pod, node, nominated) }
+	if volumes != nil {
+		s.snapshot.Promise(volumes)
+		p := &parked{pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
+		s.parked[pod.UID()] = p
+		do = func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 	}
-	s.snapshot.Promise(plan)
-	p := &parked{pod: pod, plan: plan, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
-	s.parked[pod.UID()] = p
-	return step{do: func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }}
+	if claims != nil {
+		do = s.withClaims(pod, node, nominated, claims, do)
+	}
+	return step{do: do}
 }
 
 // reject sets a pod aside that fits no node, after making room for it if its
@@ -58,6 +67,12 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) s
 	case !pod.Profile().Preempts:
 		s.snapshot.Denominate(pod.UID())
 		return s.setAside(it, why.Failed, message, now)
+	}
+	if why.Failed.Has(core.DynamicResources) {
+		if claim := s.devices.Idle(pod.Object); claim != nil {
+			aside := s.setAside(it, why.Failed, message+" deallocation of ResourceClaim completed", now)
+			return step{do: func(ctx context.Context) { s.release(ctx, claim); aside.do(ctx) }}
+		}
 	}
 	ways, reason, settled := s.snapshot.Ways(pod, why, s.budgetList())
 	switch {

@@ -22,6 +22,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,6 +36,7 @@ import (
 
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/scheduler/core"
+	"github.com/proa-dev/proa/scheduler/devices"
 	"github.com/proa-dev/proa/scheduler/extender"
 	"github.com/proa-dev/proa/scheduler/queue"
 )
@@ -81,6 +83,7 @@ type Scheduler struct {
 
 	mu       sync.Mutex
 	snapshot *core.Snapshot
+	devices  *devices.Devices // made by Run
 	queue    *queue.Queue
 	// binding are the pods whose bind is being written. They are in the
 	// snapshot already.
@@ -162,6 +165,8 @@ func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 // Run schedules until ctx ends. It calls ready once the cluster's state is
 // known.
 func (s *Scheduler) Run(ctx context.Context, ready func()) error {
+	s.devices = devices.New(ctx)
+	s.snapshot.SetDevices(s.devices)
 	stop, err := s.observe(ctx)
 	defer stop()
 	if err != nil {
@@ -189,6 +194,9 @@ func (s *Scheduler) sources() []source {
 		{&storagev1.VolumeAttachment{}, handler(s.onAttachment, s.onAttachmentGone)},
 		{&corev1.PersistentVolume{}, handler(s.onVolume, s.onVolumeGone)},
 		{&corev1.PersistentVolumeClaim{}, handler(s.onClaim, s.onClaimGone)},
+		{&resourcev1.DeviceClass{}, handler(s.onDeviceClass, s.onDeviceClassGone)},
+		{&resourcev1.ResourceSlice{}, handler(s.onSlice, s.onSliceGone)},
+		{&resourcev1.ResourceClaim{}, handler(s.onResourceClaim, s.onResourceClaimGone)},
 		{&corev1.Service{}, handler(s.onService, s.onServiceGone)},
 		{&corev1.ReplicationController{}, controllerHandler(s, func(o *corev1.ReplicationController) *metav1.LabelSelector {
 			return &metav1.LabelSelector{MatchLabels: o.Spec.Selector}

@@ -1,18 +1,27 @@
 package scheduler_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	configv1 "k8s.io/kube-scheduler/config/v1"
+	extenderv1 "k8s.io/kube-scheduler/extender/v1"
+
+	"github.com/proa-dev/proa/scheduler"
+	"github.com/proa-dev/proa/scheduler/core"
 )
 
 func TestBindsAndSaysSo(t *testing.T) { synctest.Test(t, testBindsAndSaysSo) }
@@ -181,6 +190,113 @@ func testRestart(t *testing.T) {
 	start(t, c)
 	c.add(newPod("new", "1"))
 	c.eventually(t, "full", func() bool { return c.condition("new", corev1.PodScheduled).Reason == "Unschedulable" })
+}
+
+// A pod follows the rules of the profile that it names.
+func TestProfiles(t *testing.T) { synctest.Test(t, testProfiles) }
+
+func testProfiles(t *testing.T) {
+	c := newFakeCluster(t)
+	tainted := newNode("n", "4")
+	tainted.Spec.Taints = []corev1.Taint{{Key: "k", Effect: corev1.TaintEffectNoSchedule}}
+	c.add(tainted)
+	free := core.DefaultProfile()
+	free.Name, free.Filters = "free", free.Filters.Without(core.TaintToleration)
+	start(t, c, func(cfg *scheduler.Config) { cfg.Profiles = []*core.Profile{core.DefaultProfile(), free} })
+	c.add(newPod("bound", "1", func(p *corev1.Pod) { p.Spec.SchedulerName = "free" }), newPod("waits", "1"), newPod("other", "1", func(p *corev1.Pod) { p.Spec.SchedulerName = "else" }))
+	c.eventually(t, "each by its rules", func() bool {
+		return c.node("bound") == "n" && c.condition("waits", corev1.PodScheduled).Reason == "Unschedulable"
+	})
+}
+
+// Extenders turn nodes down and prefer others.
+func TestExtenders(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var args extenderv1.ExtenderArgs
+		if err := json.NewDecoder(r.Body).Decode(&args); err != nil {
+			t.Error(err)
+			return
+		}
+		var answer any
+		switch {
+		case r.URL.Path == "/prioritize":
+			answer = extenderv1.HostPriorityList{{Host: "b", Score: 10}}
+		case args.Pod.Name == "refused":
+			answer = extenderv1.ExtenderFilterResult{NodeNames: &[]string{}, FailedNodes: map[string]string{"a": "not now", "b": "not now", "c": "not now"}}
+		default:
+			answer = extenderv1.ExtenderFilterResult{NodeNames: &[]string{"a", "b"}, FailedNodes: map[string]string{"c": "not now"}}
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	c := newFakeCluster(t)
+	c.add(newNode("a", "8"), newNode("b", "4"), newNode("c", "8"))
+	start(t, c, func(cfg *scheduler.Config) {
+		cfg.Extenders = []configv1.Extender{{URLPrefix: server.URL, FilterVerb: "filter", PrioritizeVerb: "prioritize", Weight: 100, NodeCacheCapable: true}}
+	})
+	c.add(newPod("p", "1"), newPod("refused", "1"))
+	c.eventually(t, "the preferred node, or none", func() bool {
+		return c.node("p") == "b" && c.condition("refused", corev1.PodScheduled).Message ==
+			"0/3 nodes are available: 3 not now. preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."
+	})
+}
+
+// A pod for which others are being evicted does not choose more of them.
+func TestPreemptionIsNotRepeated(t *testing.T) { synctest.Test(t, testPreemptionIsNotRepeated) }
+
+func testPreemptionIsNotRepeated(t *testing.T) {
+	c := newFakeCluster(t)
+	c.add(newNode("n", "4"), newNode("m", "4"))
+	for i := range 8 {
+		c.add(newPod(fmt.Sprintf("low-%d", i), "1", priority(1)))
+	}
+	start(t, c)
+	c.eventually(t, "nodes full", func() bool {
+		for i := range 8 {
+			if c.node(fmt.Sprintf("low-%d", i)) == "" {
+				return false
+			}
+		}
+		return true
+	})
+	c.add(newPod("high", "3", priority(1000)))
+	c.eventually(t, "bound", func() bool { n := c.node("high"); return n == "n" || n == "m" })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if left := len(c.pods); left != 6 {
+		t.Errorf("%d pods are left, want 6: no more than 3 victims", left)
+	}
+}
+
+// A claim gets its device, and the pod its node, where there is one.
+func TestDevices(t *testing.T) { synctest.Test(t, testDevices) }
+
+func testDevices(t *testing.T) {
+	c := newFakeCluster(t)
+	name := func(s string) *string { return &s }
+	claims := func(p *corev1.Pod) {
+		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: name("claim")}}
+	}
+	c.add(newNode("a", "8"), newNode("b", "8"),
+		&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}},
+		&resourcev1.ResourceClaim{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "claim", UID: "uid-claim"},
+			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}}}}},
+		})
+	start(t, c)
+	c.add(newPod("p", "1", claims))
+	c.eventually(t, "no device yet", func() bool {
+		return c.hasEvent("p Warning FailedScheduling: 0/2 nodes are available: 2 cannot allocate all claims.")
+	})
+	c.add(&resourcev1.ResourceSlice{
+		ObjectMeta: metav1.ObjectMeta{Name: "slice"},
+		Spec: resourcev1.ResourceSliceSpec{Driver: "example.com", NodeName: name("b"),
+			Pool: resourcev1.ResourcePool{Name: "b", Generation: 1, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "gpu-0"}}},
+	})
+	c.eventually(t, "bound where the device is", func() bool { return c.node("p") == "b" })
 }
 
 // Whatever fails and vanishes meanwhile: in the end every pod that is left has

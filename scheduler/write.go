@@ -180,6 +180,9 @@ func (s *Scheduler) evictOne(ctx context.Context, pod *core.Pod, victim *corev1.
 		return nil
 	}
 	if err == nil {
+		s.mu.Lock()
+		s.snapshot.Leaves(victim.UID)
+		s.mu.Unlock()
 		s.recorder(pod.Object).Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID(), node)
 	}
 	return err

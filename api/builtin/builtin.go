@@ -24,6 +24,7 @@ import (
 	"github.com/proa-dev/proa/api/resource"
 	"github.com/proa-dev/proa/api/scheduling"
 	"github.com/proa-dev/proa/api/storagemigration"
+	"github.com/proa-dev/proa/api/storage"
 )
 
 // Kinds returns the rows of the table of kinds, made anew at each call: a
@@ -51,6 +52,7 @@ func Kinds() []*api.Kind {
 		resource.Kinds(),
 		scheduling.Kinds(),
 		storagemigration.Kinds(),
+		storage.Kinds(),
 	} {
 		kinds = append(kinds, group...)
 	}

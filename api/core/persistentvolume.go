@@ -105,13 +105,43 @@ func PersistentVolumeClaim() *api.Kind {
 	}
 }
 
+// ValidateInlineVolume checks the volume that an attachment spells out: a CSI
+// one that no claim can have.
+func ValidateInlineVolume(at *field.Path, s *corev1.PersistentVolumeSpec) field.ErrorList {
+	const never = "may not be specified in the context of inline volumes"
+	var errs field.ErrorList
+	forbid := func(name string, set bool) {
+		if set {
+			errs = append(errs, field.Forbidden(at.Child(name), never))
+		}
+	}
+	forbid("claimRef", s.ClaimRef != nil)
+	forbid("capacity", len(s.Capacity) != 0)
+	if s.CSI == nil {
+		errs = append(errs, field.Required(at.Child("csi"), "has to be specified in the context of inline volumes"))
+	}
+	errs = append(errs, validateModes(at.Child("accessModes"), s.AccessModes)...)
+	if p := s.PersistentVolumeReclaimPolicy; p != "" && p != corev1.PersistentVolumeReclaimRetain {
+		errs = append(errs, field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may only be Retain in the context of inline volumes"))
+	}
+	forbid("nodeAffinity", s.NodeAffinity != nil)
+	errs = append(errs, podspec.ValidateVolumeSource(at, s)...)
+	forbid("storageClassName", s.StorageClassName != "")
+	forbid("volumeMode", s.VolumeMode != nil && *s.VolumeMode != corev1.PersistentVolumeFilesystem)
+	return errs
+}
+
+func validateModes(path *field.Path, modes []corev1.PersistentVolumeAccessMode) field.ErrorList {
+	var errs field.ErrorList
+	if len(modes) == 0 {
+		errs = append(errs, field.Required(path, ""))
+	}
+	return append(errs, podspec.ValidateAccessModes(path, modes)...)
+}
+
 func validateVolume(v, old *corev1.PersistentVolume) field.ErrorList {
 	s, at := &v.Spec, field.NewPath("spec")
-	var errs field.ErrorList
-	if len(s.AccessModes) == 0 {
-		errs = append(errs, field.Required(at.Child("accessModes"), ""))
-	}
-	errs = append(errs, podspec.ValidateAccessModes(at.Child("accessModes"), s.AccessModes)...)
+	errs := validateModes(at.Child("accessModes"), s.AccessModes)
 	capacity := at.Child("capacity")
 	if len(s.Capacity) == 0 {
 		errs = append(errs, field.Required(capacity, ""))

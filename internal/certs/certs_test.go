@@ -1,8 +1,13 @@
 package certs_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -223,30 +229,47 @@ func TestCertificateIsMadeAgainFromItsKey(t *testing.T) {
 	}
 }
 
-func TestRequestsAreSignedForTheNamesTheServerSays(t *testing.T) {
+func TestRequestsAreAnsweredAsTheyAsk(t *testing.T) {
 	clk := clocktesting.NewFakeClock(start)
 	a := open(t, t.TempDir(), clk)
-	request, key, err := certs.NewRequest("system:masters-wannabe")
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := a.SignClient(request, "system:node:n2", "system:nodes")
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "u"}, DNSNames: []string{"n"}}, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := tls.X509KeyPair(cert, key)
+	request, err := x509.ParseCertificateRequest(der)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pair.Leaf.Subject.CommonName != "system:node:n2" {
-		t.Errorf("subject %s", pair.Leaf.Subject)
+	issue := func(life time.Duration, usages ...certificatesv1.KeyUsage) (*x509.Certificate, error) {
+		text, err := a.Issue(request, usages, life)
+		if err != nil {
+			return nil, err
+		}
+		block, _ := pem.Decode(text)
+		return x509.ParseCertificate(block.Bytes)
 	}
-	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: a.Pool(), CurrentTime: clk.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+	cert, err := issue(time.Hour, certificatesv1.UsageClientAuth, certificatesv1.UsageDigitalSignature)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: a.Pool(), CurrentTime: clk.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []string{"", "junk", string(cert), strings.Replace(string(request), "M", "N", 3)} {
-		if _, err := a.SignClient([]byte(bad), "u"); err == nil {
-			t.Errorf("signed %.20q", bad)
-		}
+	if !cert.NotAfter.Equal(start.Add(time.Hour)) || cert.IsCA || cert.Subject.CommonName != "u" || cert.VerifyHostname("n") != nil {
+		t.Errorf("until %s, CA %v, subject %s", cert.NotAfter, cert.IsCA, cert.Subject)
+	}
+	if cert, err = issue(100*365*24*time.Hour, certificatesv1.UsageClientAuth); err != nil || cert.NotAfter.After(start.Add(10*365*24*time.Hour)) {
+		t.Errorf("it outlives its authority: %v", err)
+	}
+	if _, err := issue(time.Hour, "fly"); err == nil {
+		t.Error("a usage that there is not")
+	}
+	request.Signature[10]++
+	if _, err := issue(time.Hour, certificatesv1.UsageClientAuth); err == nil {
+		t.Error("a request that its key has not signed")
 	}
 }

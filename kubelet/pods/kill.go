@@ -157,7 +157,7 @@ func (w *worker) syncEnding(ctx context.Context) (next time.Time, done bool) {
 	}
 	if w.state == terminating {
 		if err := w.stopAll(ctx); err != nil {
-			w.log.Warn("pod not stopped", "err", err)
+			w.stuck(ctx, "pod not stopped", err)
 			return w.retry.fail(w.now()), false
 		}
 		w.forgetProbes()
@@ -173,7 +173,7 @@ func (w *worker) syncEnding(ctx context.Context) (next time.Time, done bool) {
 	}
 	if w.state == terminated {
 		if err := w.cleanUp(ctx); err != nil {
-			w.log.Warn("pod not cleaned up", "err", err)
+			w.stuck(ctx, "pod not cleaned up", err)
 			return w.retry.fail(w.now()), false
 		}
 		w.state, w.retry = cleaned, retry{}
@@ -184,13 +184,21 @@ func (w *worker) syncEnding(ctx context.Context) (next time.Time, done bool) {
 	}
 	if w.gone {
 		if err := w.purge(ctx); err != nil {
-			w.log.Warn("pod's dead containers not removed", "err", err)
+			w.stuck(ctx, "pod's dead containers not removed", err)
 			return w.retry.fail(w.now()), false
 		}
 		return time.Time{}, true
 	}
 	w.report(w.pod.DeletionTimestamp != nil)
 	return time.Time{}, false
+}
+
+// stuck tells of a step that failed and is tried again; not of one that the
+// kubelet's own end cut short.
+func (w *worker) stuck(ctx context.Context, what string, err error) {
+	if ctx.Err() == nil {
+		w.log.Warn(what, "err", err)
+	}
 }
 
 // stopAll stops the pod's own containers together, then its sidecars in

@@ -75,7 +75,7 @@ func (s *Snapshot) refuse(f Filter, reason string) *Diagnosis {
 // changes.
 func (a *attempt) diagnose() *Diagnosis {
 	s, g := a.s, a.group
-	shared := a.claims == nil && g.built && len(s.nominated) == 0
+	shared := a.claims == nil && a.devices == nil && g.built && len(s.nominated) == 0
 	if shared && g.diagnosis != nil {
 		return g.diagnosis
 	}

@@ -14,6 +14,8 @@ type attempt struct {
 	pod    *Pod
 	group  *group
 	claims *claimsView
+	// devices is nil for pods without resource claims.
+	devices DeviceView
 }
 
 // attemptOf prepares a decision; a diagnosis says that no node will do.
@@ -30,6 +32,11 @@ func (s *Snapshot) attemptOf(p *Pod) (*attempt, *Diagnosis) {
 		return nil, s.refuse(f, refusal)
 	}
 	a := &attempt{s: s, pod: p, claims: claims}
+	if s.devices != nil && len(p.Object.Spec.ResourceClaims) > 0 && p.rules.Filters.Has(DynamicResources) {
+		if a.devices, refusal = s.devices.For(p.Object); refusal != "" {
+			return nil, s.refuse(DynamicResources, refusal)
+		}
+	}
 	if k.isPinned && len(k.pinned) == 1 {
 		a.group = s.probeOf(p)
 	} else {
@@ -111,7 +118,7 @@ func (a *attempt) candidates(all bool) []candidate {
 			return []candidate{{slot: slot, n: 1}}
 		}
 		return nil
-	case all || a.claims != nil:
+	case all || a.claims != nil || a.devices != nil:
 		return a.each()
 	}
 	list := make([]candidate, 0, len(a.group.list))
@@ -220,6 +227,11 @@ func (a *attempt) now(slot int32, live bool) (f Filter, reasons []string, hopele
 		}
 	}
 	f, reason, hopeless := g.check(slot, live)
+	if f == Fits && a.devices != nil {
+		if reason = a.devices.Check(s.nodes[slot].node); reason != "" {
+			f, hopeless = DynamicResources, true
+		}
+	}
 	if f != Fits {
 		reasons = []string{reason}
 	}

@@ -55,6 +55,7 @@ type Snapshot struct {
 	scalars     map[corev1.ResourceName]*scalarColumn
 
 	pods       map[types.UID]*placed
+	priorities map[int32]int // pods on nodes
 	nominated  map[types.UID]*nomination
 	namespaces map[string]labels.Set
 	images     map[string]*imageState
@@ -66,6 +67,7 @@ type Snapshot struct {
 	groups     cacheOf[group]
 	topology   topologyIndex
 	storage    volumeIndex
+	devices    Devices
 	siblings   siblingIndex
 	rand       *rand.Rand
 }
@@ -91,6 +93,8 @@ type placed struct {
 	pod   *Pod
 	slot  int32
 	index int // in the row's pods
+	// leaving says that its deletion was ordered, even if that is not seen yet.
+	leaving bool
 }
 
 type nomination struct {
@@ -108,6 +112,7 @@ func NewSnapshot(seed uint64) *Snapshot {
 		slots:      map[string]int32{},
 		scalars:    map[corev1.ResourceName]*scalarColumn{},
 		pods:       map[types.UID]*placed{},
+		priorities: map[int32]int{},
 		nominated:  map[types.UID]*nomination{},
 		namespaces: map[string]labels.Set{},
 		images:     map[string]*imageState{},
@@ -120,8 +125,32 @@ func NewSnapshot(seed uint64) *Snapshot {
 	}
 }
 
+// Devices allocates what resource claims ask for.
+type Devices interface {
+	// For looks a pod's claims up; nil when it has none. refusal says in
+	// upstream's words why no node at all will do.
+	For(pod *corev1.Pod) (view DeviceView, refusal string)
+}
+
+// DeviceView is what a pod's resource claims mean for nodes.
+type DeviceView interface {
+	// Check says why a node cannot meet the claims, "" if it can.
+	Check(node *corev1.Node) string
+}
+
+// SetDevices tells who allocates devices; without, claims do not matter.
+func (s *Snapshot) SetDevices(d Devices) { s.devices = d }
+
 // Nodes returns how many nodes there are.
 func (s *Snapshot) Nodes() int { return s.live }
+
+// Node returns the node of this name, nil when there is none.
+func (s *Snapshot) Node(name string) *corev1.Node {
+	if slot, ok := s.slots[name]; ok {
+		return s.nodes[slot].node
+	}
+	return nil
+}
 
 // Pod returns the pod on a node with this uid and the node's name.
 func (s *Snapshot) Pod(uid types.UID) (pod *Pod, node string, ok bool) {
@@ -294,11 +323,19 @@ func (s *Snapshot) PutPod(pod *Pod, node string) {
 	row.pods = append(row.pods, at)
 	row.ports = append(row.ports, pod.ports...)
 	s.pods[pod.UID()] = at
+	s.priorities[pod.Priority]++
 	s.charge(slot, pod, 1)
 	s.topology.podChanged(s.namespaces, pod, slot, 1)
 	s.useClaims(pod, 1)
 	s.changed(slot)
 	s.Denominate(pod.UID())
+}
+
+// Leaves notes that a pod's deletion has been ordered.
+func (s *Snapshot) Leaves(uid types.UID) {
+	if at, ok := s.pods[uid]; ok {
+		at.leaving = true
+	}
 }
 
 // RemovePod takes a pod off its node.
@@ -308,6 +345,9 @@ func (s *Snapshot) RemovePod(uid types.UID) {
 		return
 	}
 	delete(s.pods, uid)
+	if s.priorities[at.pod.Priority]--; s.priorities[at.pod.Priority] == 0 {
+		delete(s.priorities, at.pod.Priority)
+	}
 	row := &s.nodes[at.slot]
 	last := len(row.pods) - 1
 	row.pods[at.index] = row.pods[last]

@@ -43,7 +43,7 @@ func main() {
 	f.StringVar(&o.skip, "skip", "", "regexp of tests to leave out")
 	f.StringVar(&o.rerun, "rerun", "", `"failed" or "all": run tests again`)
 	f.IntVar(&o.procs, "procs", 4, "tests at a time")
-	f.IntVar(&o.nodes, "nodes", 1, "nodes of the cluster")
+	f.IntVar(&o.nodes, "nodes", 2, "nodes of the cluster")
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, "usage: suite images|run|report [flags]")
 		os.Exit(2)
@@ -82,13 +82,16 @@ func (o *options) do(ctx context.Context, verb string) error {
 	return fmt.Errorf("no verb %q", verb)
 }
 
+// imagesFile names the folder of the images.
+const imagesFile = "images"
+
 // images builds them and names those of upstream's list that it does not know.
 func (o *options) images(ctx context.Context) error {
 	pause, err := filepath.Abs("container/runtimebin/bin/pause")
 	if err != nil {
 		return err
 	}
-	built, err := images.Build(ctx, images.Config{Cache: o.cache, Programs: o.programs, Upstream: o.upstream, Pause: pause})
+	dir, built, err := images.Build(ctx, images.Config{Cache: o.cache, Programs: o.programs, Upstream: o.upstream, Pause: pause})
 	if err != nil {
 		return fmt.Errorf("images: %w", err)
 	}
@@ -96,5 +99,5 @@ func (o *options) images(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.MkdirAll(o.state, 0o755), writeMissing(filepath.Join(o.state, "images-not-built"), wanted, built))
+	return errors.Join(os.MkdirAll(o.state, 0o755), os.WriteFile(filepath.Join(o.state, imagesFile), []byte(dir), 0o644), writeMissing(filepath.Join(o.state, "images-not-built"), wanted, built))
 }

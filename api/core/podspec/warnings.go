@@ -114,7 +114,8 @@ func (w *warner) label(path *field.Path, prefix, key string) {
 	}
 }
 
-// RenamedLabel is what users of an old node label are told, nothing for others.
+// RenamedLabel says what to use instead of a node label that was renamed,
+// empty for all others.
 func RenamedLabel(key string) string {
 	switch key {
 	case "beta.kubernetes.io/arch":

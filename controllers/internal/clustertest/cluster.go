@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -61,8 +64,9 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	}
 	c := &Cluster{t: t, gets: map[string]int{}}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
+		WithStatusSubresource(&autoscalingv2.HorizontalPodAutoscaler{}). // the fake knows v1 alone
 		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}).
-		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateStatus}).Build()
+		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateSubresource, SubResourceGet: getScale}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
 		Scheme: scheme.Scheme, Mapper: mapper(), HTTPClient: http.DefaultClient, NewInformer: c.informer,
@@ -293,8 +297,15 @@ func update(ctx context.Context, c client.WithWatch, o client.Object, opts ...cl
 	return c.Update(ctx, o, opts...)
 }
 
-// updateStatus lets annotations through, as an API server does.
-func updateStatus(ctx context.Context, c client.Client, sub string, o client.Object, opts ...client.SubResourceUpdateOption) error {
+// updateSubresource lets a status change annotations, as an API server does,
+// and a scale nothing but the number of replicas.
+func updateSubresource(ctx context.Context, c client.Client, sub string, o client.Object, opts ...client.SubResourceUpdateOption) error {
+	if sub == "scale" {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
+			return err
+		}
+		return c.SubResource(sub).Update(ctx, o, opts...)
+	}
 	annotations := o.GetAnnotations()
 	if err := c.SubResource(sub).Update(ctx, o, opts...); err != nil {
 		return err
@@ -304,6 +315,19 @@ func updateStatus(ctx context.Context, c client.Client, sub string, o client.Obj
 	}
 	o.SetAnnotations(annotations)
 	return c.Update(ctx, o)
+}
+
+// getScale gives a Deployment's selector as text, for which the fake has a Go
+// literal.
+func getScale(ctx context.Context, c client.Client, sub string, o, body client.Object, opts ...client.SubResourceGetOption) error {
+	if err := c.SubResource(sub).Get(ctx, o, body, opts...); err != nil {
+		return err
+	}
+	scale, isScale := body.(*autoscalingv1.Scale)
+	if d, ok := o.(*appsv1.Deployment); ok && isScale {
+		scale.Status.Selector = metav1.FormatLabelSelector(d.Spec.Selector)
+	}
+	return nil
 }
 
 // remove checks the UID, which the fake does not.
@@ -338,7 +362,7 @@ func spec(o client.Object) any {
 var clusterScoped = []string{"Node", "Namespace", "PersistentVolume", "ClusterRole"}
 
 func mapper() meta.RESTMapper {
-	m := meta.NewDefaultRESTMapper(nil)
+	m := meta.NewDefaultRESTMapper(scheme.Scheme.PrioritizedVersionsAllGroups())
 	for gvk := range scheme.Scheme.AllKnownTypes() {
 		scope := meta.RESTScopeNamespace
 		if slices.Contains(clusterScoped, gvk.Kind) {

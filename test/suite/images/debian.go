@@ -3,7 +3,9 @@ package images
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"debug/elf"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,7 +20,7 @@ import (
 
 // packages are Debian's that the images take programs from.
 var packages = []string{
-	"busybox-static", "bash", "bind9-dnsutils", "bind9-host", "curl", "iperf", "iproute2", "libc-bin",
+	"bash", "bind9-dnsutils", "bind9-host", "curl", "iperf", "iproute2", "libc-bin",
 	"netcat-openbsd", "nginx-light", "socat", "stress", "util-linux",
 }
 
@@ -30,22 +32,23 @@ type debian struct {
 }
 
 // fetchDebian downloads the packages with all that they depend on, as into an
-// empty system, and unpacks them under dir, once.
+// empty system, and unpacks them under dir, once for each list of packages.
 func fetchDebian(ctx context.Context, dir string) (*debian, error) {
+	list := sha256.Sum256([]byte(strings.Join(packages, "\n")))
+	dir = filepath.Join(dir, hex.EncodeToString(list[:6]))
 	d := &debian{root: filepath.Join(dir, "root"), libraries: map[string]string{}}
-	done := filepath.Join(dir, "packages")
-	want := strings.Join(packages, "\n")
-	if have, err := os.ReadFile(done); err != nil || string(have) != want {
-		if err := errors.Join(os.RemoveAll(d.root), os.MkdirAll(filepath.Join(dir, "archives", "partial"), 0o755)); err != nil {
+	if _, err := os.Stat(d.root); err != nil {
+		unpacked := filepath.Join(dir, "unpacked")
+		if err := errors.Join(os.RemoveAll(unpacked), os.MkdirAll(filepath.Join(dir, "archives", "partial"), 0o755)); err != nil {
 			return nil, err
 		}
 		if err := download(ctx, dir); err != nil {
 			return nil, err
 		}
-		if err := unpack(ctx, filepath.Join(dir, "archives"), d.root); err != nil {
+		if err := unpack(ctx, filepath.Join(dir, "archives"), unpacked); err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(done, []byte(want), 0o644); err != nil {
+		if err := os.Rename(unpacked, d.root); err != nil {
 			return nil, err
 		}
 	}
@@ -92,7 +95,12 @@ func unpack(ctx context.Context, archives, root string) error {
 }
 
 func run(ctx context.Context, name string, args ...string) error {
+	return runIn(ctx, "", name, args...)
+}
+
+func runIn(ctx context.Context, dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -9,11 +9,15 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/proa-dev/proa/internal/ociimage"
 )
@@ -33,61 +37,91 @@ type Config struct {
 	Pause string
 }
 
-// Dir is where the archives are.
-func (c Config) Dir() string { return filepath.Join(c.Cache, "images") }
-
-// Build makes what is missing and returns the names of all images.
-func Build(ctx context.Context, cfg Config) ([]string, error) {
+// Build makes what is missing and returns the folder of the archives and the
+// names of all images. Several states of the source share a cache: each has a
+// folder of its own, and one builds at a time.
+func Build(ctx context.Context, cfg Config) (dir string, names []string, err error) {
+	unlock, err := lock(filepath.Join(cfg.Cache, "lock"))
+	if err != nil {
+		return "", nil, err
+	}
+	defer unlock()
 	d, err := fetchDebian(ctx, filepath.Join(cfg.Cache, "debian"))
 	if err != nil {
-		return nil, err
+		return "", nil, err
+	}
+	busybox, err := buildBusybox(ctx, filepath.Join(cfg.Cache, "busybox"))
+	if err != nil {
+		return "", nil, err
 	}
 	b := builder{Config: cfg, debian: d}
-	if b.userland, err = userland(ctx, d); err != nil {
-		return nil, err
+	if b.userland, err = ociimage.Busybox(ctx, busybox); err != nil {
+		return "", nil, err
 	}
 	specs, err := b.specs()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	stamp, err := b.stamp()
-	if err != nil {
-		return nil, err
-	}
-	var names []string
 	for _, spec := range specs {
 		names = append(names, spec.Names...)
 	}
-	at := filepath.Join(cfg.Dir(), "stamp")
-	if have, err := os.ReadFile(at); err == nil && string(have) == stamp {
-		return names, nil
+	stamp, err := b.stamp()
+	if err != nil {
+		return "", nil, err
 	}
-	if err := os.RemoveAll(cfg.Dir()); err != nil {
-		return nil, err
+	all := filepath.Join(cfg.Cache, "images")
+	dir = filepath.Join(all, stamp[:12])
+	if _, err := os.Stat(dir); err == nil {
+		now := time.Now()
+		return dir, names, os.Chtimes(dir, now, now)
 	}
-	if err := os.MkdirAll(cfg.Dir(), 0o755); err != nil {
-		return nil, err
+	if err := prune(all); err != nil {
+		return "", nil, err
+	}
+	unfinished := filepath.Join(all, "unfinished")
+	if err := errors.Join(os.RemoveAll(unfinished), os.MkdirAll(unfinished, 0o755)); err != nil {
+		return "", nil, err
 	}
 	for _, spec := range specs {
-		if err := b.write(spec); err != nil {
-			return nil, err
+		if err := write(unfinished, spec); err != nil {
+			return "", nil, err
 		}
 	}
-	return names, os.WriteFile(at, []byte(stamp), 0o644)
+	return dir, names, os.Rename(unfinished, dir)
 }
 
-// userland is busybox with bash for its shell: Debian's ash hides variables
-// from its children whose names are no identifiers, which the tests set.
-func userland(ctx context.Context, d *debian) ([]ociimage.File, error) {
-	files, err := ociimage.Busybox(ctx, d.path("/bin/busybox"))
+// lock waits until no other process builds. The lock ends with the process.
+func lock(file string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	shell, err := d.programs("/bin/bash")
-	if err != nil {
-		return nil, err
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", file, err)
 	}
-	return append(without(files, "/bin/sh", "/bin/bash"), append(shell, ociimage.File{Path: "/bin/sh", Link: "bash"})...), nil
+	return func() { f.Close() }, nil
+}
+
+// prune removes images that nobody has used for a day.
+func prune(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 type builder struct {
@@ -96,9 +130,9 @@ type builder struct {
 	userland []ociimage.File
 }
 
-func (b *builder) write(spec ociimage.Spec) error {
+func write(dir string, spec ociimage.Spec) error {
 	name := strings.NewReplacer("/", "_", ":", "_").Replace(spec.Names[0]) + ".tar"
-	f, err := os.Create(filepath.Join(b.Dir(), name))
+	f, err := os.Create(filepath.Join(dir, name))
 	if err != nil {
 		return err
 	}
@@ -128,6 +162,9 @@ func (b *builder) stamp() (string, error) {
 		return "", err
 	}
 	for _, p := range programs {
+		if p.Name() == "e2e.test" || p.Name() == "ginkgo" {
+			continue
+		}
 		info, err := p.Info()
 		if err != nil {
 			return "", err

@@ -48,7 +48,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	dns, err := b.debian.programs("/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/getent")
+	dns, err := b.debian.programs("/bin/bash", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/getent")
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (b *builder) specs() ([]ociimage.Spec, error) {
 // system with the tools that tests run in it.
 func (b *builder) agnhost() (ociimage.Spec, error) {
 	tools, err := b.debian.programs(
-		"/usr/bin/curl", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/socat", "/usr/bin/iperf",
+		"/bin/bash", "/usr/bin/curl", "/usr/bin/dig", "/usr/bin/host", "/usr/bin/nslookup", "/usr/bin/socat", "/usr/bin/iperf",
 		"/usr/bin/nc=/bin/nc.openbsd", "/sbin/ip=/bin/ip", "/sbin/ss=/bin/ss", "/sbin/tc", "/usr/bin/taskset", "/usr/bin/getent",
 	)
 	if err != nil {

@@ -1,0 +1,340 @@
+// Package devices allocates devices for resource claims (resource.k8s.io). It
+// knows the claims, the devices that nodes offer, and what was promised to
+// claims but is not written yet; the choice of devices is made by the allocator
+// that upstream publishes.
+//
+// Device taint rules, extended resources that are backed by devices, and
+// conditions for binding are not regarded.
+//
+// Devices is not safe for concurrent use.
+package devices
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/dynamic-resource-allocation/cel"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
+	"k8s.io/dynamic-resource-allocation/structured"
+	"k8s.io/utils/ptr"
+
+	"github.com/proa-dev/proa/scheduler/core"
+)
+
+const (
+	// allocationTimeout bounds the search on one node.
+	allocationTimeout = 10 * time.Second
+	// expressions is how many compiled ones are kept.
+	expressions = 1000
+)
+
+// Devices implements core.Devices.
+type Devices struct {
+	ctx     context.Context // of the allocator's searches
+	claims  map[types.NamespacedName]*resourcev1.ResourceClaim
+	slices  map[string]*resourcev1.ResourceSlice
+	classes map[string]*resourcev1.DeviceClass
+	pending map[types.UID]*resourcev1.AllocationResult
+	cache   *cel.Cache
+}
+
+// New returns Devices that knows of none. Searches end with ctx.
+func New(ctx context.Context) *Devices {
+	return &Devices{
+		ctx:     ctx,
+		claims:  map[types.NamespacedName]*resourcev1.ResourceClaim{},
+		slices:  map[string]*resourcev1.ResourceSlice{},
+		classes: map[string]*resourcev1.DeviceClass{},
+		pending: map[types.UID]*resourcev1.AllocationResult{},
+		cache:   cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}),
+	}
+}
+
+func features() structured.Features {
+	return structured.Features{
+		AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true,
+	}
+}
+
+func keyOf(c *resourcev1.ResourceClaim) types.NamespacedName {
+	return types.NamespacedName{Namespace: c.Namespace, Name: c.Name}
+}
+
+// SetClaim adds or replaces a claim.
+func (d *Devices) SetClaim(c *resourcev1.ResourceClaim) {
+	d.claims[keyOf(c)] = c
+	if c.Status.Allocation != nil {
+		delete(d.pending, c.UID)
+	}
+}
+
+// RemoveClaim forgets a claim.
+func (d *Devices) RemoveClaim(c *resourcev1.ResourceClaim) {
+	delete(d.claims, keyOf(c))
+	delete(d.pending, c.UID)
+}
+
+// SetSlice adds or replaces devices of a node, or of several.
+func (d *Devices) SetSlice(s *resourcev1.ResourceSlice) { d.slices[s.Name] = s }
+
+// RemoveSlice forgets them.
+func (d *Devices) RemoveSlice(name string) { delete(d.slices, name) }
+
+// SetClass adds or replaces a device class.
+func (d *Devices) SetClass(c *resourcev1.DeviceClass) { d.classes[c.Name] = c }
+
+// RemoveClass forgets it.
+func (d *Devices) RemoveClass(name string) { delete(d.classes, name) }
+
+// List implements structured.DeviceClassLister.
+func (d *Devices) List() ([]*resourcev1.DeviceClass, error) {
+	return slices.Collect(maps.Values(d.classes)), nil
+}
+
+// Get implements structured.DeviceClassLister.
+func (d *Devices) Get(name string) (*resourcev1.DeviceClass, error) {
+	if c, ok := d.classes[name]; ok {
+		return c, nil
+	}
+	return nil, apierrors.NewNotFound(resourcev1.Resource("deviceclass"), name)
+}
+
+// view is one pod's claims.
+type view struct {
+	devices   *Devices
+	pod       *corev1.Pod
+	claims    []*resourcev1.ResourceClaim
+	selectors []*nodeaffinity.NodeSelector // of those that are allocated
+	missing   []*resourcev1.ResourceClaim  // the others
+	allocator structured.Allocator
+}
+
+// For implements core.Devices.
+func (d *Devices) For(pod *corev1.Pod) (core.DeviceView, string) {
+	v, refusal := d.view(pod)
+	if v == nil {
+		return nil, refusal
+	}
+	return v, ""
+}
+
+func (d *Devices) view(pod *corev1.Pod) (*view, string) {
+	v := &view{devices: d, pod: pod}
+	for i := range pod.Spec.ResourceClaims {
+		name, mustOwn, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
+		if err != nil {
+			return nil, err.Error()
+		}
+		if name == nil {
+			continue // none was made for it, on purpose
+		}
+		claim, ok := d.claims[types.NamespacedName{Namespace: pod.Namespace, Name: *name}]
+		switch {
+		case !ok:
+			return nil, fmt.Sprintf("resourceclaim.resource.k8s.io %q not found", *name)
+		case claim.DeletionTimestamp != nil:
+			return nil, fmt.Sprintf("resourceclaim %q is being deleted", claim.Name)
+		}
+		if mustOwn {
+			if err := resourceclaim.IsForPod(pod, claim, false); err != nil {
+				return nil, err.Error()
+			}
+		}
+		if refusal := v.add(claim); refusal != "" {
+			return nil, refusal
+		}
+	}
+	if len(v.claims) == 0 {
+		return nil, ""
+	}
+	if len(v.missing) > 0 {
+		var err error
+		if v.allocator, err = d.allocator(); err != nil {
+			return nil, err.Error()
+		}
+	}
+	return v, ""
+}
+
+func (v *view) add(claim *resourcev1.ResourceClaim) (refusal string) {
+	v.claims = append(v.claims, claim)
+	if a := claim.Status.Allocation; a != nil {
+		if !resourceclaim.CanBeReserved(claim) && !resourceclaim.IsReservedForPod(v.pod, claim, false) {
+			return "resourceclaim in use"
+		}
+		if a.NodeSelector != nil {
+			selector, err := nodeaffinity.NewNodeSelector(a.NodeSelector)
+			if err != nil {
+				return err.Error()
+			}
+			v.selectors = append(v.selectors, selector)
+		}
+		return ""
+	}
+	if v.devices.pending[claim.UID] != nil {
+		return fmt.Sprintf("resource claim %s/%s is in the process of being allocated", claim.Namespace, claim.Name)
+	}
+	for _, r := range claim.Spec.Devices.Requests {
+		switch {
+		case r.Exactly != nil:
+			refusal = v.checkClass(r.Exactly.DeviceClassName, r.Name)
+		case len(r.FirstAvailable) > 0:
+			for _, sub := range r.FirstAvailable {
+				if refusal == "" {
+					refusal = v.checkClass(sub.DeviceClassName, r.Name+"/"+sub.Name)
+				}
+			}
+		default:
+			refusal = fmt.Sprintf("resource claim %s/%s, request %s: unknown request type", claim.Namespace, claim.Name, r.Name)
+		}
+		if refusal != "" {
+			return refusal
+		}
+	}
+	v.missing = append(v.missing, claim)
+	return ""
+}
+
+func (v *view) checkClass(class, request string) string {
+	if _, ok := v.devices.classes[class]; !ok {
+		return fmt.Sprintf("request %s: device class %s does not exist", request, class)
+	}
+	return ""
+}
+
+// allocator makes one for the present state.
+func (d *Devices) allocator() (structured.Allocator, error) {
+	state := structured.AllocatedState{
+		AllocatedDevices:         sets.New[structured.DeviceID](),
+		AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
+		AggregatedCapacity:       structured.NewConsumedCapacityCollection(),
+	}
+	note := func(a *resourcev1.AllocationResult) {
+		for _, r := range a.Devices.Results {
+			if ptr.Deref(r.AdminAccess, false) {
+				continue // looks at the device, does not take it
+			}
+			id := structured.MakeDeviceID(r.Driver, r.Pool, r.Device)
+			if r.ShareID == nil {
+				state.AllocatedDevices.Insert(id)
+				continue
+			}
+			state.AllocatedSharedDeviceIDs.Insert(structured.MakeSharedDeviceID(id, r.ShareID))
+			if r.ConsumedCapacity != nil {
+				state.AggregatedCapacity.Insert(structured.NewDeviceConsumedCapacity(id, r.ConsumedCapacity))
+			}
+		}
+	}
+	for _, c := range d.claims {
+		if c.Status.Allocation != nil {
+			note(c.Status.Allocation)
+		}
+	}
+	for _, a := range d.pending {
+		note(a)
+	}
+	return structured.NewAllocator(d.ctx, features(), state, d, slices.Collect(maps.Values(d.slices)), d.cache)
+}
+
+// Check implements core.DeviceView.
+func (v *view) Check(node *corev1.Node) string {
+	for _, s := range v.selectors {
+		if !s.Match(node) {
+			return "resourceclaim not available on the node"
+		}
+	}
+	_, reason := v.allocate(node)
+	return reason
+}
+
+func (v *view) allocate(node *corev1.Node) ([]resourcev1.AllocationResult, string) {
+	if len(v.missing) == 0 {
+		return nil, ""
+	}
+	ctx, cancel := context.WithTimeout(v.devices.ctx, allocationTimeout)
+	defer cancel()
+	results, err := v.allocator.Allocate(ctx, node, v.missing)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, "timed out trying to allocate devices"
+	case err != nil:
+		return nil, err.Error()
+	case len(results) != len(v.missing):
+		return nil, "cannot allocate all claims"
+	}
+	return results, ""
+}
+
+// Plan is what must be written before a pod with resource claims is bound.
+type Plan struct {
+	Claims []Reservation
+}
+
+// Reservation reserves a claim for the pod, after allocating it if need be.
+type Reservation struct {
+	Claim      *resourcev1.ResourceClaim
+	Allocation *resourcev1.AllocationResult
+}
+
+// Plan says how the claims of a pod are met on the node that was chosen, and
+// keeps the devices from other pods. nil means that nothing is to be written.
+func (d *Devices) Plan(pod *corev1.Pod, node *corev1.Node) *Plan {
+	v, refusal := d.view(pod)
+	if v == nil || refusal != "" {
+		return nil
+	}
+	results, reason := v.allocate(node)
+	if reason != "" {
+		return nil
+	}
+	plan := &Plan{}
+	for _, c := range v.claims {
+		r := Reservation{Claim: c}
+		if i := slices.Index(v.missing, c); i >= 0 {
+			r.Allocation = &results[i]
+			d.pending[c.UID] = r.Allocation
+		}
+		if r.Allocation != nil || !resourceclaim.IsReservedForPod(pod, c, false) {
+			plan.Claims = append(plan.Claims, r)
+		}
+	}
+	if len(plan.Claims) == 0 {
+		return nil
+	}
+	return plan
+}
+
+// Withdraw takes the promises of a plan back that were not written.
+func (d *Devices) Withdraw(p *Plan) {
+	for _, r := range p.Claims {
+		if d.pending[r.Claim.UID] == r.Allocation {
+			delete(d.pending, r.Claim.UID)
+		}
+	}
+}
+
+// Idle returns an allocated claim of the pod that does not suit any of the
+// nodes and that nobody else uses: freed, it may be allocated elsewhere.
+func (d *Devices) Idle(pod *corev1.Pod) *resourcev1.ResourceClaim {
+	v, _ := d.view(pod)
+	if v == nil {
+		return nil
+	}
+	for _, c := range v.claims {
+		users := c.Status.ReservedFor
+		if c.Status.Allocation != nil && c.Status.Allocation.NodeSelector != nil && (len(users) == 0 || len(users) == 1 && users[0].UID == pod.UID) {
+			return c
+		}
+	}
+	return nil
+}
