@@ -127,7 +127,7 @@ func volumeFor(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClas
 		return nil, err
 	}
 	v := &corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: localvolume.Selector(node.Name), Annotations: map[string]string{
 			volume.AnnDynamicallyProvisioned: localvolume.Provisioner,
 			localvolume.NodeAnnotation:       node.Name,
 		}},
@@ -136,7 +136,6 @@ func volumeFor(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClas
 			AccessModes:                   claim.Spec.AccessModes,
 			VolumeMode:                    ptr.To(corev1.PersistentVolumeFilesystem),
 			StorageClassName:              class.Name,
-			MountOptions:                  class.MountOptions,
 			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: claim.Spec.Resources.Requests[corev1.ResourceStorage]},
 			ClaimRef:                      ref,
 			PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{

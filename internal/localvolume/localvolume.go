@@ -3,8 +3,8 @@
 package localvolume
 
 import (
-	"errors"
-	"strings"
+	"crypto/sha256"
+	"encoding/hex"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -16,6 +16,8 @@ const (
 	Class = "local-path"
 	// NodeAnnotation on a volume names the node that holds it.
 	NodeAnnotation = "local.path.provisioner/selected-node"
+	// NodeLabel on a volume tells the node that holds it, see Selector.
+	NodeLabel = "local.path.provisioner/node"
 	// RootAnnotation on a node is the directory below which it keeps volumes.
 	RootAnnotation = "local.path.provisioner/directory"
 	// provisionedBy on a volume says who made it.
@@ -44,11 +46,14 @@ func Directory(volume, namespace, claim string) string {
 
 const maxName = 255 // of a file
 
-// Volume is the name of the volume whose directory has the given name.
-func Volume(directory string) (string, error) {
-	name, rest, ok := strings.Cut(directory, "_")
-	if !ok || name == "" || rest == "" {
-		return "", errors.New("no directory of a volume")
-	}
-	return name, nil
+// Selector is the labels of the volumes that a node holds, by which the node
+// asks for them. A name may be longer than a label: the label is its hash.
+func Selector(node string) map[string]string {
+	return map[string]string{NodeLabel: Label(node)}
+}
+
+// Label is the value of NodeLabel for a node.
+func Label(node string) string {
+	sum := sha256.Sum256([]byte(node))
+	return hex.EncodeToString(sum[:20])
 }
