@@ -53,9 +53,9 @@ func PersistentVolume() *api.Kind {
 			PrepareUpdate: api.OnUpdate(func(v, old *corev1.PersistentVolume) {
 				v.Spec = old.Spec
 				switch was, is := old.Status.LastPhaseTransitionTime, v.Status.LastPhaseTransitionTime; {
-				case v.Status.Phase == old.Status.Phase:
+				case v.Status.Phase == old.Status.Phase && is == nil:
 					v.Status.LastPhaseTransitionTime = was
-				case is == nil || is.Equal(was):
+				case v.Status.Phase != old.Status.Phase && (is == nil || is.Equal(was)):
 					v.Status.LastPhaseTransitionTime = ptr.To(api.Now())
 				}
 			}),
