@@ -1,13 +1,16 @@
 package store
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
 const (
 	keptCount = 16
-	keptFor   = 5 * time.Minute
+	// keptFor is counted from the first use: who reads pages slowly, or the
+	// same one again and again, is told that the list has expired.
+	keptFor = 5 * time.Minute
 )
 
 // keptSnapshots are past snapshots that were rebuilt for pages of a list.
@@ -18,7 +21,7 @@ type keptSnapshots struct {
 
 type kept struct {
 	snap *Snapshot
-	used time.Time
+	made time.Time
 }
 
 func (k *keptSnapshots) get(rev int64) *Snapshot {
@@ -26,7 +29,6 @@ func (k *keptSnapshots) get(rev int64) *Snapshot {
 	defer k.mu.Unlock()
 	for i, s := range k.list {
 		if s.snap.Revision == rev {
-			s.used = time.Now()
 			k.list = append(append(k.list[:i:i], k.list[i+1:]...), s)
 			return s.snap
 		}
@@ -46,7 +48,5 @@ func (k *keptSnapshots) put(s *Snapshot) {
 func (k *keptSnapshots) trim(now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for len(k.list) > 0 && now.Sub(k.list[0].used) > keptFor {
-		k.list = k.list[1:]
-	}
+	k.list = slices.DeleteFunc(slices.Clone(k.list), func(s kept) bool { return now.Sub(s.made) > keptFor })
 }

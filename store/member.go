@@ -97,9 +97,6 @@ func memberConfig(dir string, quota int64, log *zap.Logger) *embed.Config {
 	// A single member waits for nobody: short ticks only make it elect itself
 	// soon after the start.
 	ec.TickMs, ec.ElectionMs = 20, 100
-	// What is acknowledged is in the log, on disk; the database follows, and
-	// its writes to disk get in the way of the log's.
-	ec.BackendBatchInterval = 500 * time.Millisecond
 	if quota == 0 {
 		quota = defaultQuota
 	}

@@ -143,6 +143,9 @@ func (r *Resource) current() *Snapshot {
 // exact rebuilds the resource as it was at rev by undoing what the log has
 // since. The result is kept a while: pages of one list follow one another.
 func (r *Resource) exact(rev int64) (*Snapshot, error) {
+	if rev < r.store.forgotten.Load() {
+		return nil, apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
+	}
 	now := r.current()
 	if now.tail.rev <= rev { // nothing changed since
 		return &Snapshot{Revision: rev, tree: now.tree, tail: now.tail}, nil

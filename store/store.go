@@ -101,6 +101,8 @@ type Store struct {
 	mu    sync.Mutex // guards changes of table
 	table atomic.Pointer[table]
 	space chan struct{} // asks upkeep to look at the space now
+
+	forgotten atomic.Int64 // lists of before this revision have expired
 }
 
 // table finds resources; it is replaced, never changed.

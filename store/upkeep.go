@@ -11,10 +11,12 @@ import (
 )
 
 const (
-	// compactEvery is also the history that is kept: what was current one
-	// round ago. The caches answer for the past, so etcd's serves only loads.
-	compactEvery = 5 * time.Minute
-	upkeepEvery  = 30 * time.Second
+	// What was current compactRounds rounds ago is kept, 5 minutes in all. The
+	// caches answer for the past, so etcd's history serves only loads; what is
+	// older is denied all the same, as clients of an old list expect.
+	compactEvery  = 150 * time.Second
+	compactRounds = 2
+	upkeepEvery   = 30 * time.Second
 	// Defragmentation stops writes for as long as copying the live data
 	// takes, so there must be much to gain.
 	defragMin = 128 << 20
@@ -24,9 +26,10 @@ const (
 func (s *Store) runUpkeep() {
 	tick := time.NewTicker(upkeepEvery)
 	defer tick.Stop()
-	last := s.feed.rev.Load()
-	next := time.Now().Add(compactEvery)
-	s.watchSpace(last, false) // an alarm may stand from the last run
+	round := time.NewTicker(compactEvery)
+	defer round.Stop()
+	rounds := []int64{s.feed.rev.Load()}
+	s.watchSpace(rounds[0], false) // an alarm may stand from the last run
 	for {
 		urgent := false
 		select {
@@ -35,6 +38,15 @@ func (s *Store) runUpkeep() {
 		case <-s.space:
 			urgent = true
 		case <-tick.C:
+		case <-round.C:
+			rounds = append(rounds, s.feed.rev.Load())
+			if len(rounds) > compactRounds {
+				s.forgotten.Store(rounds[0])
+				s.compact(rounds[0])
+				rounds = rounds[1:]
+				s.defragment(false)
+			}
+			continue
 		}
 		now := time.Now()
 		for _, r := range s.table.Load().byPath {
@@ -42,11 +54,6 @@ func (s *Store) runUpkeep() {
 			r.kept.trim(now)
 		}
 		s.watchSpace(s.feed.rev.Load(), urgent)
-		if now.After(next) {
-			s.compact(last)
-			last, next = s.feed.rev.Load(), now.Add(compactEvery)
-			s.defragment(false)
-		}
 	}
 }
 

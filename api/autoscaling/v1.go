@@ -16,7 +16,7 @@ func HorizontalPodAutoscalerV1() *api.Kind {
 	k.GVK = autoscalingv1.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
 	k.New = api.Maker[hpav1]()
 	k.NewList = api.ListMaker[autoscalingv1.HorizontalPodAutoscalerList]()
-	k.Columns = columns(func(o *hpav1) *hpa { return fromV1(o) })
+	k.Columns = columns(fromV1)
 	k.Storage = &api.Conversion{
 		Kind: HorizontalPodAutoscaler().GVK,
 		To:   func(o api.Object) (api.Object, error) { return fromV1(o.(*hpav1)), nil },

@@ -4,6 +4,7 @@ package builtin
 
 import (
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/api/auth"
 	"github.com/proa-dev/proa/api/autoscaling"
@@ -13,10 +14,13 @@ import (
 	"github.com/proa-dev/proa/api/core"
 	"github.com/proa-dev/proa/api/discovery"
 	"github.com/proa-dev/proa/api/events"
+	"github.com/proa-dev/proa/api/flowcontrol"
 	"github.com/proa-dev/proa/api/networking"
+	"github.com/proa-dev/proa/api/node"
 	"github.com/proa-dev/proa/api/policy"
 	"github.com/proa-dev/proa/api/rbac"
 	"github.com/proa-dev/proa/api/scheduling"
+	"github.com/proa-dev/proa/api/storagemigration"
 	"github.com/proa-dev/proa/api/storage"
 )
 
@@ -26,6 +30,7 @@ func Kinds() []*api.Kind {
 	var kinds []*api.Kind
 	for _, group := range [][]*api.Kind{
 		core.Kinds(),
+		admissionregistration.Kinds(),
 		apps.Kinds(),
 		auth.Kinds(),
 		autoscaling.Kinds(),
@@ -34,10 +39,13 @@ func Kinds() []*api.Kind {
 		coordination.Kinds(),
 		discovery.Kinds(),
 		events.Kinds(),
+		flowcontrol.Kinds(),
 		networking.Kinds(),
+		node.Kinds(),
 		policy.Kinds(),
 		rbac.Kinds(),
 		scheduling.Kinds(),
+		storagemigration.Kinds(),
 		storage.Kinds(),
 	} {
 		kinds = append(kinds, group...)

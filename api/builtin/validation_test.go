@@ -320,7 +320,9 @@ func TestValidateUpdate(t *testing.T) {
 }
 
 func TestValidateStatus(t *testing.T) {
-	status := func(text string) string { return pod("", "    resources: {requests: {example.com/a: 1}, limits: {example.com/a: 1}}") + "\nstatus:\n" + text }
+	status := func(text string) string {
+		return pod("", "    resources: {requests: {example.com/a: 1}, limits: {example.com/a: 1}}") + "\nstatus:\n" + text
+	}
 	for _, c := range []struct {
 		name, resource, manifest string
 		want                     []string

@@ -30,7 +30,7 @@ func Service() *api.Kind {
 		StoragePath: "services/specs",
 		Columns:     serviceColumns(),
 
-		ValidateName:   validation.NameIsDNS1035Label,
+		ValidateName:   validation.NameIsDNSLabel, // may begin with a digit since 1.36
 		CreateOnUpdate: true,
 		Default:        api.On(defaultService),
 		PrepareCreate:  api.On(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} }),

@@ -1,20 +1,19 @@
-// Package networking describes the kinds of networking.k8s.io.
 package networking
 
 import (
 	"net/netip"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/validate"
 )
-
-// Kinds lists the kinds of the group.
-func Kinds() []*api.Kind { return []*api.Kind{IPAddress()} }
 
 // IPAddress is one address that a Service holds. Its name is the address, so
 // that two API servers cannot hand out the same one (KEP-1880).
@@ -36,9 +35,9 @@ func IPAddress() *api.Kind {
 			return validateParent(obj.(*networkingv1.IPAddress).Spec.ParentRef)
 		},
 		ValidateUpdate: func(obj, old api.Object) field.ErrorList {
-			return apivalidation.ValidateImmutableField(
-				obj.(*networkingv1.IPAddress).Spec.ParentRef, old.(*networkingv1.IPAddress).Spec.ParentRef,
-				field.NewPath("spec", "parentRef"))
+			ref := obj.(*networkingv1.IPAddress).Spec.ParentRef
+			return append(validateParent(ref),
+				validate.Unchanged(field.NewPath("spec", "parentRef"), ref, old.(*networkingv1.IPAddress).Spec.ParentRef)...)
 		},
 		Columns: []api.Column{{
 			TableColumnDefinition: metav1.TableColumnDefinition{Name: "ParentRef", Type: "string", Description: "What holds the address."},
@@ -53,25 +52,24 @@ func validateParent(p *networkingv1.ParentReference) field.ErrorList {
 		return field.ErrorList{field.Required(path, "")}
 	}
 	var errs field.ErrorList
-	if p.Resource == "" {
-		errs = append(errs, field.Required(path.Child("resource"), ""))
+	if p.Group != "" { // the group of Services is empty
+		errs = append(errs, validate.Subdomain(path.Child("group"), p.Group)...)
 	}
-	if p.Name == "" {
-		errs = append(errs, field.Required(path.Child("name"), ""))
+	errs = append(errs, requiredSegment(path.Child("resource"), p.Resource)...)
+	errs = append(errs, requiredSegment(path.Child("name"), p.Name)...)
+	if p.Namespace != "" {
+		errs = append(errs, validate.Messages(path.Child("namespace"), p.Namespace, content.IsPathSegmentName(p.Namespace))...)
 	}
 	return errs
 }
 
 func parentText(p *networkingv1.ParentReference) string {
 	if p == nil {
-		return ""
+		return "<none>"
 	}
-	s := p.Resource
-	if p.Group != "" {
-		s += "." + p.Group
-	}
+	s := strings.ToLower(schema.GroupResource{Group: p.Group, Resource: p.Resource}.String())
 	if p.Namespace != "" {
-		return s + "/" + p.Namespace + "/" + p.Name
+		s += "/" + p.Namespace
 	}
 	return s + "/" + p.Name
 }

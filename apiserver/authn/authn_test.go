@@ -28,6 +28,7 @@ import (
 
 	"github.com/proa-dev/proa/apiserver/admission/admissiontest"
 	"github.com/proa-dev/proa/apiserver/authn"
+	"github.com/proa-dev/proa/internal/bootstraptoken"
 	"github.com/proa-dev/proa/internal/certs"
 )
 
@@ -483,5 +484,42 @@ func BenchmarkBearer(b *testing.B) {
 		if _, ok, err := a.AuthenticateRequest(req); !ok {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Bootstrap tokens are Secrets: what they may do, and for how long, is looked up
+// each time.
+func TestBootstrapTokens(t *testing.T) {
+	w := newWorld(t)
+	token := bootstraptoken.Token{ID: "abcdef", Secret: "0123456789abcdef"}
+	good := bootstraptoken.Options{
+		Expires: w.clock.Now().Add(time.Hour), Usages: []string{bootstraptoken.UsageAuthentication}, Groups: []string{"system:bootstrappers:nodes"},
+	}
+	ask := func(o bootstraptoken.Options, shown string) string {
+		s := bootstraptoken.SecretOf(token, o)
+		s.UID = "token-uid"
+		w.source.Put(schema.GroupResource{Resource: "secrets"}, s)
+		return who(w.Authenticator, bearer(shown))
+	}
+	const bearerOfIt = "system:bootstrap:abcdef [system:authenticated system:bootstrappers system:bootstrappers:nodes]"
+	signing := good
+	signing.Usages = []string{bootstraptoken.UsageSigning}
+	for _, c := range []struct {
+		name, shown, want string
+		options           bootstraptoken.Options
+	}{
+		{"good", token.String(), bearerOfIt, good},
+		{"another secret", "abcdef.fedcba9876543210", "401", good},
+		{"another id", "fedcba.0123456789abcdef", "401", good},
+		{"for signing alone", token.String(), "401", signing},
+		{"good again", token.String(), bearerOfIt, good},
+	} {
+		if got := ask(c.options, c.shown); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	w.clock.Step(2 * time.Hour)
+	if got := who(w.Authenticator, bearer(token.String())); got != "401" {
+		t.Errorf("expired: %s", got)
 	}
 }

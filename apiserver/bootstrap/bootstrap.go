@@ -62,6 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 	for _, class := range priorityClasses() {
 		group.Go(func() error { return ensure(groupCtx, cfg.Client, class) })
 	}
+	group.Go(func() error { return ensureFlows(groupCtx, cfg) })
 	group.Go(func() error { return ensureService(groupCtx, cfg) })
 	if len(cfg.ClientCA) > 0 {
 		group.Go(func() error { return ensureTrust(groupCtx, cfg) })

@@ -214,7 +214,10 @@ func TestJoin(t *testing.T) {
 	ended, ready := make(chan error, 1), make(chan struct{})
 	go func() { ended <- n.Run(ctx, func() { close(ready) }) }()
 	<-ready
-	eventually(t, "a serving certificate", func() bool { c, err := n.GetCertificate(nil); return err == nil && c.Leaf.VerifyHostname("192.0.2.7") == nil })
+	eventually(t, "a serving certificate", func() bool {
+		c, err := n.GetCertificate(nil)
+		return err == nil && c.Leaf.VerifyHostname("192.0.2.7") == nil
+	})
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)

@@ -100,7 +100,7 @@ func runAgent(ctx context.Context, o *agentOptions) error {
 	})
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil // asked to stop while it waited
+			return nil //nolint:nilerr // asked to stop while it waited
 		}
 		return err
 	}

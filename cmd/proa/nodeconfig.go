@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/proa-dev/proa/container"
 	"github.com/proa-dev/proa/kubelet"
@@ -90,6 +91,9 @@ func (cfg *nodeConfig) complete(ctx context.Context) error {
 		fill(err)
 	}
 	cfg.nodeName = strings.ToLower(cfg.nodeName)
+	if messages := validation.IsDNS1123Subdomain(cfg.nodeName); len(messages) > 0 {
+		fill(fmt.Errorf("--node-name: %q: %s", cfg.nodeName, messages[0]))
+	}
 	cfg.runDir = runDir(cfg.dataDir)
 	cfg.logger = newLogger(cfg.debug)
 	return errors.Join(errs...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ func (a *approver) reconcile(ctx context.Context, key types.NamespacedName) (tim
 	request, err := certificates.ParseRequest(c.Spec.Request)
 	if err != nil {
 		a.env.Logger.Warn("certificate request not understood", "request", c.Name, "error", err)
-		return 0, nil
+		return 0, nil //nolint:nilerr // no attempt to come reads it better
 	}
 	switch c.Spec.SignerName {
 	case certificatesv1.KubeAPIServerClientKubeletSignerName:
@@ -55,7 +56,7 @@ func (a *approver) reconcile(ctx context.Context, key types.NamespacedName) (tim
 // client decides on a node's client certificate.
 func (a *approver) client(ctx context.Context, c *certificatesv1.CertificateSigningRequest, r *x509.CertificateRequest) (time.Duration, error) {
 	if nodeClient(r, c.Spec.Usages) != nil {
-		return 0, nil
+		return 0, nil // for a person to decide
 	}
 	if c.Spec.Username == r.Subject.CommonName {
 		ok, err := a.may(ctx, c, "selfnodeclient")
@@ -106,12 +107,19 @@ func (a *approver) serving(ctx context.Context, c *certificatesv1.CertificateSig
 		return 0, err
 	}
 	if err := servingNames(r, nodes.Items, a.reserved); err != nil {
-		after := again(a.env.Clock.Since(c.CreationTimestamp.Time))
-		a.env.Logger.Info("serving certificate not approved yet", "request", c.Name, "reason", err, "again", after)
-		return after, nil
+		age, level := a.env.Clock.Since(c.CreationTimestamp.Time), slog.LevelDebug
+		if age > settles {
+			level = slog.LevelWarn
+		}
+		after := again(age)
+		a.env.Logger.Log(ctx, level, "serving certificate not approved", "request", c.Name, "reason", err, "again", after)
+		return after, nil //nolint:nilerr // told, and looked at again
 	}
 	return 0, a.approve(ctx, c, "Auto approving kubelet serving certificate: every name in it is the node's.")
 }
+
+// settles is when a new node has long told its addresses.
+const settles = 10 * time.Second
 
 // again is how long to wait with a request of some age: the older, the longer.
 func again(age time.Duration) time.Duration {

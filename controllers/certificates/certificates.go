@@ -74,7 +74,7 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 // Reasons why a request is not one of a node, as upstream words them.
 var (
 	errOrganization = errors.New("subject organization is not system:nodes")
-	errCommonName   = errors.New("subject common name does not begin with system:node:")
+	errCommonName   = errors.New("subject common name does not begin with system:node:") //nolint:staticcheck // upstream's words
 	errNamesMissing = errors.New("DNS or IP subjectAltName is required")
 	errDNS          = errors.New("DNS subjectAltNames are not allowed")
 	errEmail        = errors.New("Email subjectAltNames are not allowed") //nolint:staticcheck // upstream's words

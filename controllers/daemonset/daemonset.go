@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/proa-dev/proa/controllers/internal/expect"
+	"github.com/proa-dev/proa/controllers/internal/fresh"
 	"github.com/proa-dev/proa/controllers/internal/history"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
@@ -56,6 +57,7 @@ type controller struct {
 	expect *expect.Tracker
 	pods   pods.Control
 	failed *flowcontrol.Backoff
+	fresh  fresh.Pods
 }
 
 // New makes the controller.
@@ -80,7 +82,10 @@ func (c *controller) watchSets() source.Source {
 	return loop.Watch(c.env.Cluster, &appsv1.DaemonSet{}, loop.On[*appsv1.DaemonSet]{
 		Created: add,
 		Updated: func(ctx context.Context, q loop.Queue, _, d *appsv1.DaemonSet) { add(ctx, q, d) },
-		Deleted: func(_ context.Context, _ loop.Queue, d *appsv1.DaemonSet) { c.expect.Forget(d.UID) },
+		Deleted: func(_ context.Context, _ loop.Queue, d *appsv1.DaemonSet) {
+			c.expect.Forget(d.UID)
+			c.fresh.Forget(d.UID)
+		},
 	})
 }
 
@@ -207,6 +212,13 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	p.claim = &owner.Claim{Cluster: c.env.Cluster, Owner: d, Kind: kind, Selector: selector, Fresh: &appsv1.DaemonSet{}}
 	if err := p.read(ctx); err != nil {
 		return 0, err
+	}
+	shown, err := c.fresh.Shown(ctx, c.env.Cluster.Reader(), d, selector, p.all, func(pod *corev1.Pod) bool {
+		ref := metav1.GetControllerOfNoCopy(pod)
+		return ref != nil && ref.UID == d.UID
+	})
+	if !shown || err != nil {
+		return loop.StaleDelay, err
 	}
 	old, err := p.findRevisions(ctx)
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 type history struct {
 	recommendations []event
 	ups, downs      []event
+	// written is the resource version of our last write of the status.
+	written string
 }
 
 // event is a recommendation, or a change of replicas, and when it was.

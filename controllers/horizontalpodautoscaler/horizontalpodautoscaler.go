@@ -152,22 +152,25 @@ func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 		}
 		return 0, client.IgnoreNotFound(err)
 	}
-	before := l.hpa.Status.DeepCopy()
 	l.history = c.historyOf(key)
-	err := l.scale(ctx)
-	if err != nil {
+	if v := l.history.written; v != "" && loop.Older(l.hpa.ResourceVersion, v) {
+		return loop.StaleDelay, nil
+	}
+	before := l.hpa.Status.DeepCopy()
+	if err := l.scale(ctx); err != nil {
 		c.env.Logger.Debug("scaling", "autoscaler", key, "err", err)
 	}
 	if equality.Semantic.DeepEqual(before, &l.hpa.Status) {
 		return c.Period, nil
 	}
 	if err := c.env.Cluster.Client().Status().Update(ctx, l.hpa); err != nil {
-		if apierrors.IsConflict(err) {
-			return c.Period, nil //nolint:nilerr // the next look has newer facts
+		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+			return 0, client.IgnoreNotFound(err) // changed meanwhile: look at what it is now
 		}
 		c.events.Event(l.hpa, corev1.EventTypeWarning, "FailedUpdateStatus", err.Error())
 		return c.Period, nil
 	}
+	l.history.written = l.hpa.ResourceVersion
 	return c.Period, nil
 }
 

@@ -25,7 +25,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -231,7 +230,7 @@ func (c *Controller) tell(p *pass, change suspension) {
 // looked up once for a job.
 func (c *Controller) stale(ctx context.Context, m *memory, job *batchv1.Job, selector labels.Selector) (bool, error) {
 	if m.written != "" {
-		if older(job.ResourceVersion, m.written) {
+		if loop.Older(job.ResourceVersion, m.written) {
 			return true, nil
 		}
 		m.written = ""
@@ -252,15 +251,8 @@ func (c *Controller) stale(ctx context.Context, m *memory, job *batchv1.Job, sel
 	if err := c.env.Cluster.Client().List(ctx, &cached, index.By(job.Namespace, index.Controller, string(job.UID))...); err != nil {
 		return false, fmt.Errorf("list pods: %w", err)
 	}
-	m.current = !older(job.ResourceVersion, fresh.ResourceVersion) && seen(job.UID, &now, cached.Items)
+	m.current = !loop.Older(job.ResourceVersion, fresh.ResourceVersion) && seen(job.UID, &now, cached.Items)
 	return !m.current, nil
-}
-
-// older reports whether a resource version comes before another one. What
-// cannot be compared does not: then nothing is known, and waiting won't help.
-func older(a, b string) bool {
-	order, err := resourceversion.CompareResourceVersion(a, b)
-	return err == nil && order < 0
 }
 
 // seen reports whether the cached pods of an owner are at least as new as a
@@ -276,13 +268,13 @@ func seen(uid types.UID, fresh *corev1.PodList, cached []corev1.Pod) bool {
 			continue
 		}
 		have, found := versions[p.UID]
-		if !found || older(have, p.ResourceVersion) {
+		if !found || loop.Older(have, p.ResourceVersion) {
 			return false
 		}
 		delete(versions, p.UID)
 	}
 	for _, version := range versions {
-		if !older(fresh.ResourceVersion, version) {
+		if !loop.Older(fresh.ResourceVersion, version) {
 			return false // gone, which the cache has not seen
 		}
 	}

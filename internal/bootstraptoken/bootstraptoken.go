@@ -35,8 +35,8 @@ import (
 const (
 	// SecretType is the type of the Secrets that are tokens; their namespace
 	// is kube-system.
-	SecretType   corev1.SecretType = "bootstrap.kubernetes.io/token"
-	SecretPrefix                   = "bootstrap-token-"
+	SecretType   = corev1.SecretType("bootstrap.kubernetes.io/token")
+	SecretPrefix = "bootstrap-token-"
 	// UserPrefix and DefaultGroup are who the bearer of a token is.
 	UserPrefix   = "system:bootstrap:"
 	DefaultGroup = "system:bootstrappers"

@@ -35,7 +35,8 @@ func tunnelMAC(node string) net.HardwareAddr { return hardwareAddr(node, "tunnel
 type fabric struct {
 	cfg   *Config
 	own   []netip.Prefix
-	under netlink.Link
+	under netlink.Link // nil without peers
+	from  net.IP       // where tunnels start; nil is up to the kernel
 
 	routes []netlink.Route
 	neighs map[netip.Addr]net.HardwareAddr
@@ -94,7 +95,7 @@ func (f *fabric) ensureLink() error {
 		LinkAttrs: netlink.LinkAttrs{
 			Name: vxlanName(f.cfg.Link), MTU: f.under.Attrs().MTU - overhead(f.cfg.Address), HardwareAddr: tunnelMAC(f.cfg.Node), TxQLen: -1,
 		},
-		VxlanId: vxlanNetwork, SrcAddr: f.cfg.Address.AsSlice(), Port: vxlanPort, Learning: false,
+		VxlanId: vxlanNetwork, SrcAddr: f.from, Port: vxlanPort, Learning: false,
 	}
 	have, err := netlink.LinkByName(want.Name)
 	if err == nil && !sameTunnel(have, want) {

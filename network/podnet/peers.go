@@ -86,18 +86,20 @@ func (n *Network) syncFabric() error {
 	if peers == nil || !ready || n.cfg.Between == "" {
 		return nil
 	}
-	under, err := underlay(n.cfg.Address)
-	if err != nil {
-		return err
+	f := fabric{cfg: &n.cfg, own: own}
+	if len(peers) > 0 {
+		var err error
+		if f.under, f.from, err = underlay(n.cfg.Address); err != nil {
+			return err
+		}
 	}
-	f := fabric{cfg: &n.cfg, own: own, under: under}
 	var tunnelled []Peer
 	for _, p := range peers {
 		if err := n.cfg.checkPeer(p, own); err != nil {
 			n.cfg.Logger.Warn("pods of another node are not reached", "node", p.Name, "error", err)
 			continue
 		}
-		if n.cfg.Between == Direct && onSegment(p.Address, under) {
+		if n.cfg.Between == Direct && onSegment(p.Address, f.under) {
 			f.direct(p)
 		} else {
 			tunnelled = append(tunnelled, p)
@@ -132,18 +134,26 @@ func (c *Config) checkPeer(p Peer, own []netip.Prefix) error {
 	return nil
 }
 
-// underlay is the link that has the node's address.
-func underlay(ip netip.Addr) (netlink.Link, error) {
+// underlay is the link by which other nodes are reached, and the address that
+// tunnels start from: the node's, and nil where that is none of the machine's
+// own, as behind address translation.
+func underlay(ip netip.Addr) (netlink.Link, net.IP, error) {
 	addrs, err := netlink.AddrList(nil, family(ip))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, a := range addrs {
 		if got, ok := netip.AddrFromSlice(a.IP); ok && got.Unmap() == ip {
-			return netlink.LinkByIndex(a.LinkIndex)
+			link, err := netlink.LinkByIndex(a.LinkIndex)
+			return link, ip.AsSlice(), err
 		}
 	}
-	return nil, fmt.Errorf("no link has the node's address %s", ip)
+	routes, err := netlink.RouteGet(ip.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return nil, nil, fmt.Errorf("no link leads to the node's address %s: %w", ip, err)
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	return link, nil, err
 }
 
 // onSegment says whether an address is reached through a link without a gateway.
@@ -168,7 +178,7 @@ func (c *Config) podMTU() int {
 	}
 	mtu := defaultMTU()
 	if c.Between == VXLAN {
-		if under, err := underlay(c.Address); err == nil && under.Attrs().Flags&net.FlagLoopback == 0 {
+		if under, _, err := underlay(c.Address); err == nil && under.Attrs().Flags&net.FlagLoopback == 0 {
 			mtu = min(mtu, under.Attrs().MTU)
 		}
 		mtu -= overhead(c.Address)

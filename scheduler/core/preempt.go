@@ -37,6 +37,18 @@ func (s *Snapshot) Preempt(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisrupti
 	return s.Choose(p, ways), "", false
 }
 
+const noVictims = "No preemption victims found for incoming pod"
+
+// anyBelow says whether any pod on a node has a lower priority.
+func (s *Snapshot) anyBelow(priority int32) bool {
+	for p := range s.priorities {
+		if p < priority {
+			return true
+		}
+	}
+	return false
+}
+
 // Ways is Preempt without the choice: there may be several nodes.
 func (s *Snapshot) Ways(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionBudget) (ways []*Preemption, reason string, settled bool) {
 	if policy := p.Object.Spec.PreemptionPolicy; policy != nil && *policy == corev1.PreemptNever {
@@ -47,7 +59,11 @@ func (s *Snapshot) Ways(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionB
 	}
 	counts := map[string]int{}
 	a, refused := s.attemptOf(p)
-	if n := len(d.candidates); n > 0 && refused == nil {
+	switch n := len(d.candidates); {
+	case n == 0 || refused != nil:
+	case !s.anyBelow(p.Priority):
+		counts[noVictims] = n
+	default:
 		shields := shieldsOf(budgets)
 		limit := min(max(n*p.rules.CandidatesPercent/100, p.rules.CandidatesAtLeast), n)
 		offset := s.rand.IntN(n)
@@ -111,12 +127,12 @@ func (p *Pod) preempted() bool {
 
 // victims finds the fewest pods that must leave a slot.
 func (a *attempt) victims(slot int32, shields []shield) (*Preemption, []string) {
+	if !slices.ContainsFunc(a.s.nodes[slot].pods, func(at *placed) bool { return at.pod.Priority < a.pod.Priority }) {
+		return nil, []string{noVictims}
+	}
 	t := a.try(slot)
 	defer t.end()
 	lower := t.removeLower()
-	if len(lower) == 0 {
-		return nil, []string{"No preemption victims found for incoming pod"}
-	}
 	slices.SortStableFunc(lower, moreImportant)
 	if f, reasons, _ := t.checkAll(); f != Fits {
 		return nil, reasons

@@ -55,6 +55,7 @@ type Snapshot struct {
 	scalars     map[corev1.ResourceName]*scalarColumn
 
 	pods       map[types.UID]*placed
+	priorities map[int32]int // pods on nodes
 	nominated  map[types.UID]*nomination
 	namespaces map[string]labels.Set
 	images     map[string]*imageState
@@ -111,6 +112,7 @@ func NewSnapshot(seed uint64) *Snapshot {
 		slots:      map[string]int32{},
 		scalars:    map[corev1.ResourceName]*scalarColumn{},
 		pods:       map[types.UID]*placed{},
+		priorities: map[int32]int{},
 		nominated:  map[types.UID]*nomination{},
 		namespaces: map[string]labels.Set{},
 		images:     map[string]*imageState{},
@@ -321,6 +323,7 @@ func (s *Snapshot) PutPod(pod *Pod, node string) {
 	row.pods = append(row.pods, at)
 	row.ports = append(row.ports, pod.ports...)
 	s.pods[pod.UID()] = at
+	s.priorities[pod.Priority]++
 	s.charge(slot, pod, 1)
 	s.topology.podChanged(s.namespaces, pod, slot, 1)
 	s.useClaims(pod, 1)
@@ -342,6 +345,9 @@ func (s *Snapshot) RemovePod(uid types.UID) {
 		return
 	}
 	delete(s.pods, uid)
+	if s.priorities[at.pod.Priority]--; s.priorities[at.pod.Priority] == 0 {
+		delete(s.priorities, at.pod.Priority)
+	}
 	row := &s.nodes[at.slot]
 	last := len(row.pods) - 1
 	row.pods[at.index] = row.pods[last]

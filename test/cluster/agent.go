@@ -29,6 +29,7 @@ type Agent struct {
 	Dir string
 
 	cluster *Cluster
+	flags   []string
 	joined  bool
 }
 
@@ -53,16 +54,17 @@ func (c *Cluster) Agent(ctx context.Context, name string, flags ...string) (*Age
 		return nil, err
 	}
 	a := &Agent{process: process{log: filepath.Join(dir, "proa.log")}, Machine: m, Dir: dir, cluster: c}
+	a.flags = flags
 	c.agents = append(c.agents, a)
-	return a, a.Start(ctx, flags...)
+	return a, a.Start(ctx)
 }
 
-// Start runs `proa agent`, with a token the first time, and returns once the
-// node is Ready.
-func (a *Agent) Start(ctx context.Context, flags ...string) error {
-	args := append([]string{"agent", "--data-dir", a.Dir, "--node-name", a.Name, "--server", fmt.Sprintf("https://%s:%d", isolate.Address, a.cluster.Port)}, flags...)
+// Start runs `proa agent`, with a token the first time and the same flags each
+// time, and returns once the node is Ready.
+func (a *Agent) Start(ctx context.Context) error {
+	args := append([]string{"agent", "--data-dir", a.Dir, "--node-name", a.Name, "--server", fmt.Sprintf("https://%s:%d", isolate.Address, a.cluster.Port)}, a.flags...)
 	if !a.joined {
-		token, err := a.cluster.run(ctx, nil, "proa", "token", "create", "--kubeconfig", a.cluster.Kubeconfig())
+		token, err := a.cluster.Token(ctx, "create")
 		if err != nil {
 			return err
 		}

@@ -114,6 +114,14 @@ func (c *Cluster) Proa(ctx context.Context, stdin io.Reader, args ...string) (st
 	return c.run(ctx, stdin, "proa", append(args, "--data-dir", c.Dir)...)
 }
 
+// Token runs a verb of `proa token` as the administrator.
+func (c *Cluster) Token(ctx context.Context, args ...string) (string, error) {
+	return c.run(ctx, nil, "proa", append([]string{"token", "--kubeconfig", c.Kubeconfig()}, args...)...)
+}
+
+// Program is the path of one of the binaries.
+func (c *Cluster) Program(name string) string { return filepath.Join(c.bin, name) }
+
 func (c *Cluster) run(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, name), args...)
 	cmd.Env = append(os.Environ(), "HOME="+c.Dir)

@@ -18,4 +18,4 @@ mkdir -p bin/conformance
 go build -o bin/conformance/suite ./test/suite
 common=(-programs "$programs" -upstream "$upstream" -cache "${PROA_CONFORMANCE_CACHE:-/var/cache/proa-conformance}")
 bin/conformance/suite images "${common[@]}"
-exec bin/conformance/suite run "${common[@]}" -focus "${FOCUS:-}" -skip "${SKIP:-}" -rerun "${RERUN:-}" -procs "${PROCS:-4}" -nodes "${NODES:-1}"
+exec bin/conformance/suite run "${common[@]}" -focus "${FOCUS:-}" -skip "${SKIP:-}" -rerun "${RERUN:-}" -procs "${PROCS:-4}" -nodes "${NODES:-2}"

@@ -82,6 +82,35 @@ func serverRestarts(t *testing.T) {
 	kubectl(t, "delete", "pod", "late", "--grace-period=1")
 }
 
+// directRoutes has both nodes route to each other without a tunnel.
+func directRoutes(t *testing.T) {
+	before := containers(t)
+	if err := shared.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := shared.Start(t.Context(), "--pod-network=direct"); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cidr := node(t, second).Spec.PodCIDR
+	until(t, "the first node routes to the second", 30*time.Second, func() (string, bool) {
+		out := local(t, "ip", "route", "show", cidr) + local(t, "ip", "-o", "link")
+		return out, strings.Contains(out, "via "+agent.Address+" dev eth0") && !strings.Contains(out, "vxlan")
+	})
+	ip := kubectl(t, "get", "pod", "web-node-2", "-o", "jsonpath={.status.podIP}")
+	own := kubectl(t, "get", "pod", "web-node-1", "-o", "jsonpath={.status.podIP}")
+	eventually(t, "web-node-1", "timeout 5 wget -qO- http://"+ip+":8080/cgi-bin/who", is("web-node-2 "+own))
+	eventually(t, "web-node-1", "timeout 20 wget -qO- http://"+ip+":8080/big | wc -c", is("8388608"))
+	if after := containers(t); after != before {
+		t.Errorf("containers were %s, are %s", before, after)
+	}
+}
+
 // lookUp asks the second node's DNS from its host.
 func lookUp(ctx context.Context, name string) (answer *dns.Msg, err error) {
 	err = agent.Do(func() (err error) {

@@ -103,8 +103,10 @@ func TestTwoNodes(t *testing.T) {
 	}{
 		{"traffic", traffic},
 		{"node API", nodeAPI},
+		{"tokens", tokens},
 		{"agent restarts", agentRestarts},
 		{"server restarts", serverRestarts},
+		{"direct routes", directRoutes},
 		{"node lost", nodeLost},
 		{"node removed", nodeRemoved},
 	} {

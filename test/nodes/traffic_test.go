@@ -35,12 +35,23 @@ spec:
       dd if=/dev/zero of=/www/big bs=1M count=8 2>/dev/null
       echo started
       exec httpd -f -p 8080 -h /www
+    envFrom: [{secretRef: {name: known}}, {configMapRef: {name: known}}]
     readinessProbe: {httpGet: {path: /cgi-bin/who, port: 8080}, periodSeconds: 1}
 ---
 `, node, busybox)
 }
 
 const webServices = `
+apiVersion: v1
+kind: Secret
+metadata: {name: known}
+stringData: {SECRET: s}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: known}
+data: {SETTING: c}
+---
 apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -73,6 +84,7 @@ func traffic(t *testing.T) {
 		eventually(t, pod, "for i in $(seq 30); do timeout 5 wget -qO- http://web/cgi-bin/who | cut -d' ' -f1; done | sort -u | xargs", is("web-node-1 web-node-2"))
 		eventually(t, pod, "timeout 5 nc -w 5 kubernetes.default.svc.cluster.local 443 </dev/null && echo open", is("open"))
 		eventually(t, pod, "timeout 5 nslookup web.default.svc.cluster.local >/dev/null && echo found", is("found"))
+		eventually(t, pod, "echo $SECRET $SETTING", is("s c"))
 		// The node itself, as the kubelet and the API server do.
 		eventually(t, pod, fmt.Sprintf("ping -c1 -W2 %s >/dev/null && echo there", map[string]string{first: isolate.Address, second: agent.Address}[to]), is("there"))
 	}
@@ -180,5 +192,43 @@ func nodeAPI(t *testing.T) {
 	n := node(t, second)
 	if n.Labels["test"] != "second" || n.Spec.PodCIDR == "" || n.Spec.PodCIDR == node(t, first).Spec.PodCIDR {
 		t.Errorf("node: labels %v, pods' network %s", n.Labels, n.Spec.PodCIDR)
+	}
+}
+
+// tokens are made, shown, signed with, deleted and forgotten in time.
+func tokens(t *testing.T) {
+	proa := func(args ...string) string {
+		t.Helper()
+		out, err := shared.Token(t.Context(), args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	full := proa("create", "--ttl=1h", "--description=for a test")
+	id, _, _ := strings.Cut(full[strings.Index(full, "::")+2:], ".")
+	if out := proa("list"); !strings.Contains(out, id+"   59m") || !strings.Contains(out, "for a test") || strings.Contains(out, full[len(full)-16:]) {
+		t.Errorf("list:\n%s", out)
+	}
+	signatures := func() string {
+		return kubectl(t, "get", "cm", "cluster-info", "-n", "kube-public", "-o", "jsonpath={.data}")
+	}
+	until(t, "cluster-info is signed", 10*time.Second, func() (string, bool) { out := signatures(); return out, strings.Contains(out, "jws-kubeconfig-"+id) })
+	if out := proa("delete", full); out != "token "+id+" deleted" {
+		t.Errorf("delete: %q", out)
+	}
+	until(t, "the signature is gone", 10*time.Second, func() (string, bool) { out := signatures(); return out, !strings.Contains(out, id) })
+	soon := proa("create", "--ttl=2s")
+	id, _, _ = strings.Cut(soon[strings.Index(soon, "::")+2:], ".")
+	until(t, "a token is removed when its time is over", 20*time.Second, func() (string, bool) {
+		out := proa("list")
+		return out, !strings.Contains(out, id)
+	})
+	if out, err := shared.Token(t.Context(), "create", "--groups=system:masters"); err == nil || !strings.Contains(err.Error(), `bootstrap group "system:masters" is invalid`) {
+		t.Errorf("a token of masters: %q, %v", out, err)
+	}
+	if out, err := agent.Run(t.Context(), nil, shared.Program("proa"), "agent", "--data-dir", t.TempDir(), "--node-name", "third", "--server", "https://"+isolate.Address+":6443", "--token", full); err == nil ||
+		!strings.Contains(err.Error(), "does not accept this node's credentials") {
+		t.Errorf("a deleted token: %q, %v", out, err)
 	}
 }

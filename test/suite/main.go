@@ -43,7 +43,7 @@ func main() {
 	f.StringVar(&o.skip, "skip", "", "regexp of tests to leave out")
 	f.StringVar(&o.rerun, "rerun", "", `"failed" or "all": run tests again`)
 	f.IntVar(&o.procs, "procs", 4, "tests at a time")
-	f.IntVar(&o.nodes, "nodes", 1, "nodes of the cluster")
+	f.IntVar(&o.nodes, "nodes", 2, "nodes of the cluster")
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, "usage: suite images|run|report [flags]")
 		os.Exit(2)

@@ -74,8 +74,9 @@ func (o *options) session(ctx context.Context, chosen []string, rec *recorder) (
 	if err != nil {
 		return err
 	}
+	nodes := map[string]string{isolate.Host: c.Dir}
 	defer func() {
-		err = errors.Join(err, o.keepLog(c), c.Remove(context.WithoutCancel(ctx)))
+		err = errors.Join(err, o.keepLogs(nodes), c.Remove(context.WithoutCancel(ctx)))
 	}()
 	if err := useMirror(c.Dir); err != nil {
 		return err
@@ -88,6 +89,7 @@ func (o *options) session(ctx context.Context, chosen []string, rec *recorder) (
 		if err != nil {
 			return err
 		}
+		nodes[a.Name] = a.Dir
 		if err := useMirror(a.Dir); err != nil {
 			return err
 		}
@@ -115,15 +117,19 @@ func useMirror(dataDir string) error {
 	return os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644)
 }
 
-func (o *options) keepLog(c *cluster.Cluster) error {
-	data, err := os.ReadFile(filepath.Join(c.Dir, "proa.log"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+// keepLogs copies what Proa logged on each node.
+func (o *options) keepLogs(nodes map[string]string) error {
+	var errs []error
+	for name, dir := range nodes {
+		data, err := os.ReadFile(filepath.Join(dir, "proa.log"))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(o.state, "logs", name+".log"), data, 0o644)
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(o.state, "logs", "proa.log"), data, 0o644)
+	return errors.Join(errs...)
 }
 
 // ginkgo runs the suite's processes. Serial tests come last, by themselves:

@@ -12,6 +12,12 @@ import (
 	"github.com/proa-dev/proa/api/validate"
 )
 
+// ValidateLimits validates an amount of resources outside of any pod.
+func ValidateLimits(path *field.Path, l corev1.ResourceList) field.ErrorList {
+	c := &checker{}
+	return c.validateResources(path, &corev1.ResourceRequirements{Limits: l}, validate.ContainerResourceName)
+}
+
 type nameCheck func(*field.Path, corev1.ResourceName) field.ErrorList
 
 func (c *checker) validateResources(path *field.Path, r *corev1.ResourceRequirements, names nameCheck) field.ErrorList {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -92,6 +93,13 @@ func Every(clk clock.WithTicker, name string, period time.Duration, fn func()) L
 // StaleDelay is how long to wait when the cache is known to lag behind our own
 // writes; what it lacks is on its way.
 const StaleDelay = 20 * time.Millisecond
+
+// Older reports whether a resource version comes before another one. Versions
+// that cannot be compared tell nothing, and waiting would not help.
+func Older(version, than string) bool {
+	order, err := resourceversion.CompareResourceVersion(version, than)
+	return err == nil && order < 0
+}
 
 // New makes a loop that calls fn for the keys that sources queue, at most
 // workers at a time and never twice at a time for one key.

@@ -103,14 +103,15 @@ func (p *Pods) updated(ctx context.Context, q loop.Queue, old, pod *corev1.Pod) 
 // standing is what of a pod's status makes a difference to its owner. A pod's
 // way to readiness takes many writes, and an owner may have thousands of pods.
 type standing struct {
-	finished, ready bool
-	since           metav1.Time
+	finished, ready, serving bool
+	since                    metav1.Time
 }
 
 func counts(p *corev1.Pod) standing {
 	s := standing{finished: pods.Finished(p)}
 	if c := pods.Condition(&p.Status, corev1.PodReady); c != nil {
 		s.ready, s.since = c.Status == corev1.ConditionTrue, c.LastTransitionTime
+		s.serving = s.ready && p.Status.Phase == corev1.PodRunning
 	}
 	return s
 }

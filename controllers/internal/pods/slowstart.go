@@ -9,9 +9,13 @@ const maxBatch = 500
 // and stops after the first batch with a failure: what cannot work (a quota, a
 // missing account) costs one request and not hundreds. It returns how often fn
 // worked and the first error.
-func SlowStart(n int, fn func(i int) error) (int, error) {
+func SlowStart(n int, fn func(i int) error) (int, error) { return StartAt(1, n, fn) }
+
+// StartAt is SlowStart with a first batch of another size, for what has been
+// seen to work.
+func StartAt(first, n int, fn func(i int) error) (int, error) {
 	done, next := 0, 0
-	for size := min(1, n); size > 0; size = min(2*size, n-next, maxBatch) {
+	for size := min(first, n, maxBatch); size > 0; size = min(2*size, n-next, maxBatch) {
 		var wg sync.WaitGroup
 		errs := make(chan error, size)
 		for i := next; i < next+size; i++ {

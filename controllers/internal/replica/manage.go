@@ -28,14 +28,21 @@ func (c *Controller) manage(ctx context.Context, set *Set, active []*corev1.Pod)
 
 // create adds n pods in batches that double while all goes well, so that a
 // template which cannot work (a quota, a missing account) costs one request
-// and not hundreds.
+// and not hundreds. After a full burst that went well the next starts in full.
 func (c *Controller) create(ctx context.Context, set *Set, n int) error {
 	uid := set.Object.GetUID()
 	c.expect.ExpectCreations(uid, n)
 	ref := owner.Ref(set.Object, c.adapter.Kind())
-	created, err := pods.SlowStart(n, func(int) error {
+	first := 1
+	if _, proven := c.proven.LoadAndDelete(uid); proven {
+		first = n
+	}
+	created, err := pods.StartAt(first, n, func(int) error {
 		return c.pods.Create(ctx, set.Object, pods.FromTemplate(set.Template, set.Object, ref))
 	})
+	if created == n && n == burst {
+		c.proven.Store(uid, struct{}{})
+	}
 	if missing := n - created; missing > 0 {
 		c.expect.Created(uid, missing)
 	}

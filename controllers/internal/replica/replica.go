@@ -6,6 +6,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -67,6 +68,9 @@ type Controller struct {
 	events  record.EventRecorder
 	expect  *expect.Tracker
 	pods    pods.Control
+	// proven are the sets, by UID, whose last pass made all pods that it
+	// should and left more to make: the next pass need not start slowly.
+	proven sync.Map
 }
 
 // New makes the loop of one kind. component names it in events.
@@ -81,7 +85,12 @@ func New(env loop.Env, component string, adapter Adapter, workers int) (loop.Loo
 		Cluster: env.Cluster, Logger: env.Logger, Kind: adapter.Kind(), Expect: c.expect,
 		Selectors: c.selectors,
 	}
-	return loop.New(env, component, workers, c.reconcile, adapter.Watch(c.expect.Forget), watch.Watch())
+	return loop.New(env, component, workers, c.reconcile, adapter.Watch(c.forget), watch.Watch())
+}
+
+func (c *Controller) forget(uid types.UID) {
+	c.expect.Forget(uid)
+	c.proven.Delete(uid)
 }
 
 // selectors gives the sets of a namespace.
