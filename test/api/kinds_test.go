@@ -65,6 +65,15 @@ apiVersion: apiregistration.k8s.io/v1
 kind: APIService
 metadata: {name: v1.NAME.example.com}
 spec: {group: NAME.example.com, version: v1, groupPriorityMinimum: 1000, versionPriority: 10}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.NAME.example.com}
+spec:
+  group: NAME.example.com
+  scope: Namespaced
+  names: {plural: things, kind: Thing}
+  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object}}}}}]
 `
 
 func TestKindsOfOthers(t *testing.T) {
