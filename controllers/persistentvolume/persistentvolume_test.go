@@ -14,7 +14,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/controllers/internal/clustertest"
-	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/persistentvolume"
 )
 
@@ -116,7 +115,6 @@ func TestRelease(t *testing.T) {
 
 func start(t *testing.T, objs ...client.Object) *clustertest.Cluster {
 	cluster := clustertest.New(t, objs...)
-	cluster.Do(index.Install(t.Context(), cluster.Cache()))
 	l, err := persistentvolume.New(cluster.Env(clock.RealClock{}))
 	cluster.Do(err)
 	cluster.Run(l)
