@@ -70,7 +70,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		}
 		args = append(args, "--token", strings.TrimSpace(token))
 	}
-	if err := a.Do(func() error { return a.start(filepath.Join(a.cluster.bin, "proa"), args...) }); err != nil {
+	if err := a.start(a.Do, filepath.Join(a.cluster.bin, "proa"), args...); err != nil {
 		return err
 	}
 	if err := a.Until(ctx, time.Minute, func() bool { return a.said(up) && a.ready(ctx) }); err != nil {

@@ -52,7 +52,7 @@ func New(bin string) (*Cluster, error) {
 // Start runs `proa server` and returns once the API is ready.
 func (c *Cluster) Start(ctx context.Context, flags ...string) error {
 	args := append([]string{"server", "--data-dir", c.Dir, "--write-kubeconfig", c.Kubeconfig(), "--https-listen-port", fmt.Sprint(c.Port)}, flags...)
-	if err := c.start(filepath.Join(c.bin, "proa"), args...); err != nil {
+	if err := c.start(nil, filepath.Join(c.bin, "proa"), args...); err != nil {
 		return err
 	}
 	probe := &http.Client{Timeout: time.Second, Transport: &http.Transport{
