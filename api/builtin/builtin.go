@@ -21,8 +21,8 @@ import (
 	"github.com/proa-dev/proa/api/policy"
 	"github.com/proa-dev/proa/api/rbac"
 	"github.com/proa-dev/proa/api/scheduling"
-	"github.com/proa-dev/proa/api/storagemigration"
 	"github.com/proa-dev/proa/api/storage"
+	"github.com/proa-dev/proa/api/storagemigration"
 )
 
 // Kinds returns the rows of the table of kinds, made anew at each call: a
