@@ -51,7 +51,7 @@ type Config struct {
 	Extenders []configv1.Extender
 	// InitialBackoff and MaxBackoff are how long a pod that failed rests.
 	InitialBackoff, MaxBackoff time.Duration
-	// Writers is how many API calls may be under way at once; 64.
+	// Writers is how many API calls may be under way at once; 256.
 	Writers int
 	// Seed breaks ties between nodes of equal score.
 	Seed uint64
@@ -139,7 +139,7 @@ func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 		cluster:  cluster,
 		logger:   cfg.Logger,
 		profiles: map[string]*profile{},
-		writers:  make(chan struct{}, cmp.Or(cfg.Writers, 64)),
+		writers:  make(chan struct{}, cmp.Or(cfg.Writers, 256)),
 		kick:     make(chan struct{}, 1),
 		snapshot: core.NewSnapshot(cfg.Seed),
 		queue:    queue.New(cfg.InitialBackoff, cfg.MaxBackoff),

@@ -5,6 +5,8 @@ package builtin
 import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/admissionregistration"
+	"github.com/proa-dev/proa/api/apiextensions"
+	"github.com/proa-dev/proa/api/apiregistration"
 	"github.com/proa-dev/proa/api/apps"
 	"github.com/proa-dev/proa/api/auth"
 	"github.com/proa-dev/proa/api/autoscaling"
@@ -20,6 +22,7 @@ import (
 	"github.com/proa-dev/proa/api/node"
 	"github.com/proa-dev/proa/api/policy"
 	"github.com/proa-dev/proa/api/rbac"
+	"github.com/proa-dev/proa/api/resource"
 	"github.com/proa-dev/proa/api/scheduling"
 	"github.com/proa-dev/proa/api/storage"
 	"github.com/proa-dev/proa/api/storagemigration"
@@ -32,6 +35,8 @@ func Kinds() []*api.Kind {
 	for _, group := range [][]*api.Kind{
 		core.Kinds(),
 		admissionregistration.Kinds(),
+		apiextensions.Kinds(),
+		apiregistration.Kinds(),
 		apps.Kinds(),
 		auth.Kinds(),
 		autoscaling.Kinds(),
@@ -45,6 +50,7 @@ func Kinds() []*api.Kind {
 		node.Kinds(),
 		policy.Kinds(),
 		rbac.Kinds(),
+		resource.Kinds(),
 		scheduling.Kinds(),
 		storagemigration.Kinds(),
 		metrics.Kinds(), // last: its pods and nodes are not what a bare name means

@@ -148,7 +148,7 @@ func (p *placement) verdict(node *corev1.Node, a *answer) Filter {
 		return NodeUnschedulable
 	case !a.tolerated && on.Has(TaintToleration):
 		return TaintToleration
-	case !(a.selected && a.enforced) && on.Has(NodeAffinity):
+	case (!a.selected || !a.enforced) && on.Has(NodeAffinity):
 		return NodeAffinity
 	case !p.features.IsEmpty() && on.Has(NodeDeclaredFeatures) && !p.has(node):
 		return NodeDeclaredFeatures

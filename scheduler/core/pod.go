@@ -2,8 +2,11 @@ package core
 
 import (
 	"cmp"
+	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -176,4 +179,184 @@ func (p *Pod) SameFootprint(o *Pod) bool {
 	a, b := p.Object, o.Object
 	return p.Priority == o.Priority && p.needs.equal(&o.needs) && slices.Equal(p.ports, o.ports) &&
 		(a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) && maps.Equal(a.Labels, b.Labels)
+}
+
+// classKeys name what a pod shares with others.
+type classKeys struct {
+	placement string // what is compared with the node object alone
+	class     string // placement, resources, ports and images
+	pinned    []string
+	isPinned  bool
+	images    []string
+	parts     int // images and containers that count for ImageLocality
+	hard      []*spreadTerm
+	soft      []*spreadTerm
+	terms     string // of affinity and spreading
+}
+
+// names says whether a pinned pod names the node.
+func (k *classKeys) names(node string) bool {
+	_, found := slices.BinarySearch(k.pinned, node)
+	return found
+}
+
+// Class is equal for pods to which MightFit and FitsNow give equal answers.
+func (p *Pod) Class() string { return p.classify().class }
+
+// classify computes the keys of a pending pod. Pods whose keys are equal get
+// the same verdict and score on every node, topology aside.
+func (p *Pod) classify() *classKeys {
+	if p.keys != nil {
+		return p.keys
+	}
+	k := &classKeys{}
+	spec := &p.Object.Spec
+	var affinity *corev1.NodeAffinity
+	if spec.Affinity != nil {
+		affinity = spec.Affinity.NodeAffinity
+	}
+	if p.rules.Filters.Has(NodeAffinity) {
+		k.pinned, k.isPinned = pinnedNodes(affinity)
+	}
+	b := p.appendPlacement(make([]byte, 0, 256), affinity)
+	k.placement = string(b)
+	b = p.appendNeeds(b)
+	for i := range spec.InitContainers {
+		k.images = append(k.images, imageName(spec.InitContainers[i].Image))
+	}
+	for i := range spec.Containers {
+		k.images = append(k.images, imageName(spec.Containers[i].Image))
+	}
+	for _, v := range spec.Volumes {
+		if v.Image != nil {
+			k.images = append(k.images, imageName(v.Image.Reference))
+		}
+	}
+	k.parts = len(k.images)
+	for _, image := range k.images {
+		b = appendString(b, image)
+	}
+	k.class = string(b)
+	k.hard, k.soft = spreadTermsOf(p.Object)
+	k.terms = p.termKeys(k)
+	p.keys = k
+	return k
+}
+
+func (p *Pod) appendPlacement(b []byte, affinity *corev1.NodeAffinity) []byte {
+	spec := &p.Object.Spec
+	b = appendString(b, p.rules.Name)
+	for _, name := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
+		b = appendString(appendString(b, name), spec.NodeSelector[name])
+	}
+	b = append(b, '|')
+	for i := range spec.Tolerations {
+		t := &spec.Tolerations[i]
+		b = appendString(appendString(b, t.Key), t.Value)
+		b = appendString(appendString(b, string(t.Operator)), string(t.Effect))
+	}
+	b = append(b, '|')
+	if affinity != nil {
+		raw, err := json.Marshal(affinity)
+		if err != nil { // plain data always marshals; were it not so, share with nobody
+			raw = []byte(p.Object.UID)
+		}
+		b = append(b, raw...)
+	}
+	if features := featuresOf(p.Object); !features.IsEmpty() {
+		b = appendString(append(b, '|'), features.String())
+	}
+	return b
+}
+
+func (p *Pod) appendNeeds(b []byte) []byte {
+	b = appendInts(append(b, '|'), p.needs.cpu, p.needs.memory, p.needs.ephemeral, p.needs.nonzeroCPU, p.needs.nonzeroMemory)
+	for _, s := range p.needs.scalars {
+		b = appendInts(appendString(b, string(s.name)), s.quantity)
+	}
+	b = append(b, '|')
+	for _, port := range p.ports {
+		b = appendInts(appendString(appendString(b, port.ip), string(port.protocol)), int64(port.port))
+	}
+	return append(b, '|')
+}
+
+// termKeys is equal for pods that ask the same of other pods. Whether they
+// match their own terms is added by the snapshot, which knows namespaces.
+func (p *Pod) termKeys(k *classKeys) string {
+	var b strings.Builder
+	add := func(kind byte, t *term, weight int64) {
+		b.WriteByte(kind)
+		b.WriteString(t.key)
+		b.WriteString(strconv.FormatInt(weight, 10))
+	}
+	if a := p.affinity; a != nil {
+		for _, t := range a.near {
+			add('n', t, 0)
+		}
+		for _, t := range a.apart {
+			add('a', t, 0)
+		}
+		for _, w := range a.preferred {
+			add('p', w.term, w.weight)
+		}
+	}
+	for _, t := range slices.Concat(k.hard, k.soft) {
+		add('s', &t.term, 0)
+		b.WriteString(t.topologyKey)
+		b.Write(appendInts(nil, int64(t.maxSkew), int64(t.minDomains), bit(t.hard), bit(t.honorAffinity), bit(t.honorTaints)))
+	}
+	return b.String()
+}
+
+func bit(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// appendString keeps its parts apart, whatever they contain.
+func appendString(b []byte, s string) []byte {
+	b = strconv.AppendInt(b, int64(len(s)), 10)
+	b = append(b, ':')
+	return append(b, s...)
+}
+
+func appendInts(b []byte, values ...int64) []byte {
+	for _, v := range values {
+		b = append(strconv.AppendInt(b, v, 36), ',')
+	}
+	return b
+}
+
+// pinnedNodes returns the nodes that the required terms name by
+// metadata.name, and whether every term does: then no other node matters,
+// which is how the pods of a DaemonSet stay cheap.
+func pinnedNodes(affinity *corev1.NodeAffinity) ([]string, bool) {
+	if affinity == nil || affinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil, false
+	}
+	terms := affinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	var all []string
+	for i := range terms {
+		var names []string
+		named := false
+		for _, r := range terms[i].MatchFields {
+			if r.Key != "metadata.name" || r.Operator != corev1.NodeSelectorOpIn {
+				continue
+			}
+			if !named {
+				named, names = true, slices.Clone(r.Values)
+			} else {
+				names = slices.DeleteFunc(names, func(n string) bool { return !slices.Contains(r.Values, n) })
+			}
+		}
+		if !named {
+			return nil, false
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), len(terms) > 0
 }

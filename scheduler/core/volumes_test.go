@@ -53,43 +53,6 @@ func TestVolumes(t *testing.T) {
 			AllowedTopologies: []corev1.TopologySelectorTerm{{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: "zone", Values: []string{"b"}}}}}})
 		return s
 	}
-	for _, test := range []struct {
-		name    string
-		claims  []*corev1.PersistentVolumeClaim
-		volumes []*corev1.PersistentVolume
-		want    string
-	}{
-		{"no claim", nil, nil, `0/2 nodes are available: persistentvolumeclaim "c" not found.`},
-		{"not bound yet", []*corev1.PersistentVolumeClaim{claim("c", "", "")}, nil, "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."},
-		{"where the volume is", []*corev1.PersistentVolumeClaim{claim("c", "", "v")}, []*corev1.PersistentVolume{disk("v", "", "1Gi", "b")}, "b"},
-		{"the volume is nowhere", []*corev1.PersistentVolumeClaim{claim("c", "", "v")}, []*corev1.PersistentVolume{disk("v", "", "1Gi", "z")},
-			"0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity."},
-		{"the volume is gone", []*corev1.PersistentVolumeClaim{claim("c", "", "v")}, nil,
-			`0/2 nodes are available: persistentvolume "v" not found.`},
-		{"where a volume fits", []*corev1.PersistentVolumeClaim{claim("c", "static", "", corev1.ReadWriteOnce)},
-			[]*corev1.PersistentVolume{disk("small", "static", "1Mi", "a"), disk("v", "static", "1Gi", "b")}, "b"},
-		{"no volume fits", []*corev1.PersistentVolumeClaim{claim("c", "static", "", corev1.ReadWriteOnce)}, nil,
-			"0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind."},
-		{"where one can be made", []*corev1.PersistentVolumeClaim{claim("c", "made", "", corev1.ReadWriteOnce)}, nil, "b"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := setup()
-			for _, c := range test.claims {
-				s.SetClaim(c)
-			}
-			for _, v := range test.volumes {
-				s.SetVolume(v)
-			}
-			got, why := s.Schedule(pod("p", claims("c")))
-			if why != nil {
-				got = why.Message()
-			}
-			if got != test.want {
-				t.Errorf("got  %s\nwant %s", got, test.want)
-			}
-		})
-	}
-
 	t.Run("a promised volume is taken", func(t *testing.T) {
 		s := setup()
 		s.SetVolume(disk("v", "static", "1Gi", "b"))
