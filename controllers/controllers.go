@@ -26,14 +26,17 @@ import (
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
 	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
+	"github.com/proa-dev/proa/controllers/ephemeralvolume"
 	"github.com/proa-dev/proa/controllers/garbage"
 	"github.com/proa-dev/proa/controllers/horizontalpodautoscaler"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/job"
+	"github.com/proa-dev/proa/controllers/localpath"
 	"github.com/proa-dev/proa/controllers/namespace"
 	"github.com/proa-dev/proa/controllers/nodeipam"
 	"github.com/proa-dev/proa/controllers/nodelifecycle"
+	"github.com/proa-dev/proa/controllers/persistentvolume"
 	"github.com/proa-dev/proa/controllers/podgc"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/replication"
@@ -44,6 +47,7 @@ import (
 	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
 	"github.com/proa-dev/proa/controllers/ttlafterfinished"
+	"github.com/proa-dev/proa/controllers/volumeprotection"
 )
 
 // Config is what the controllers cannot read from the cluster.
@@ -134,6 +138,10 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return persistentvolume.New(env) },
+		func() (loop.Loop, error) { return volumeprotection.New(env) },
+		func() (loop.Loop, error) { return ephemeralvolume.New(env) },
+		func() (loop.Loop, error) { return localpath.New(env) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },

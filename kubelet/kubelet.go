@@ -84,6 +84,8 @@ type Config struct {
 	EvictionHard Thresholds
 	// Version is shown as the kubelet's: v1.37.2+proa.
 	Version string
+	// StorageDir holds the node's own PersistentVolumes; none when empty.
+	StorageDir string
 	// VolumePlugins are tried before the built-in ones.
 	VolumePlugins []volumes.Plugin
 	Logger        *slog.Logger
@@ -230,6 +232,7 @@ func (k *Kubelet) join(ctx context.Context, p *parts, wg *sync.WaitGroup, ready 
 	wg.Go(func() { p.node.Run(ctx) })
 	wg.Go(func() { p.evictor.Run(ctx) })
 	wg.Go(func() { k.collect(ctx, p) })
+	wg.Go(func() { p.volumes.Reclaim(ctx, k.cluster.Client(), k.cfg.Clock) })
 	wg.Go(func() { p.pods.RotateLogs(ctx) })
 	if p.static != nil {
 		p.static.Poke()
@@ -255,7 +258,7 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 	p.evictor = k.evictor(p, recorder)
 	p.node, err = node.New(node.Config{
 		Name: k.cfg.NodeName, Addresses: k.addresses(), Labels: k.cfg.Labels, Taints: k.cfg.Taints, MaxPods: k.cfg.MaxPods, Thresholds: k.cfg.EvictionHard,
-		RootDir: k.cfg.RootDir, Port: k.cfg.Port, KubeletVersion: k.cfg.Version,
+		RootDir: k.cfg.RootDir, StorageDir: k.cfg.StorageDir, Port: k.cfg.Port, KubeletVersion: k.cfg.Version,
 		Runtime:  func(ctx context.Context) (string, string) { return k.runtimeState(ctx, p.cri) },
 		Images:   func(ctx context.Context) ([]corev1.ContainerImage, error) { return listImages(ctx, p.cri) },
 		Handlers: k.handlers, Pressure: p.evictor.Pressure,
@@ -270,7 +273,8 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 	p.objects = objects.New(ctx, direct{k.cluster.Reader(), k.cluster.Client()}, k.log)
 	p.volumes = volumes.New(volumes.Config{RootDir: k.cfg.RootDir, Objects: p.objects, Tokens: tokens{k.cluster.Client()},
 		Certificates: certificates{k.cluster, func() uidType { return p.node.Get().UID }},
-		Reader:       k.cluster.Reader(), Logger: k.log, Now: now, Plugins: k.cfg.VolumePlugins})
+		Reader:       k.cluster.Reader(), Logger: k.log, Now: now, Plugins: k.cfg.VolumePlugins,
+		StorageDir: k.cfg.StorageDir, Node: p.node.Get})
 	p.images = images.New(images.Config{Client: p.cri, Now: now})
 	p.gc = &images.Collector{Client: p.cri, Logger: k.log, High: 85, Low: 80, MinAge: 2 * time.Minute, Now: now}
 	p.writer = status.NewWriter(k.cluster.Client(), k.log)

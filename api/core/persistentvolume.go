@@ -42,7 +42,7 @@ func PersistentVolume() *api.Kind {
 			}
 		}),
 		PrepareCreate: api.On(func(v *corev1.PersistentVolume) {
-			v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}
+			v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: ptr.To(api.Now())}
 		}),
 		PrepareUpdate: api.OnUpdate(func(v, old *corev1.PersistentVolume) { v.Status = old.Status }),
 		Validate: api.Check(func(v *corev1.PersistentVolume) field.ErrorList {
@@ -50,7 +50,15 @@ func PersistentVolume() *api.Kind {
 		}),
 		ValidateUpdate: api.CheckUpdate(validateVolumeUpdate),
 		Status: &api.Status{
-			PrepareUpdate: api.OnUpdate(func(v, old *corev1.PersistentVolume) { v.Spec = old.Spec }),
+			PrepareUpdate: api.OnUpdate(func(v, old *corev1.PersistentVolume) {
+				v.Spec = old.Spec
+				switch was, is := old.Status.LastPhaseTransitionTime, v.Status.LastPhaseTransitionTime; {
+				case v.Status.Phase == old.Status.Phase && is == nil:
+					v.Status.LastPhaseTransitionTime = was
+				case v.Status.Phase != old.Status.Phase && (is == nil || is.Equal(was)):
+					v.Status.LastPhaseTransitionTime = ptr.To(api.Now())
+				}
+			}),
 		},
 		Fields: api.FieldsOf(func(v *corev1.PersistentVolume) fields.Set {
 			return fields.Set{"name": v.Name}

@@ -31,6 +31,7 @@ func Default(cfg Config) Chain {
 		NewPriority(lookup),
 		NewDefaultTolerationSeconds(),
 		NewDefaultStorageClass(lookup),
+		NewStorageObjectInUseProtection(),
 		NewPersistentVolumeClaimResize(lookup),
 		NewRuntimeClass(lookup),
 		NewCertificateApproval(cfg.Authorizer),

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/internal/localvolume"
 )
 
 const nodeUserPrefix = "system:node:"
@@ -64,7 +65,7 @@ func (n *Node) Authorize(_ context.Context, attrs authorizer.Attributes) (author
 			}
 			return n.get(node, claimRelation, attrs)
 		case corev1.Resource("persistentvolumes"):
-			return n.get(node, volumeRelation, attrs)
+			return n.volume(node, attrs)
 		case schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}:
 			return n.get(node, resourceClaimRelation, attrs)
 		case schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattachments"}:
@@ -130,6 +131,39 @@ func (n *Node) get(node string, kind relation, attrs authorizer.Attributes) (aut
 		return refuse("cannot get subresource")
 	}
 	return n.needs(node, kind, attrs)
+}
+
+// volume lets a node read the volumes of its pods, and those that are
+// directories of its own: these it finds by their label, and deletes once their
+// claims are gone.
+func (n *Node) volume(node string, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
+	if attrs.GetSubresource() != "" {
+		return n.get(node, volumeRelation, attrs)
+	}
+	switch attrs.GetVerb() {
+	case "list", "watch":
+		if attrs.GetName() == "" && labelled(attrs, localvolume.NodeLabel, localvolume.Label(node)) {
+			return allow()
+		}
+	case "get", "delete":
+		pv, ok := n.related.get(volumeResource, "", attrs.GetName()).(*corev1.PersistentVolume)
+		if ok && localvolume.HeldBy(pv, node) && (attrs.GetVerb() == "get" || localvolume.Reclaimable(pv)) {
+			return allow()
+		}
+	}
+	return n.get(node, volumeRelation, attrs)
+}
+
+// labelled says whether the request is limited to objects with a label.
+func labelled(attrs authorizer.Attributes, key, value string) bool {
+	reqs, _ := attrs.GetLabelSelector() // unparsable: no requirement is known
+	for _, r := range reqs {
+		if r.Key() == key && (r.Operator() == selection.Equals || r.Operator() == selection.DoubleEquals || r.Operator() == selection.In) &&
+			len(r.ValuesUnsorted()) == 1 && r.ValuesUnsorted()[0] == value {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *Node) updateStatus(node string, attrs authorizer.Attributes) (authorizer.Decision, string, error) {

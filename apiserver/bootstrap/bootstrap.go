@@ -44,7 +44,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Client == nil || cfg.Reader == nil || !cfg.ServiceIP.IsValid() {
 		return errors.New("bootstrap: Client, Reader and ServiceIP are required")
 	}
-	// Namespaces come first: nothing can be made in one that is missing.
+	if err := ensureClass(ctx, cfg); err != nil {
+		return err
+	}
+	// Namespaces come next: nothing can be made in one that is missing.
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
 		group.Go(func() error {

@@ -27,6 +27,7 @@ import (
 	"github.com/proa-dev/proa/api/builtin"
 	"github.com/proa-dev/proa/apiserver"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/admission/policy"
 	"github.com/proa-dev/proa/apiserver/admission/quotas"
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
@@ -35,6 +36,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/services"
+	"github.com/proa-dev/proa/apiserver/typeschema"
 	"github.com/proa-dev/proa/apiserver/virtual"
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/client/join"
@@ -106,6 +108,16 @@ func lookup() func(schema.GroupVersionKind) *api.Kind {
 	return func(gvk schema.GroupVersionKind) *api.Kind { return kinds[gvk] }
 }
 
+// policyPlugins admit by policies, the mutating ones first.
+func policyPlugins(cfg policy.Config) (admission.Chain, error) {
+	mutating, err := policy.NewMutating(cfg)
+	if err != nil {
+		return nil, err
+	}
+	validating, err := policy.NewValidating(cfg)
+	return admission.Chain{mutating, validating}, err
+}
+
 func (p *controlPlane) newServer() error {
 	cfg := p.cfg
 	serving, err := p.authority.Server(p.names())
@@ -132,7 +144,14 @@ func (p *controlPlane) newServer() error {
 	}
 	maps.Copy(paths, profiles())
 	authorizer := authz.New(objects)
+	kindOf := lookup()
 	lookup := admission.Lookup{Source: objects, Live: objects.Live}
+	policies, err := policyPlugins(policy.Config{
+		Lookup: lookup, Authorizer: authorizer, Kind: kindOf, Converter: typeschema.Converter(builtin.Scheme()), Scheme: builtin.Scheme(),
+	})
+	if err != nil {
+		return err
+	}
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
@@ -140,7 +159,7 @@ func (p *controlPlane) newServer() error {
 	p.server, err = apiserver.New(apiserver.Config{
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
 		Authenticator: p.authenticator, Authorizer: authorizer,
-		Admission: append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}),
+		Admission: append(append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}), policies...),
 			authz.NewEscalation(authorizer, lookup),
 			quotas.New(quotas.Config{Lookup: lookup, Replace: func(ctx context.Context, q *corev1.ResourceQuota) error {
 				return objects.Replace(ctx, corev1.Resource("resourcequotas"), q)

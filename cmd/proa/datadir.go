@@ -11,7 +11,7 @@ import (
 
 // dataFolders are what Proa keeps in its data directory.
 func dataFolders() []string {
-	return []string{"agent", "bin", "cni", "containerd", "etcd", "images", "kubelet", "manifests", "registries", "run", "tls"}
+	return []string{"agent", "bin", "cni", "containerd", "etcd", "images", "kubelet", "manifests", "registries", "run", "storage", "tls"}
 }
 
 // checkDataDir makes the data directory, and refuses one that another program

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
+	"path/filepath"
 	"reflect"
 	"sync"
 
@@ -84,7 +85,7 @@ func newNode(cfg *nodeConfig, self, services client.Cluster, serving *tls.Config
 	})
 	n.kubelet, err = kubelet.New(n.self, kubelet.Config{
 		NodeName: cfg.nodeName, NodeIPs: []string{cfg.hostAddr.String()},
-		RootDir: cfg.kubeletDir(), PodLogsDir: podLogs, ContainerLogsDir: containerLogs,
+		RootDir: cfg.kubeletDir(), StorageDir: filepath.Join(cfg.dataDir, "storage"), PodLogsDir: podLogs, ContainerLogsDir: containerLogs,
 		RuntimeEndpoint: endpoint, ClusterDNS: []string{cfg.dnsAddr.String()}, ClusterDomain: cfg.clusterDomain,
 		ResolvConf: cfg.resolvFile(), StaticPodDir: cfg.manifests(), DefaultPod: func(pod *corev1.Pod) { core.Pod().Default(pod) },
 		Listen: ":10250", Port: 10250, TLS: serving,

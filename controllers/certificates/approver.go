@@ -55,7 +55,7 @@ func (a *approver) reconcile(ctx context.Context, key types.NamespacedName) (tim
 
 // client decides on a node's client certificate.
 func (a *approver) client(ctx context.Context, c *certificatesv1.CertificateSigningRequest, r *x509.CertificateRequest) (time.Duration, error) {
-	if nodeClient(r, c.Spec.Usages) != nil {
+	if ok := nodeClient(r, c.Spec.Usages) == nil; !ok {
 		return 0, nil // for a person to decide
 	}
 	if c.Spec.Username == r.Subject.CommonName {
@@ -99,7 +99,7 @@ func (a *approver) alive(ctx context.Context, name string) (bool, error) {
 // serving decides on a node's serving certificate. The node's addresses may be
 // about to be written, so that a refusal is looked at again.
 func (a *approver) serving(ctx context.Context, c *certificatesv1.CertificateSigningRequest, r *x509.CertificateRequest) (time.Duration, error) {
-	if nodeServing(r, c.Spec.Usages) != nil || c.Spec.Username != r.Subject.CommonName {
+	if ok := nodeServing(r, c.Spec.Usages) == nil; !ok || c.Spec.Username != r.Subject.CommonName {
 		return 0, nil
 	}
 	nodes := &corev1.NodeList{}

@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/internal/localvolume"
 )
 
 // How often things happen, as upstream has it.
@@ -50,6 +52,8 @@ type Config struct {
 	Thresholds Thresholds
 	// RootDir is on the file system whose space is the node's.
 	RootDir string
+	// StorageDir holds the node's local volumes; none when empty.
+	StorageDir string
 	// Port is where the node API listens.
 	Port           int32
 	KubeletVersion string
@@ -139,6 +143,9 @@ func (n *Node) initial() *corev1.Node {
 		ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name, Labels: labels,
 			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
 		Spec: corev1.NodeSpec{Taints: n.cfg.Taints},
+	}
+	if n.cfg.StorageDir != "" {
+		node.Annotations[localvolume.RootAnnotation] = n.cfg.StorageDir
 	}
 	if n.cfg.PodCIDR != nil {
 		if cidr := n.cfg.PodCIDR(); cidr != "" {

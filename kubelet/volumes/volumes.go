@@ -83,6 +83,10 @@ type Config struct {
 	Reader       ctrl.Reader // for cluster-wide trust bundles
 	Logger       *slog.Logger
 	Now          func() time.Time
+	// StorageDir holds the node's own PersistentVolumes; none when empty.
+	StorageDir string
+	// Node is this node, nil as long as it is not known.
+	Node func() *corev1.Node
 	// Plugins are tried before those of this package.
 	Plugins []Plugin
 }
@@ -93,6 +97,7 @@ type Manager struct {
 	cfg     Config
 	plugins []Plugin
 	certs   *certCache
+	claims  *claim
 
 	mu   sync.Mutex
 	pods map[types.UID]map[string]Volume
@@ -105,10 +110,15 @@ func New(cfg Config) *Manager {
 	}
 	certs := &certCache{source: cfg.Certificates, now: cfg.Now, certs: map[certKey]*certificate{}}
 	source := &payloads{objects: cfg.Objects, reader: cfg.Reader, tokens: newTokenCache(cfg.Tokens, cfg.Now), certs: certs}
-	return &Manager{cfg: cfg, certs: certs, pods: map[types.UID]map[string]Volume{}, plugins: append(cfg.Plugins,
+	if cfg.Node == nil {
+		cfg.Node = func() *corev1.Node { return nil }
+	}
+	claims := &claim{reader: cfg.Reader, node: cfg.Node, root: cfg.StorageDir, ready: map[string]mounted{}}
+	return &Manager{cfg: cfg, certs: certs, claims: claims, pods: map[types.UID]map[string]Volume{}, plugins: append(cfg.Plugins,
 		&emptyDir{},
 		&hostPath{},
 		&image{},
+		claims,
 		&files{name: "kubernetes.io/configmap", make: source.configMap, is: func(v *corev1.Volume) bool { return v.ConfigMap != nil }},
 		&files{name: "kubernetes.io/secret", make: source.secret, is: func(v *corev1.Volume) bool { return v.Secret != nil }},
 		&files{name: "kubernetes.io/downward-api", make: source.downward, is: func(v *corev1.Volume) bool { return v.DownwardAPI != nil }},
@@ -138,6 +148,10 @@ type Failure struct {
 
 // Error is upstream's text for events.
 func (f *Failure) Error() string {
+	var unknown *unprocessed
+	if errors.As(f.Err, &unknown) {
+		return unknown.Error()
+	}
 	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", f.Volume, f.Err)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -19,8 +20,11 @@ type process struct {
 	ended chan error
 }
 
-// start runs a program with its output in the log. It outlives the call.
-func (p *process) start(name string, args ...string) error {
+// start runs a program with its output in the log. It outlives the call. on
+// runs a function on the thread that the program shall be a child of; nil is a
+// thread of its own. A program ends with that thread: none that may end sooner
+// will do.
+func (p *process) start(on func(func() error) error, name string, args ...string) error {
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -34,11 +38,22 @@ func (p *process) start(name string, args ...string) error {
 	cmd := exec.Command(name, args...) //nolint:noctx // Stop ends it
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := cmd.Start(); err != nil {
+	started, ended := make(chan error, 1), make(chan error, 1)
+	go func() {
+		if on == nil {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			on = func(f func() error) error { return f() }
+		}
+		err := on(cmd.Start)
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
 	p.cmd, p.ended = cmd, ended
 	return nil
 }

@@ -12,6 +12,9 @@ if [[ $(id -u) -ne 0 ]]; then
 	echo "conformance tests start containers and need root: sudo make conformance" >&2
 	exit 1
 fi
+for tool in apt-get dpkg-deb bzip2 xz gcc make; do
+	command -v "$tool" >/dev/null || { echo "making the tests' images needs $tool" >&2; exit 1; }
+done
 programs=$(test/conformance/build.sh)
 upstream=$(cd test/conformance && go list -m -f '{{.Dir}}' k8s.io/kubernetes)
 mkdir -p bin/conformance

@@ -27,6 +27,9 @@ func (o *options) run(ctx context.Context, tests []string) error {
 	if err := os.MkdirAll(filepath.Join(o.state, "logs"), 0o755); err != nil {
 		return err
 	}
+	if err := claim(o.state); err != nil {
+		return err
+	}
 	known, err := openResults(filepath.Join(o.state, "results.json"))
 	if err != nil {
 		return err

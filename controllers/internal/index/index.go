@@ -4,6 +4,7 @@ package index
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -11,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proa-dev/proa/internal/podrefs"
 )
 
 const (
@@ -21,6 +24,8 @@ const (
 	Orphan = "none"
 	// PodNode finds pods by the node that they are bound to.
 	PodNode = "spec.nodeName"
+	// PodClaim finds pods by the volume claims that they name.
+	PodClaim = "spec.volumes.claimName"
 )
 
 // Install adds every index. Once for a cache, before it starts.
@@ -35,6 +40,7 @@ func Install(ctx context.Context, c cache.Cache) error {
 		{&appsv1.ControllerRevision{}, Controller, controllerUID},
 		{&batchv1.Job{}, Controller, controllerUID},
 		{&corev1.Pod{}, PodNode, podNode},
+		{&corev1.Pod{}, PodClaim, podClaims},
 	} {
 		if err := c.IndexField(ctx, x.obj, x.field, x.fn); err != nil {
 			return fmt.Errorf("index %T by %s: %w", x.obj, x.field, err)
@@ -55,6 +61,14 @@ func podNode(obj client.Object) []string {
 		return []string{pod.Spec.NodeName}
 	}
 	return nil
+}
+
+func podClaims(obj client.Object) []string {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil
+	}
+	return slices.Collect(podrefs.Claims(pod))
 }
 
 // By selects the objects of a namespace by one index, shared with the cache:

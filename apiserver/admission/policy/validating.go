@@ -1,0 +1,251 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	celtypes "github.com/google/cel-go/common/types"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	apicel "k8s.io/apiserver/pkg/cel"
+
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/admissionregistration"
+	"github.com/proa-dev/proa/apiserver/admission"
+)
+
+// Validating refuses what ValidatingAdmissionPolicies refuse.
+type Validating struct {
+	cfg      Config
+	policies compiled[*validating]
+}
+
+var _ admission.Validator = (*Validating)(nil)
+
+// NewValidating returns the plugin.
+func NewValidating(cfg Config) (*Validating, error) {
+	return &Validating{cfg: cfg, policies: compiled[*validating]{
+		policies: resource("validatingadmissionpolicies"), bindings: resource("validatingadmissionpolicybindings"),
+	}}, cfg.Validate()
+}
+
+// Name implements Plugin.
+func (*Validating) Name() string { return "ValidatingAdmissionPolicy" }
+
+// validating is a policy, compiled, with its bindings.
+type validating struct {
+	*admissionv1.ValidatingAdmissionPolicy
+	*head
+	err                          error // of compiling
+	rules, messages, annotations plugincel.ConditionEvaluator
+	bindings                     []*admissionv1.ValidatingAdmissionPolicyBinding
+}
+
+func compileValidating(o api.Object) *validating {
+	p := &validating{ValidatingAdmissionPolicy: o.(*admissionv1.ValidatingAdmissionPolicy)}
+	s := &p.Spec
+	if p.head, p.err = newHead(s.FailurePolicy, s.ParamKind, s.MatchConditions, s.Variables); p.err != nil {
+		return p
+	}
+	rules := make([]plugincel.ExpressionAccessor, len(s.Validations))
+	messages := make([]plugincel.ExpressionAccessor, len(s.Validations))
+	for i, v := range s.Validations {
+		rules[i] = admissionregistration.Condition(v.Expression)
+		if v.MessageExpression != "" {
+			messages[i] = admissionregistration.Message(v.MessageExpression)
+		}
+	}
+	annotations := make([]plugincel.ExpressionAccessor, len(s.AuditAnnotations))
+	for i, a := range s.AuditAnnotations {
+		annotations[i] = admissionregistration.Annotation(a.ValueExpression)
+	}
+	alone := plugincel.OptionalVariableDeclarations{HasParams: s.ParamKind != nil}
+	p.rules, p.messages, p.annotations = p.compile(rules, p.declared), p.compile(messages, alone), p.compile(annotations, p.declared)
+	return p
+}
+
+// refusal is why a request is refused.
+type refusal struct {
+	message string
+	reason  metav1.StatusReason
+}
+
+// Validate implements admission.Validator.
+func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) error {
+	if exempt(a) {
+		return nil
+	}
+	policies := v.policies.get(v.cfg.Lookup.Source,
+		func(b api.Object) string { return b.(*admissionv1.ValidatingAdmissionPolicyBinding).Spec.PolicyName },
+		compileValidating,
+		func(p *validating, bindings []api.Object) *validating {
+			bound := *p
+			bound.bindings = nil
+			for _, b := range bindings {
+				bound.bindings = append(bound.bindings, b.(*admissionv1.ValidatingAdmissionPolicyBinding))
+			}
+			return &bound
+		})
+	if len(policies) == 0 {
+		return nil
+	}
+	r, err := newRequest(ctx, v.cfg.Lookup, a)
+	if err != nil {
+		return admission.Forbidden(a, err)
+	}
+	for _, p := range policies {
+		if err := v.policy(ctx, r, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *Validating) policy(ctx context.Context, r *request, p *validating) error {
+	ok, err := r.matches(p.Spec.MatchConstraints)
+	ignore := p.Spec.FailurePolicy != nil && *p.Spec.FailurePolicy == admissionv1.Ignore
+	if err == nil && ok {
+		err = p.err
+	}
+	switch {
+	case err != nil && ignore:
+		return nil
+	case err != nil:
+		return refuse(r, p, nil, refusal{message: fmt.Sprintf("failed to configure policy: %v", err)})
+	case !ok:
+		return nil
+	}
+	for _, b := range p.bindings {
+		if err := v.binding(ctx, r, p, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *Validating) binding(ctx context.Context, r *request, p *validating, b *admissionv1.ValidatingAdmissionPolicyBinding) error {
+	ok, err := r.matches(b.Spec.MatchResources)
+	var params []runtime.Object
+	if err == nil && ok {
+		params, err = v.cfg.params(ctx, r, p.Spec.ParamKind, b.Spec.ParamRef)
+	}
+	if err != nil {
+		if p.ignore {
+			return nil
+		}
+		return refuse(r, p, b, refusal{message: fmt.Sprintf("failed to configure binding: %v", err)})
+	}
+	if !ok {
+		return nil
+	}
+	for _, param := range params {
+		for _, no := range v.evaluate(ctx, r, p, param) {
+			for _, action := range b.Spec.ValidationActions {
+				switch action {
+				case admissionv1.Deny:
+					return refuse(r, p, b, no)
+				case admissionv1.Warn:
+					r.Warn(fmt.Sprintf("Validation failed for ValidatingAdmissionPolicy '%s' with binding '%s': %s", p.Name, b.Name, no.message))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// evaluate returns why the request is refused for one set of parameters.
+func (v *Validating) evaluate(ctx context.Context, r *request, p *validating, params runtime.Object) []refusal {
+	failed := func(err error) []refusal {
+		if p.ignore {
+			return nil
+		}
+		return []refusal{{message: err.Error()}}
+	}
+	met, err := p.met(ctx, v.cfg, r, params)
+	if err != nil {
+		return failed(err)
+	}
+	if !met {
+		return nil
+	}
+	ns, asked := plugincel.CreateNamespaceObject(r.namespace), r.admissionRequest(r.record)
+	full := plugincel.OptionalVariableBindings{VersionedParams: params, Authorizer: v.cfg.Authorizer}
+	results, budget, err := p.rules.ForInput(ctx, r.versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
+	if err != nil {
+		return failed(err)
+	}
+	messages, _, messageErr := p.messages.ForInput(ctx, r.versioned, asked, plugincel.OptionalVariableBindings{VersionedParams: params}, ns, budget)
+	var out []refusal
+	for i, one := range results {
+		rule := &p.Spec.Validations[i]
+		switch {
+		case one.Error != nil:
+			out = append(out, failed(one.Error)...)
+		case errors.Is(messageErr, apicel.ErrInternal) || errors.Is(messageErr, apicel.ErrOutOfBudget):
+			out = append(out, failed(fmt.Errorf("failed messageExpression: %w", messageErr))...)
+		case one.EvalResult != celtypes.True:
+			no := refusal{message: messageOf(rule, messages, i), reason: metav1.StatusReasonInvalid}
+			if rule.Reason != nil {
+				no.reason = *rule.Reason
+			}
+			out = append(out, no)
+		}
+	}
+	// There is no audit log to annotate; what fails to evaluate refuses still.
+	annotations, _, err := p.annotations.ForInput(ctx, r.versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
+	if err != nil {
+		return failed(err)
+	}
+	for _, one := range annotations {
+		if one.Error != nil {
+			out = append(out, failed(one.Error)...)
+		}
+	}
+	return out
+}
+
+// messageOf prefers what the message expression gives, if it is one short line.
+func messageOf(rule *admissionv1.Validation, messages []plugincel.EvaluationResult, i int) string {
+	if i < len(messages) && messages[i].Error == nil && messages[i].EvalResult != nil {
+		if text, ok := messages[i].EvalResult.Value().(string); ok {
+			text = strings.TrimSpace(text)
+			if text != "" && len(text) <= celconfig.MaxEvaluatedMessageExpressionSizeBytes && !strings.Contains(text, "\n") {
+				return text
+			}
+		}
+	}
+	if rule.Message != "" {
+		return strings.TrimSpace(rule.Message)
+	}
+	return "failed expression: " + strings.TrimSpace(rule.Expression)
+}
+
+func refuse(r *request, p *validating, b *admissionv1.ValidatingAdmissionPolicyBinding, no refusal) error {
+	message := fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", p.Name, no.message)
+	if b != nil {
+		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", p.Name, b.Name, no.message)
+	}
+	err := admission.Forbidden(r.Attributes, errors.New(message))
+	status := &err.ErrStatus
+	if status.Reason = no.reason; status.Reason == "" {
+		status.Reason = metav1.StatusReasonInvalid
+	}
+	switch status.Reason {
+	case metav1.StatusReasonForbidden:
+		status.Code = http.StatusForbidden
+	case metav1.StatusReasonUnauthorized:
+		status.Code = http.StatusUnauthorized
+	case metav1.StatusReasonRequestEntityTooLarge:
+		status.Code = http.StatusRequestEntityTooLarge
+	default:
+		status.Code = http.StatusUnprocessableEntity
+	}
+	status.Details.Causes = append(status.Details.Causes, metav1.StatusCause{Message: message})
+	return err
+}
