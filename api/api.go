@@ -109,6 +109,9 @@ type Kind struct {
 	// the first column unless one of Columns has the format "name": use
 	// TableColumns to read the whole table.
 	Columns []Column
+	// ListColumns are the table's columns for a whole list, where they depend on
+	// the list's other objects; nil means TableColumns.
+	ListColumns func(objs []Object) []Column
 	// RowConditions are the conditions of an object's row in the table.
 	RowConditions func(obj Object) []metav1.TableRowCondition
 	// Fields returns the selectable fields beyond metadata.name and

@@ -8,13 +8,30 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/health"
+	"github.com/proa-dev/proa/apiserver/live"
+	"github.com/proa-dev/proa/apiserver/metricsapi"
 	"github.com/proa-dev/proa/apiserver/registry"
 )
 
 // computed are the kinds that are made when they are read: the status of each
-// component is its check.
-func computed(components []health.Check) map[schema.GroupVersionKind]registry.ComputedFunc {
-	statuses := func(ctx context.Context) []api.Object {
+// component is its check, metrics are asked of the nodes.
+func (s *Server) computed() (map[schema.GroupVersionKind]registry.ComputedFunc, error) {
+	out := map[schema.GroupVersionKind]registry.ComputedFunc{}
+	if s.cfg.Kubelet != nil {
+		metrics, err := metricsapi.New(metricsapi.Config{
+			Source: live.New(s.cfg.Store, s.cfg.Kinds), Transport: s.cfg.Kubelet, Logger: s.cfg.Logger,
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = metrics.Functions()
+	}
+	out[corev1.SchemeGroupVersion.WithKind("ComponentStatus")] = statuses(s.cfg.Components)
+	return out, nil
+}
+
+func statuses(components []health.Check) registry.ComputedFunc {
+	return func(ctx context.Context, _ string) []api.Object {
 		var out []api.Object
 		for _, c := range components {
 			condition := corev1.ComponentCondition{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}
@@ -27,5 +44,4 @@ func computed(components []health.Check) map[schema.GroupVersionKind]registry.Co
 		}
 		return out
 	}
-	return map[schema.GroupVersionKind]registry.ComputedFunc{corev1.SchemeGroupVersion.WithKind("ComponentStatus"): statuses}
 }

@@ -122,10 +122,13 @@ func New(cfg Config) (*Server, error) {
 		infos: request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		reads: newLimiter(cfg.MaxReads), writes: newLimiter(cfg.MaxWrites),
 	}
-	var err error
+	computed, err := s.computed()
+	if err != nil {
+		return nil, err
+	}
 	s.registry, err = registry.New(registry.Config{
 		Store: cfg.Store, Kinds: s.kinds, Authorizer: cfg.Authorizer, Admission: cfg.Admission,
-		Virtual: cfg.Virtual, Token: cfg.Token, Now: cfg.Now, Computed: computed(cfg.Components),
+		Virtual: cfg.Virtual, Token: cfg.Token, Now: cfg.Now, Computed: computed,
 		Types: s.types, Hooks: cfg.Hooks,
 		Report: func(err error) { cfg.Logger.Error("registry", "error", err) },
 	})

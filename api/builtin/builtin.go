@@ -17,6 +17,7 @@ import (
 	"github.com/proa-dev/proa/api/discovery"
 	"github.com/proa-dev/proa/api/events"
 	"github.com/proa-dev/proa/api/flowcontrol"
+	"github.com/proa-dev/proa/api/metrics"
 	"github.com/proa-dev/proa/api/networking"
 	"github.com/proa-dev/proa/api/node"
 	"github.com/proa-dev/proa/api/policy"
@@ -52,6 +53,7 @@ func Kinds() []*api.Kind {
 		resource.Kinds(),
 		scheduling.Kinds(),
 		storagemigration.Kinds(),
+		metrics.Kinds(), // last: its pods and nodes are not what a bare name means
 		storage.Kinds(),
 	} {
 		kinds = append(kinds, group...)

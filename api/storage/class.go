@@ -25,18 +25,16 @@ func StorageClass() *api.Kind {
 		New:         api.Maker[storagev1.StorageClass](),
 		NewList:     api.ListMaker[storagev1.StorageClassList](),
 		StoragePath: "storageclasses",
-		Columns: []api.Column{
-			api.Col("Provisioner", "string", "Who makes the class's volumes.", func(c *storagev1.StorageClass) any { return c.Provisioner }),
-			api.Col("ReclaimPolicy", "string", "What becomes of a volume whose claim is gone.", func(c *storagev1.StorageClass) any {
-				return string(ptr.Deref(c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete))
-			}),
-			api.Col("VolumeBindingMode", "string", "When claims are bound.", func(c *storagev1.StorageClass) any {
-				return string(ptr.Deref(c.VolumeBindingMode, storagev1.VolumeBindingImmediate))
-			}),
-			api.Col("AllowVolumeExpansion", "string", "Whether volumes may grow.", func(c *storagev1.StorageClass) any {
-				return ptr.Deref(c.AllowVolumeExpansion, false)
-			}),
-			api.AgeColumn(),
+		Columns:     classColumns(),
+		ListColumns: func(objs []api.Object) []api.Column {
+			name, best := api.NameColumn(), defaultClass(objs)
+			name.Value = func(o api.Object) any {
+				if o == best {
+					return o.GetName() + " (default)"
+				}
+				return o.GetName()
+			}
+			return append([]api.Column{name}, classColumns()...)
 		},
 
 		Default: api.On(func(c *storagev1.StorageClass) {
@@ -68,6 +66,39 @@ func StorageClass() *api.Kind {
 			return warnings
 		}),
 	}
+}
+
+func classColumns() []api.Column {
+	return []api.Column{
+		api.Col("Provisioner", "string", "Who makes the class's volumes.", func(c *storagev1.StorageClass) any { return c.Provisioner }),
+		api.Col("ReclaimPolicy", "string", "What becomes of a volume whose claim is gone.", func(c *storagev1.StorageClass) any {
+			return string(ptr.Deref(c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete))
+		}),
+		api.Col("VolumeBindingMode", "string", "When claims are bound.", func(c *storagev1.StorageClass) any {
+			return string(ptr.Deref(c.VolumeBindingMode, storagev1.VolumeBindingImmediate))
+		}),
+		api.Col("AllowVolumeExpansion", "string", "Whether volumes may grow.", func(c *storagev1.StorageClass) any {
+			return ptr.Deref(c.AllowVolumeExpansion, false)
+		}),
+		api.AgeColumn(),
+	}
+}
+
+// defaultClass is the class that claims without one get: of several defaults
+// the newest, and of those the first by name.
+func defaultClass(objs []api.Object) api.Object {
+	var best api.Object
+	for _, o := range objs {
+		if o.GetAnnotations()["storageclass.kubernetes.io/is-default-class"] != "true" &&
+			o.GetAnnotations()["storageclass.beta.kubernetes.io/is-default-class"] != "true" {
+			continue
+		}
+		if best == nil || o.GetCreationTimestamp().After(best.GetCreationTimestamp().Time) ||
+			(o.GetCreationTimestamp().Time.Equal(best.GetCreationTimestamp().Time) && o.GetName() < best.GetName()) {
+			best = o
+		}
+	}
+	return best
 }
 
 func validateClass(c *storagev1.StorageClass) field.ErrorList {

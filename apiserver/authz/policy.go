@@ -89,6 +89,14 @@ func part(into string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRole {
 	return r
 }
 
+// readers is the role that lets all who may view a namespace read what pods
+// and nodes use. Its name is that of the metrics server's.
+func readers(rules ...rbacv1.PolicyRule) rbacv1.ClusterRole {
+	r := clusterRole("system:aggregated-metrics-reader", rules...)
+	r.Labels[aggregateTo+"view"] = "true"
+	return r
+}
+
 func role(namespace, name string, rules ...rbacv1.PolicyRule) rbacv1.Role {
 	return rbacv1.Role{ObjectMeta: defaults(name, namespace), Rules: rules}
 }

@@ -54,6 +54,7 @@ func namespaceRoles() []rbacv1.ClusterRole {
 		aggregated("admin", "admin", ""),
 		aggregated("edit", "edit", "admin"),
 		aggregated("view", "view", "edit"),
+		readers(on("get list watch", "metrics.k8s.io", "nodes pods")),
 		part("admin",
 			on("create", "authorization.k8s.io", "localsubjectaccessreviews"),
 			on(all, rbacv1.GroupName, "roles rolebindings"),

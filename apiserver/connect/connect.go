@@ -181,6 +181,11 @@ func (p *Proxy) kubelet(ctx context.Context, name string) (*url.URL, error) {
 	if !ok {
 		return nil, apierrors.NewInternalError(fmt.Errorf("unexpected object type: %T", obj))
 	}
+	return KubeletURL(node)
+}
+
+// KubeletURL is where the kubelet of node listens.
+func KubeletURL(node *corev1.Node) (*url.URL, error) {
 	host, err := address(node)
 	if err != nil {
 		return nil, err

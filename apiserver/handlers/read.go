@@ -62,7 +62,7 @@ func (c *call) result(code int, obj runtime.Object) error {
 		if err != nil {
 			return err
 		}
-		return c.object(code, c.versioned(table.Of(c.target.Kind, []api.Object{o}, metav1.ListMeta{ResourceVersion: o.GetResourceVersion()}, include)))
+		return c.object(code, c.versioned(table.Of(c.target.Kind, o, metav1.ListMeta{ResourceVersion: o.GetResourceVersion()}, include)))
 	case "PartialObjectMetadata":
 		return c.object(code, c.versioned(table.Partial(o)))
 	}
@@ -183,7 +183,7 @@ func (c *call) transformedList(l *registry.List) error {
 		if err != nil {
 			return err
 		}
-		return c.object(http.StatusOK, c.versioned(table.Of(c.target.Kind, objs, l.Meta, include)))
+		return c.object(http.StatusOK, c.versioned(table.OfList(c.target.Kind, objs, l.Meta, include)))
 	case "PartialObjectMetadataList":
 		return c.object(http.StatusOK, c.versioned(table.PartialList(objs, l.Meta)))
 	}

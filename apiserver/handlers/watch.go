@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/codec"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/table"
@@ -197,7 +196,7 @@ func (e *eventEncoder) encode(ev store.Event) ([]byte, error) {
 	}
 	switch e.accept.As {
 	case "Table":
-		return c.Marshal(e.accept.Format, e.versioned(table.Of(e.target.Kind, []api.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, e.include)))
+		return c.Marshal(e.accept.Format, e.versioned(table.Of(e.target.Kind, obj, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, e.include)))
 	case "PartialObjectMetadata":
 		return c.Marshal(e.accept.Format, e.versioned(table.Partial(obj)))
 	}

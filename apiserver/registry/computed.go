@@ -11,8 +11,8 @@ import (
 )
 
 // ComputedFunc makes the objects of a kind that is read but never stored, in
-// order, new ones at each call.
-type ComputedFunc func(ctx context.Context) []api.Object
+// order, new ones at each call: those of a namespace, or all where it is empty.
+type ComputedFunc func(ctx context.Context, namespace string) []api.Object
 
 // computed answers reads of t from f.
 func (c *Core) computed(ctx context.Context, t Target, f ComputedFunc, opts *metav1.ListOptions) (*List, error) {
@@ -22,7 +22,7 @@ func (c *Core) computed(ctx context.Context, t Target, f ComputedFunc, opts *met
 	}
 	matches := sel.matcher(&resource{kind: t.Kind, stored: t.Kind})
 	out := &List{Convert: same}
-	for _, obj := range f(ctx) {
+	for _, obj := range f(ctx, t.Namespace) {
 		obj.GetObjectKind().SetGroupVersionKind(t.Kind.GVK)
 		if (sel.name == "" || sel.name == obj.GetName()) && (matches == nil || matches(obj)) {
 			out.Entries = append(out.Entries, &store.Entry{Key: obj.GetName(), Object: obj})

@@ -11,14 +11,25 @@ import (
 // Include says how much of the object comes with each row.
 type Include = metav1.IncludeObjectPolicy
 
-// Of makes a table of objects of one kind.
-func Of(k *api.Kind, objs []api.Object, meta metav1.ListMeta, include Include) *metav1.Table {
+// OfList makes the table of a list.
+func OfList(k *api.Kind, objs []api.Object, meta metav1.ListMeta, include Include) *metav1.Table {
+	if k.ListColumns == nil {
+		return of(k, k.TableColumns(), objs, meta, include)
+	}
+	return of(k, k.ListColumns(objs), objs, meta, include)
+}
+
+// Of makes a table of one object.
+func Of(k *api.Kind, obj api.Object, meta metav1.ListMeta, include Include) *metav1.Table {
+	return of(k, k.TableColumns(), []api.Object{obj}, meta, include)
+}
+
+func of(k *api.Kind, columns []api.Column, objs []api.Object, meta metav1.ListMeta, include Include) *metav1.Table {
 	t := &metav1.Table{
 		TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
 		ListMeta: meta,
 		Rows:     make([]metav1.TableRow, 0, len(objs)),
 	}
-	columns := k.TableColumns()
 	t.ColumnDefinitions = make([]metav1.TableColumnDefinition, 0, len(columns))
 	for _, c := range columns {
 		t.ColumnDefinitions = append(t.ColumnDefinitions, c.TableColumnDefinition)

@@ -23,6 +23,11 @@ import (
 //go:embed schema.json.gz
 var packed []byte
 
+// extra is what client-go leaves out, for it has no clients of those groups.
+//
+//go:embed extra.yaml
+var extra string
+
 // Converter is a type converter for the types of scheme. The schema is
 // unpacked in the background; the first use waits for it.
 func Converter(scheme *runtime.Scheme) managedfields.TypeConverter {
@@ -31,6 +36,11 @@ func Converter(scheme *runtime.Scheme) managedfields.TypeConverter {
 		if err != nil {
 			return nil, err
 		}
+		more, err := typed.NewParser(typed.YAMLObject(extra))
+		if err != nil {
+			return nil, fmt.Errorf("read the schema of extra types: %w", err)
+		}
+		p.Schema.Types = append(p.Schema.Types, more.Schema.Types...)
 		return managedfields.NewSchemeTypeConverter(scheme, p), nil
 	})}
 	go func() { _, _ = c.load() }() // ends by itself; an error shows at every use

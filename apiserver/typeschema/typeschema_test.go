@@ -50,7 +50,8 @@ func TestSchemaIsThatOfClientGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	have, err := json.Marshal(typeschema.Pack(ours.Schema().Types))
+	// After client-go's come those of extra.yaml.
+	have, err := json.Marshal(typeschema.Pack(ours.Schema().Types[:len(theirs.Schema().Types)]))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ type controller struct{ env loop.Env }
 func New(env loop.Env) (loop.Loop, error) {
 	env = env.Named(Name)
 	c := &controller{env}
-	freed := func(_ context.Context, q loop.Queue, p *corev1.Pod) {
+	touched := func(_ context.Context, q loop.Queue, p *corev1.Pod) {
 		for name := range podrefs.Claims(p) {
 			q.Add(loop.Key(p.Namespace, name))
 		}
@@ -39,12 +39,13 @@ func New(env loop.Env) (loop.Loop, error) {
 	claims, err := loop.New(env, "persistentvolumeclaim-protection-controller", 4, c.claim,
 		loop.Self(env.Cluster, &corev1.PersistentVolumeClaim{}),
 		loop.Watch(env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
+			Created: touched,
 			Updated: func(ctx context.Context, q loop.Queue, old, p *corev1.Pod) {
 				if old.UID != p.UID || ended(p) != ended(old) || shutDown(p) != shutDown(old) {
-					freed(ctx, q, old)
+					touched(ctx, q, old)
 				}
 			},
-			Deleted: freed,
+			Deleted: touched,
 		}),
 	)
 	if err != nil {
@@ -62,6 +63,11 @@ func (c *controller) claim(ctx context.Context, key types.NamespacedName) (time.
 	claim := &corev1.PersistentVolumeClaim{}
 	if err := c.env.Cluster.Client().Get(ctx, key, claim); err != nil {
 		return 0, client.IgnoreNotFound(err)
+	}
+	if claim.DeletionTimestamp == nil && claim.Status.Phase == corev1.ClaimBound {
+		if err := c.noteUse(ctx, claim); err != nil {
+			return 0, client.IgnoreNotFound(err)
+		}
 	}
 	return 0, c.protect(ctx, claim, claimFinalizer, func() (bool, error) { return c.used(ctx, claim) })
 }
@@ -119,6 +125,11 @@ func uses(p *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
 	if p.Spec.NodeName == "" {
 		return false
 	}
+	return names(p, claim)
+}
+
+// names says whether a volume of the pod is the claim.
+func names(p *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
 	for i := range p.Spec.Volumes {
 		v := &p.Spec.Volumes[i]
 		if v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name {

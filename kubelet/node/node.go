@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -156,12 +158,27 @@ func (n *Node) initial() *corev1.Node {
 
 // fill sets what does not change while the kubelet runs.
 func (n *Node) fill(s *corev1.NodeStatus) {
+	declared := extended(s.Capacity)
 	s.Capacity = n.machine.capacity(n.cfg.MaxPods)
 	s.Allocatable = n.machine.allocatable(n.cfg.MaxPods, n.cfg.Thresholds)
+	maps.Copy(s.Capacity, declared)
+	maps.Copy(s.Allocatable, declared)
 	s.Addresses = n.cfg.Addresses
 	s.NodeInfo = n.machine.info
 	s.NodeInfo.KubeletVersion = n.cfg.KubeletVersion
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.cfg.Port
+}
+
+// extended are the resources that somebody else declared on the node: they are
+// not the kubelet's to remove.
+func extended(list corev1.ResourceList) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for name, q := range list {
+		if strings.Contains(string(name), "/") && !strings.Contains(string(name), "kubernetes.io/") {
+			out[name] = q
+		}
+	}
+	return out
 }
 
 // Register makes the node's object, or brings an old one's labels and

@@ -26,32 +26,39 @@ type rates struct {
 
 type sample struct {
 	nanos uint64
-	rate  uint64
+	rate  *uint64 // nil until there was a second look
 	at    time.Time
 }
+
+// A rate is an average over at least rateWindow, however often it is asked for;
+// the first one is there sooner.
+const (
+	rateWindow  = 10 * time.Second
+	firstWindow = time.Second
+)
 
 // maxRates bounds the memory of counters; full, they begin anew.
 const maxRates = 8192
 
-// cores is the nano-CPUs that the owner of a counter uses now.
+// cores is the nano-CPUs that the owner of a counter uses now; nil at the
+// first look.
 func (r *rates) cores(key string, nanos uint64, now time.Time) *uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.seen[key]
 	next := sample{nanos: nanos, at: now}
 	if since := now.Sub(old.at); ok && nanos >= old.nanos {
-		if since < time.Second {
-			rate := old.rate
-			return &rate
+		if since < firstWindow || old.rate != nil && since < rateWindow {
+			return old.rate
 		}
-		next.rate = uint64(float64(nanos-old.nanos) / since.Seconds())
+		rate := uint64(float64(nanos-old.nanos) / since.Seconds())
+		next.rate = &rate
 	}
 	if len(r.seen) >= maxRates {
 		clear(r.seen)
 	}
 	r.seen[key] = next
-	rate := next.rate
-	return &rate
+	return next.rate
 }
 
 // containerUse is what one container uses.
@@ -189,6 +196,11 @@ func (e *exposition) head(name, kind, help string) {
 }
 
 func (e *exposition) value(name string, v float64, labels ...string) {
+	e.valueAt(name, v, time.Time{}, labels...)
+}
+
+// valueAt tells of a value with the time that it was read at.
+func (e *exposition) valueAt(name string, v float64, at time.Time, labels ...string) {
 	e.b.WriteString(name)
 	for i := 0; i+1 < len(labels); i += 2 {
 		sep := ","
@@ -200,7 +212,11 @@ func (e *exposition) value(name string, v float64, labels ...string) {
 	if len(labels) > 1 {
 		e.b.WriteByte('}')
 	}
-	fmt.Fprintf(&e.b, " %g\n", v)
+	fmt.Fprintf(&e.b, " %g", v)
+	if !at.IsZero() {
+		fmt.Fprintf(&e.b, " %d", at.UnixMilli())
+	}
+	e.b.WriteByte('\n')
 }
 
 func (e *exposition) send(w http.ResponseWriter) {
@@ -209,24 +225,31 @@ func (e *exposition) send(w http.ResponseWriter) {
 }
 
 func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
+	var e exposition
+	failed := 0.0
 	use, err := s.containers(r.Context())
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+		// What the node itself tells is worth having without them.
+		s.cfg.Logger.Warn("container metrics", "error", err)
+		failed = 1
 	}
-	var e exposition
+	now := s.cfg.Clock.Now()
 	node := s.cfg.Cgroups.Node()
 	e.head("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds")
-	e.value("node_cpu_usage_seconds_total", float64(node.CPUNanos)/1e9)
+	e.valueAt("node_cpu_usage_seconds_total", float64(node.CPUNanos)/1e9, now)
 	e.head("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes")
-	e.value("node_memory_working_set_bytes", float64(node.WorkingSet))
+	e.valueAt("node_memory_working_set_bytes", float64(node.WorkingSet), now)
 	e.head("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds")
 	eachContainer(use, func(c containerUse, labels []string) {
-		e.value("container_cpu_usage_seconds_total", float64(c.stats.GetCpu().GetUsageCoreNanoSeconds().GetValue())/1e9, labels...)
+		if cpu := c.stats.GetCpu(); cpu.GetUsageCoreNanoSeconds() != nil {
+			e.valueAt("container_cpu_usage_seconds_total", float64(cpu.UsageCoreNanoSeconds.Value)/1e9, time.Unix(0, cpu.Timestamp), labels...)
+		}
 	})
 	e.head("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes")
 	eachContainer(use, func(c containerUse, labels []string) {
-		e.value("container_memory_working_set_bytes", float64(c.stats.GetMemory().GetWorkingSetBytes().GetValue()), labels...)
+		if m := c.stats.GetMemory(); m.GetWorkingSetBytes() != nil {
+			e.valueAt("container_memory_working_set_bytes", float64(m.WorkingSetBytes.Value), time.Unix(0, m.Timestamp), labels...)
+		}
 	})
 	e.head("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds")
 	eachContainer(use, func(c containerUse, labels []string) {
@@ -234,17 +257,28 @@ func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 			e.value("container_start_time_seconds", float64(c.start.Unix()), labels...)
 		}
 	})
-	e.head("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds")
+	s.podMetrics(&e, now)
+	e.head("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise")
+	e.value("resource_scrape_error", failed)
+	e.send(w)
+}
+
+func (s *Server) podMetrics(e *exposition, now time.Time) {
+	var pods []*corev1.Pod
+	var used []cgroups.Usage
 	for _, p := range s.cfg.Pods.Pods() {
-		e.value("pod_cpu_usage_seconds_total", float64(s.cfg.Cgroups.Pod(p).CPUNanos)/1e9, "namespace", p.Namespace, "pod", p.Name)
+		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+			pods, used = append(pods, p), append(used, s.cfg.Cgroups.Pod(p))
+		}
+	}
+	e.head("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds")
+	for i, p := range pods {
+		e.valueAt("pod_cpu_usage_seconds_total", float64(used[i].CPUNanos)/1e9, now, "namespace", p.Namespace, "pod", p.Name)
 	}
 	e.head("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes")
-	for _, p := range s.cfg.Pods.Pods() {
-		e.value("pod_memory_working_set_bytes", float64(s.cfg.Cgroups.Pod(p).WorkingSet), "namespace", p.Namespace, "pod", p.Name)
+	for i, p := range pods {
+		e.valueAt("pod_memory_working_set_bytes", float64(used[i].WorkingSet), now, "namespace", p.Namespace, "pod", p.Name)
 	}
-	e.head("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise")
-	e.value("resource_scrape_error", 0)
-	e.send(w)
 }
 
 func eachContainer(use map[string][]containerUse, f func(c containerUse, labels []string)) {

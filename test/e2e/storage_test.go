@@ -40,7 +40,9 @@ func TestVolumesOfStatefulSet(t *testing.T) {
 	e := newEnv(t)
 	e.apply(keeping)
 	done := func() { e.kubectl("rollout", "status", "sts/keep", "--timeout=60s") }
-	log := func(pod string) string { return strings.Join(strings.Fields(e.kubectl("exec", pod, "--", "cat", "/data/log")), " ") }
+	log := func(pod string) string {
+		return strings.Join(strings.Fields(e.kubectl("exec", pod, "--", "cat", "/data/log")), " ")
+	}
 	done()
 	has(t, "claims", e.kubectl("get", "pvc"), "data-keep-0   Bound    pvc-", "1Mi        RWO            local-path")
 	has(t, "class", e.kubectl("get", "sc"), "local-path (default)   rancher.io/local-path   Delete          WaitForFirstConsumer   false")

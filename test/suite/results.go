@@ -3,11 +3,15 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a test came to.
@@ -32,6 +36,23 @@ type results struct {
 
 	mu    sync.Mutex
 	known map[string]result
+}
+
+// claim makes a folder of results this process's, until it ends.
+func claim(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Dup(int(f.Fd())) // stays open when f is collected
+	if err == nil {
+		unix.CloseOnExec(fd)
+		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		return fmt.Errorf("another run uses %s: %w", dir, errors.Join(err, f.Close()))
+	}
+	return f.Close()
 }
 
 func openResults(file string) (*results, error) {
