@@ -42,6 +42,7 @@ type fakeCluster struct {
 	events   []string
 	changed  chan struct{} // closed and replaced at every change
 	bindFail func(pod, node string) error
+	graceful bool // pods that are deleted stay until they are removed
 	onChange func()
 }
 
@@ -75,6 +76,12 @@ func (f *fakeClient) SubResource(n string) ctrl.SubResourceClient {
 }
 
 func (f *fakeClient) Delete(ctx context.Context, obj ctrl.Object, _ ...ctrl.DeleteOption) error {
+	if f.c.graceful {
+		return f.c.change(key(obj), obj.GetUID(), func(pod *corev1.Pod) error {
+			pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+			return nil
+		})
+	}
 	return f.c.delete(obj)
 }
 

@@ -270,6 +270,42 @@ func testPreemptionIsNotRepeated(t *testing.T) {
 	}
 }
 
+// A pod waits for those that end for it, and gets their room when they are
+// gone; pods that take their place wait in turn.
+func TestGracefulVictims(t *testing.T) { synctest.Test(t, testGracefulVictims) }
+
+func testGracefulVictims(t *testing.T) {
+	c := newFakeCluster(t)
+	c.graceful = true
+	c.add(newNode("n", "1000"))
+	start(t, c)
+	for i, cpu := range []string{"200", "300", "450"} {
+		c.add(newPod(fmt.Sprintf("low-%d", i), cpu, priority(int32(i+1))))
+		c.eventually(t, "bound", func() bool { return c.node(fmt.Sprintf("low-%d", i)) == "n" })
+	}
+	c.add(newPod("high", "500", priority(4)))
+	c.eventually(t, "victims end", func() bool {
+		ends := func(name string) bool {
+			return c.pods[types.NamespacedName{Namespace: "default", Name: name}].DeletionTimestamp != nil
+		}
+		return ends("low-0") && ends("low-1") && c.condition("high", corev1.PodScheduled).Reason == "Unschedulable"
+	})
+	c.add(newPod("new-0", "200", priority(1)), newPod("new-1", "300", priority(2)))
+	synctest.Wait()
+	for _, name := range []string{"low-0", "low-1"} {
+		if err := c.delete(newPod(name, "1")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+	}
+	c.eventually(t, "bound in their room", func() bool { return c.node("high") == "n" })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.node("low-2") != "n" || c.node("new-0") != "" || c.node("new-1") != "" {
+		t.Errorf("low-2 on %q, new-0 on %q, new-1 on %q", c.node("low-2"), c.node("new-0"), c.node("new-1"))
+	}
+}
+
 // A claim gets its device, and the pod its node, where there is one.
 func TestDevices(t *testing.T) { synctest.Test(t, testDevices) }
 

@@ -15,6 +15,7 @@ import (
 func Kinds() []*api.Kind { return []*api.Kind{NodeMetrics(), PodMetrics()} }
 
 // NodeMetrics is the kind of what a node uses.
+// Its singular, and that of PodMetrics, is the lower-case kind: what "kubectl get nodemetrics" goes by.
 func NodeMetrics() *api.Kind {
 	return &api.Kind{
 		GVK:      metricsv1beta1.SchemeGroupVersion.WithKind("NodeMetrics"),
@@ -35,7 +36,6 @@ func PodMetrics() *api.Kind {
 	return &api.Kind{
 		GVK:        metricsv1beta1.SchemeGroupVersion.WithKind("PodMetrics"),
 		Resource:   "pods",
-		Singular:   "pod",
 		Namespaced: true,
 		Verbs:      []string{"get", "list"},
 		Virtual:    true,

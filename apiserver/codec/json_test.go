@@ -53,6 +53,9 @@ func fill(r *rand.Rand, v reflect.Value, depth int) {
 	case reflect.Int32, reflect.Int64, reflect.Int:
 		v.SetInt(r.Int64N(1<<31) - 1<<30)
 	case reflect.Pointer:
+		if depth > 12 { // a schema holds schemas
+			return
+		}
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(r, v.Elem(), depth+1)
 	case reflect.Slice:
@@ -64,6 +67,9 @@ func fill(r *rand.Rand, v reflect.Value, depth int) {
 			fill(r, v.Index(i), depth+1)
 		}
 	case reflect.Map:
+		if depth > 12 {
+			return
+		}
 		v.Set(reflect.MakeMap(v.Type()))
 		elem := reflect.New(v.Type().Elem()).Elem()
 		fill(r, elem, depth+1)

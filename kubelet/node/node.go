@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -157,24 +158,27 @@ func (n *Node) initial() *corev1.Node {
 
 // fill sets what does not change while the kubelet runs.
 func (n *Node) fill(s *corev1.NodeStatus) {
-	before := s.Capacity
+	declared := extended(s.Capacity)
 	s.Capacity = n.machine.capacity(n.cfg.MaxPods)
 	s.Allocatable = n.machine.allocatable(n.cfg.MaxPods, n.cfg.Thresholds)
-	for name, quantity := range before {
-		if extended(name) { // others' to say: administrators, device drivers
-			s.Capacity[name], s.Allocatable[name] = quantity, quantity
-		}
-	}
+	maps.Copy(s.Capacity, declared)
+	maps.Copy(s.Allocatable, declared)
 	s.Addresses = n.cfg.Addresses
 	s.NodeInfo = n.machine.info
 	s.NodeInfo.KubeletVersion = n.cfg.KubeletVersion
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.cfg.Port
 }
 
-// extended says whether a resource is none of Kubernetes' own.
-func extended(name corev1.ResourceName) bool {
-	domain, _, qualified := strings.Cut(string(name), "/")
-	return qualified && domain != "kubernetes.io" && !strings.HasSuffix(domain, ".kubernetes.io")
+// extended are the resources that somebody else declared on the node: they are
+// not the kubelet's to remove.
+func extended(list corev1.ResourceList) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for name, q := range list {
+		if strings.Contains(string(name), "/") && !strings.Contains(string(name), "kubernetes.io/") {
+			out[name] = q
+		}
+	}
+	return out
 }
 
 // Register makes the node's object, or brings an old one's labels and

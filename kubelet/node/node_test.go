@@ -190,6 +190,15 @@ func TestLife(t *testing.T) {
 			t.Errorf("the lease was renewed %s later", d)
 		}
 
+		// What somebody else declares on the node stays, and pods get all of it.
+		bare := b.get(t)
+		declared := bare.DeepCopy()
+		declared.Status.Capacity["example.com/fake"] = resource.MustParse("5")
+		if err := b.api.Status().Patch(t.Context(), declared, ctrl.StrategicMergeFrom(bare)); err != nil {
+			t.Fatal(err)
+		}
+		b.Observed(declared)
+
 		// A shortage shows at once, with its own time of transition.
 		b.memory.Store(true)
 		b.Poke()
@@ -198,6 +207,11 @@ func TestLife(t *testing.T) {
 		if c.Status != corev1.ConditionTrue || c.Reason != "KubeletHasInsufficientMemory" || c.Message != "kubelet has insufficient memory available" ||
 			c.LastTransitionTime.Sub(began.LastTransitionTime.Time) != time.Minute {
 			t.Errorf("%+v, was %+v", c, began)
+		}
+		for name, list := range map[string]corev1.ResourceList{"capacity": b.get(t).Status.Capacity, "allocatable": b.get(t).Status.Allocatable} {
+			if q := list["example.com/fake"]; q.Value() != 5 {
+				t.Errorf("%s of a declared resource is %s, want 5", name, q.String())
+			}
 		}
 		if got := find(t, b.get(t), corev1.NodeReady); !got.LastTransitionTime.Equal(&began.LastTransitionTime) {
 			t.Errorf("%+v moved too", got)

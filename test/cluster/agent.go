@@ -62,7 +62,7 @@ func (c *Cluster) Agent(ctx context.Context, name string, flags ...string) (*Age
 // Start runs `proa agent`, with a token the first time and the same flags each
 // time, and returns once the node is Ready.
 func (a *Agent) Start(ctx context.Context) error {
-	args := append([]string{"agent", "--data-dir", a.Dir, "--node-name", a.Name, "--server", fmt.Sprintf("https://%s:%d", isolate.Address, a.cluster.Port)}, a.flags...)
+	args := append([]string{"agent", "--data-dir", a.Dir, "--node-name", a.Name, "--server", fmt.Sprintf("https://%s:%d", isolate.Address, a.cluster.Port)}, withRoom(a.flags)...)
 	if !a.joined {
 		token, err := a.cluster.Token(ctx, "create")
 		if err != nil {

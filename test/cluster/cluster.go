@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,9 +50,20 @@ func New(bin string) (*Cluster, error) {
 	return &Cluster{Dir: dir, Port: 6443, bin: abs, process: process{log: filepath.Join(dir, "proa.log")}}, err
 }
 
+// roomy keeps a machine's nearly full disk from evicting the tests' pods.
+const roomy = "--eviction-hard=memory.available<100Mi,nodefs.available<1%,imagefs.available<1%"
+
+// withRoom adds roomy to a node's flags that do not say it themselves.
+func withRoom(flags []string) []string {
+	if slices.ContainsFunc(flags, func(f string) bool { return strings.HasPrefix(f, "--eviction-hard") }) {
+		return flags
+	}
+	return append([]string{roomy}, flags...)
+}
+
 // Start runs `proa server` and returns once the API is ready.
 func (c *Cluster) Start(ctx context.Context, flags ...string) error {
-	args := append([]string{"server", "--data-dir", c.Dir, "--write-kubeconfig", c.Kubeconfig(), "--https-listen-port", fmt.Sprint(c.Port)}, flags...)
+	args := append([]string{"server", "--data-dir", c.Dir, "--write-kubeconfig", c.Kubeconfig(), "--https-listen-port", fmt.Sprint(c.Port)}, withRoom(flags)...)
 	if err := c.start(nil, filepath.Join(c.bin, "proa"), args...); err != nil {
 		return err
 	}

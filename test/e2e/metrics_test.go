@@ -30,9 +30,9 @@ spec:
     command: [sh, -c, "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 && exec sleep 3600"]
 `
 
-// top reads a line of kubectl top: millicores and mebibytes.
-func (e *env) top(args ...string) (cpu, memory int64, err error) {
-	out, err := e.try(append([]string{"top", "--no-headers"}, args...)...)
+// top is what kubectl top says of a pod: millicores and mebibytes.
+func (e *env) top(name string) (cpu, memory int64, err error) {
+	out, err := e.try("top", "pod", name, "--no-headers")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -52,12 +52,20 @@ func TestTop(t *testing.T) {
 	e := newEnv(t)
 	e.apply(users)
 	e.kubectl("wait", "--for=condition=Ready", "pod", "-l", "app=users", "--timeout=60s")
+	var last string
+	defer func() {
+		if t.Failed() {
+			t.Log("kubectl top last said:", last)
+		}
+	}()
 	e.until("what burns shows what it burns", func() bool {
-		cpu, memory, err := e.top("pod", "burns")
+		cpu, memory, err := e.top("burns")
+		last = fmt.Sprint(cpu, "m ", memory, "Mi ", err)
 		return err == nil && cpu >= 60 && cpu <= 130 && memory < 20
 	})
 	e.until("what holds memory shows what it holds", func() bool {
-		cpu, memory, err := e.top("pod", "holds")
+		cpu, memory, err := e.top("holds")
+		last = fmt.Sprint(cpu, "m ", memory, "Mi ", err)
 		return err == nil && cpu < 60 && memory >= 40 && memory < 50
 	})
 	lines := strings.Split(e.kubectl("top", "pods", "-l", "app=users", "--sort-by=memory", "--containers"), "\n")

@@ -22,9 +22,6 @@ import (
 // mirror is where the registry of the tests' images listens.
 const mirror = isolate.Address + ":5000"
 
-// roomy keeps a machine's nearly full disk from evicting the tests' pods.
-const roomy = "--eviction-hard=memory.available<100Mi,nodefs.available<1%,imagefs.available<1%"
-
 // run starts a cluster, runs the chosen tests and tells what they came to.
 func (o *options) run(ctx context.Context, tests []string) error {
 	if err := os.MkdirAll(filepath.Join(o.state, "logs"), 0o755); err != nil {
@@ -87,11 +84,11 @@ func (o *options) session(ctx context.Context, chosen []string, rec *recorder) (
 	if err := useMirror(c.Dir); err != nil {
 		return err
 	}
-	if err := c.Start(ctx, roomy); err != nil {
+	if err := c.Start(ctx); err != nil {
 		return err
 	}
 	for i := 2; i <= o.nodes; i++ {
-		a, err := c.Agent(ctx, fmt.Sprintf("node-%d", i), roomy)
+		a, err := c.Agent(ctx, fmt.Sprintf("node-%d", i))
 		if err != nil {
 			return err
 		}
