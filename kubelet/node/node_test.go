@@ -145,7 +145,8 @@ func TestRegister(t *testing.T) {
 	b = newBench(t)
 	foreign := corev1.NodeCondition{Type: "Foreign", Status: corev1.ConditionTrue}
 	old := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"mine": "1", "disk": "old"}},
-		Spec: corev1.NodeSpec{Unschedulable: true}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{foreign}}}
+		Spec: corev1.NodeSpec{Unschedulable: true}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{foreign},
+			Capacity: corev1.ResourceList{"example.com/device": resource.MustParse("3"), corev1.ResourcePods: resource.MustParse("1")}}}
 	if err := b.api.Create(t.Context(), old); err != nil {
 		t.Fatal(err)
 	}
@@ -155,6 +156,10 @@ func TestRegister(t *testing.T) {
 	n = b.get(t)
 	if n.UID != old.UID || n.Labels["mine"] != "1" || n.Labels["disk"] != "ssd" || !n.Spec.Unschedulable || len(n.Spec.Taints) != 0 || find(t, n, "Foreign") != foreign {
 		t.Errorf("node %+v", n)
+	}
+	capacity, devices := n.Status.Capacity["example.com/device"], n.Status.Allocatable["example.com/device"]
+	if capacity.Value() != 3 || devices.Value() != 3 || n.Status.Capacity.Pods().Value() == 1 {
+		t.Errorf("capacity %v, allocatable %v", n.Status.Capacity, n.Status.Allocatable)
 	}
 }
 
