@@ -59,6 +59,43 @@ var kinds = map[string]struct{ spec, mutate, status string }{
 	"rbac.authorization.k8s.io/v1/rolebindings":        {spec: `{roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}, subjects: [{kind: User, name: u}]}`, mutate: `{subjects: [{kind: User, name: v, apiGroup: rbac.authorization.k8s.io}]}`},
 	"scheduling.k8s.io/v1/priorityclasses":             {spec: `{value: 7}`, mutate: `{description: d}`},
 	"rbac.authorization.k8s.io/v1/clusterrolebindings": {spec: `{roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: r}, subjects: [{kind: User, name: u}]}`, mutate: `{subjects: [{kind: User, name: v, apiGroup: rbac.authorization.k8s.io}]}`},
+
+	"admissionregistration.k8s.io/v1/validatingwebhookconfigurations":   {spec: `{webhooks: []}`, mutate: `{webhooks: [{name: a.example.com, clientConfig: {url: "https://a.example.com"}, sideEffects: None, admissionReviewVersions: [v1], rules: [{apiGroups: [no.example.com], apiVersions: [v1], operations: [CREATE], resources: [x]}], failurePolicy: Ignore}]}`},
+	"admissionregistration.k8s.io/v1/mutatingwebhookconfigurations":     {spec: `{webhooks: []}`, mutate: `{webhooks: [{name: a.example.com, clientConfig: {url: "https://a.example.com"}, sideEffects: None, admissionReviewVersions: [v1], rules: [{apiGroups: [no.example.com], apiVersions: [v1], operations: [CREATE], resources: [x]}], failurePolicy: Ignore}]}`},
+	"admissionregistration.k8s.io/v1/validatingadmissionpolicies":       {spec: `{spec: {matchConstraints: {resourceRules: [{apiGroups: [no.example.com], apiVersions: [v1], operations: [CREATE], resources: [x]}]}, validations: [{expression: "true"}]}}`, mutate: `{spec: {failurePolicy: Ignore}}`, status: `{status: {conditions: [{type: Test, status: "True", reason: E2E, message: m, lastTransitionTime: "2024-01-02T03:04:05Z"}]}}`},
+	"admissionregistration.k8s.io/v1/validatingadmissionpolicybindings": {spec: `{spec: {policyName: none, validationActions: [Deny]}}`, mutate: `{spec: {validationActions: [Warn]}}`},
+	"admissionregistration.k8s.io/v1/mutatingadmissionpolicies":         {spec: `{spec: {reinvocationPolicy: Never, matchConstraints: {resourceRules: [{apiGroups: [no.example.com], apiVersions: [v1], operations: [CREATE], resources: [x]}]}, mutations: [{patchType: JSONPatch, jsonPatch: {expression: '[JSONPatch{op: "test", path: "/a", value: "b"}]'}}]}}`, mutate: `{spec: {failurePolicy: Ignore}}`},
+	"admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings":   {spec: `{spec: {policyName: none}}`, mutate: `{spec: {policyName: another}}`},
+
+	"apiextensions.k8s.io/v1/customresourcedefinitions": {spec: `{metadata: {name: lives.NS.example.com}, spec: {group: NS.example.com, scope: Namespaced, names: {plural: lives, kind: Life}, versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}}`, mutate: `{spec: {names: {plural: lives, kind: Life, categories: [test]}}}`, status: `{status: {conditions: [{type: Test, status: "True", reason: E2E}]}}`},
+	"apiregistration.k8s.io/v1/apiservices":             {spec: `{metadata: {name: v1.NS.example.org}, spec: {group: NS.example.org, version: v1, groupPriorityMinimum: 1000, versionPriority: 10}}`, mutate: `{spec: {versionPriority: 11}}`, status: `{status: {conditions: [{type: Available, status: "True", reason: E2E}]}}`},
+
+	"autoscaling/v1/horizontalpodautoscalers": {spec: `{spec: {maxReplicas: 2, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: none}}}`, mutate: `{spec: {maxReplicas: 3}}`},
+	"autoscaling/v2/horizontalpodautoscalers": {spec: `{spec: {maxReplicas: 2, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: none}}}`, mutate: `{spec: {minReplicas: 2}}`},
+
+	"flowcontrol.apiserver.k8s.io/v1/flowschemas":                 {spec: `{spec: {priorityLevelConfiguration: {name: catch-all}, rules: []}}`, mutate: `{spec: {matchingPrecedence: 9000}}`, status: `{status: {conditions: [{type: Dangling, status: "False", reason: E2E}]}}`},
+	"flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations": {spec: `{spec: {type: Limited, limited: {nominalConcurrencyShares: 2, limitResponse: {type: Reject}}}}`, mutate: `{spec: {limited: {nominalConcurrencyShares: 4}}}`, status: `{status: {conditions: [{type: Test, status: "True", reason: E2E}]}}`},
+
+	"networking.k8s.io/v1/ingressclasses":  {spec: `{spec: {controller: example.com/c}}`, mutate: `{metadata: {annotations: {x: z}}}`},
+	"networking.k8s.io/v1/ingresses":       {spec: `{spec: {defaultBackend: {service: {name: s, port: {number: 80}}}}}`, mutate: `{spec: {defaultBackend: {service: {name: s, port: {number: 81}}}}}`, status: `{status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}}`},
+	"networking.k8s.io/v1/networkpolicies": {spec: `{spec: {podSelector: {}}}`, mutate: `{spec: {podSelector: {matchLabels: {a: b}}}}`},
+	"networking.k8s.io/v1/servicecidrs":    {spec: `{spec: {cidrs: [10.99.0.0/24]}}`, mutate: `{metadata: {annotations: {x: z}}}`, status: `{status: {conditions: [{type: Test, status: "True", reason: E2E, message: m, lastTransitionTime: "2024-01-02T03:04:05Z"}]}}`},
+	"node.k8s.io/v1/runtimeclasses":        {spec: `{handler: h}`, mutate: `{metadata: {annotations: {x: z}}}`},
+
+	"resource.k8s.io/v1/deviceclasses":          {spec: `{spec: {}}`, mutate: `{spec: {selectors: [{cel: {expression: "true"}}]}}`},
+	"resource.k8s.io/v1/devicetaintrules":       {spec: `{spec: {taint: {key: example.com/k, effect: NoSchedule}}}`, mutate: `{spec: {taint: {key: example.com/k, effect: NoExecute}}}`},
+	"resource.k8s.io/v1/resourceclaims":         {spec: `{spec: {devices: {requests: [{name: r, exactly: {deviceClassName: c}}]}}}`, mutate: `{metadata: {annotations: {x: z}}}`},
+	"resource.k8s.io/v1/resourceclaimtemplates": {spec: `{spec: {spec: {devices: {requests: [{name: r, exactly: {deviceClassName: c}}]}}}}`, mutate: `{metadata: {annotations: {x: z}}}`},
+	"resource.k8s.io/v1/resourceslices":         {spec: `{spec: {driver: d.example.com, nodeName: none, pool: {name: p, resourceSliceCount: 1}, devices: [{name: one}]}}`, mutate: `{spec: {pool: {generation: 2}}}`},
+
+	"storage.k8s.io/v1/csidrivers":              {spec: `{spec: {attachRequired: true}}`, mutate: `{metadata: {annotations: {x: z}}}`},
+	"storage.k8s.io/v1/csinodes":                {spec: `{spec: {drivers: []}}`, mutate: `{spec: {drivers: [{name: d, nodeID: one}]}}`},
+	"storage.k8s.io/v1/csistoragecapacities":    {spec: `{storageClassName: c, capacity: 1Gi}`, mutate: `{capacity: 2Gi}`},
+	"storage.k8s.io/v1/storageclasses":          {spec: `{provisioner: p}`, mutate: `{allowVolumeExpansion: true}`},
+	"storage.k8s.io/v1/volumeattachments":       {spec: `{spec: {attacher: a, nodeName: one, source: {persistentVolumeName: v}}}`, mutate: `{metadata: {annotations: {x: z}}}`, status: `{status: {attached: true}}`},
+	"storage.k8s.io/v1/volumeattributesclasses": {spec: `{driverName: d, parameters: {a: b}}`, mutate: `{metadata: {annotations: {x: z}}}`},
+
+	"storagemigration.k8s.io/v1/storageversionmigrations": {spec: `{spec: {resource: {group: no.example.com, resource: xs}}}`, mutate: `{metadata: {annotations: {x: z}}}`, status: `{status: {conditions: [{type: Running, status: "False", reason: E2E, message: m, lastTransitionTime: "2024-01-02T03:04:05Z"}]}}`},
 }
 
 // TestLifecycles is "should run through the lifecycle of …" for every
