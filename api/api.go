@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -50,6 +51,19 @@ type Kind struct {
 	// resources they are unstructured.
 	New     func() Object
 	NewList func() runtime.Object
+
+	// Coerce brings a custom resource that a client sent into the form of its
+	// schema; it mutates obj. unknown are the paths of the fields that it dropped.
+	Coerce func(obj Object) (unknown []string, err error)
+	// Read does so with what was stored, perhaps by another schema or in another
+	// version; it mutates obj.
+	Read func(obj Object)
+	// Types tells how the fields of a kind without a Go type merge; nil: as
+	// their values look.
+	Types managedfields.TypeConverter
+	// Schema is the OpenAPI schema of a kind without a Go type, and Columns of
+	// such kinds may change with it; nil: any fields.
+	Schema func(v3 bool) map[string]any
 
 	// StoragePath is upstream's etcd path below /registry/, without slashes at
 	// either end: "pods", "services/specs", "minions", "deployments",
@@ -116,6 +130,9 @@ type Kind struct {
 	// asked are those that the request names, nil for none. A nil function
 	// means that objects are removed at once, zero removes this one at once.
 	GracePeriod func(obj Object, asked *int64) int64
+	// BeginDelete marks an object whose deletion begins, with finalizers of its
+	// own if it has to wait for something; it mutates obj.
+	BeginDelete func(obj Object)
 	// OrphanByDefault makes "Orphan" the default propagation policy.
 	OrphanByDefault bool
 	// ResetFields are the fields that server-side apply may not own, per
@@ -144,8 +161,10 @@ type Requester struct {
 // argument, and never mutate the argument.
 type Conversion struct {
 	Kind schema.GroupVersionKind // the stored version
-	To   func(obj Object) (Object, error)
-	From func(stored Object) (Object, error)
+	// Stored is the stored kind where it need not be served itself.
+	Stored *Kind
+	To     func(obj Object) (Object, error)
+	From   func(stored Object) (Object, error)
 }
 
 // Status is the status subresource.

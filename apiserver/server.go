@@ -25,6 +25,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/codec"
+	"github.com/proa-dev/proa/apiserver/customresources"
 	"github.com/proa-dev/proa/apiserver/discovery"
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/health"
@@ -151,6 +152,18 @@ func (s *Server) Registry() registry.Registry { return s.registry }
 
 // Kinds is the table of what is served.
 func (s *Server) Kinds() *kinds.Table { return s.kinds }
+
+// ServeCustomResources keeps serving what CustomResourceDefinitions define until
+// ctx ends. ready is called when those that are there are served.
+func (s *Server) ServeCustomResources(ctx context.Context, ready func()) error {
+	custom, err := customresources.New(customresources.Config{
+		Store: s.cfg.Store, Kinds: s.kinds, Registry: s.registry, Types: s.types, Logger: s.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	return custom.Run(ctx, ready)
+}
 
 const (
 	headerTimeout = 32 * time.Second

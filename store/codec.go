@@ -157,6 +157,8 @@ func decodeAs(k *api.Kind, lookup func(schema.GroupVersionKind) *api.Kind, gvk s
 	}
 	if !custom {
 		obj.GetObjectKind().SetGroupVersionKind(gvk)
+	} else if k.Read != nil {
+		k.Read(obj)
 	}
 	if from == k {
 		return obj, nil

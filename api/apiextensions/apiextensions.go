@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
@@ -59,6 +60,7 @@ func CustomResourceDefinition() *api.Kind {
 				}, d, old)
 			}),
 		},
+		BeginDelete:            api.On(beginDelete),
 		RequireVersionOnUpdate: true,
 		ResetFields:            map[string][]string{"": {"status"}, "status": {"spec"}},
 	}
@@ -72,6 +74,17 @@ func noteStored(d *definition) {
 			d.Status.StoredVersions = append(d.Status.StoredVersions, v.Name)
 		}
 	}
+}
+
+// beginDelete makes a definition wait until its objects are gone.
+func beginDelete(d *definition) {
+	if !slices.Contains(d.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer) {
+		d.Finalizers = append(d.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer)
+	}
+	apihelpers.SetCRDCondition(d, apiextensionsv1.CustomResourceDefinitionCondition{
+		Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue, Reason: "InstanceDeletionPending",
+		Message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+	})
 }
 
 // checked hands copies of definitions, as upstream's validation takes them.

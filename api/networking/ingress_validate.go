@@ -154,11 +154,10 @@ func validateBackend(path *field.Path, b *networkingv1.IngressBackend) field.Err
 	}
 	var errs field.ErrorList
 	name, port := path.Child("service", "name"), path.Child("service", "port")
-	switch s := b.Service; {
-	case s.Name == "":
+	if b.Service.Name == "" {
 		errs = append(errs, field.Required(name, ""))
-	default:
-		errs = append(errs, validate.Label(name, s.Name)...)
+	} else {
+		errs = append(errs, validate.Label(name, b.Service.Name)...)
 	}
 	switch p := b.Service.Port; {
 	case p.Name != "" && p.Number != 0:

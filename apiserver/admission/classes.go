@@ -123,8 +123,6 @@ func (*StorageObjectInUseProtection) Admit(_ context.Context, a *Attributes) err
 		obj, finalizer = o, "kubernetes.io/pv-protection"
 	case *corev1.PersistentVolumeClaim:
 		obj, finalizer = o, "kubernetes.io/pvc-protection"
-	case *storagev1.VolumeAttributesClass:
-		obj, finalizer = o, "kubernetes.io/vac-protection"
 	default:
 		return nil
 	}

@@ -60,6 +60,8 @@ func Start(tb testing.TB, change func(*apiserver.Config)) *Server {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	done := make(chan error, 1)
+	custom := make(chan error, 1)
+	go func() { custom <- s.ServeCustomResources(ctx, func() {}) }()
 	go func() { done <- s.Serve(ctx, ln) }()
 	tb.Cleanup(func() {
 		cancel()
@@ -70,6 +72,9 @@ func Start(tb testing.TB, change func(*apiserver.Config)) *Server {
 			}
 		case <-time.After(30 * time.Second):
 			tb.Error("the server does not stop")
+		}
+		if err := <-custom; err != nil {
+			tb.Errorf("serve custom resources: %v", err)
 		}
 		if err := st.Close(); err != nil {
 			tb.Errorf("close the store: %v", err)

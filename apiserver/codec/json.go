@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
 
+	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/internal/quantities"
 )
 
@@ -47,4 +48,14 @@ func DecodeJSON(data []byte, obj runtime.Object) (strict []error, err error) {
 	}
 	u.Object = content
 	return strict, nil
+}
+
+// Coerce brings a custom resource into the form of its schema. unknown are the
+// fields that were dropped.
+func Coerce(k *api.Kind, obj api.Object) (unknown []error, err error) {
+	paths, err := k.Coerce(obj)
+	for _, p := range paths {
+		unknown = append(unknown, fmt.Errorf(`unknown field "%s"`, p))
+	}
+	return unknown, err
 }

@@ -10,6 +10,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -47,6 +48,13 @@ func (c *call) decode(ctx context.Context, validation string) (runtime.Object, e
 	strict, err := c.cfg.Codec.Decode(f, data, obj, want)
 	if err != nil {
 		return nil, err
+	}
+	if o, ok := obj.(*unstructured.Unstructured); ok && c.target.Kind.Coerce != nil {
+		dropped, err := codec.Coerce(c.target.Kind, o)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		strict = append(strict, dropped...)
 	}
 	if len(strict) == 0 {
 		return obj, nil

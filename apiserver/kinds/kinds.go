@@ -136,6 +136,9 @@ func (s *Set) Stored(k *api.Kind) *api.Kind {
 	if k.Storage == nil {
 		return k
 	}
+	if k.Storage.Stored != nil {
+		return k.Storage.Stored
+	}
 	return s.byKind[k.Storage.Kind]
 }
 

@@ -168,6 +168,10 @@ func (d *definitions) custom(k *api.Kind, list bool) object {
 	name := strings.Join(parts, ".") + "." + k.GVK.Version + "." + k.GVK.Kind
 	gvk := k.GVK
 	meta := d.ref(reflect.TypeFor[metav1.ObjectMeta]())
+	if k.Schema != nil && !list {
+		d.made[name] = k.Schema(d.v3)
+		return d.refTo(name)
+	}
 	properties := object{"apiVersion": object{"type": "string"}, "kind": object{"type": "string"}, "metadata": meta}
 	if list {
 		item := d.custom(k, false)
@@ -175,10 +179,13 @@ func (d *definitions) custom(k *api.Kind, list bool) object {
 		properties["metadata"] = d.ref(reflect.TypeFor[metav1.ListMeta]())
 		properties["items"] = object{"type": "array", "items": item}
 	}
-	d.made[name] = object{
-		"type": "object", "properties": properties, "x-kubernetes-preserve-unknown-fields": true,
-		"x-kubernetes-group-version-kind": []any{gvkOf(gvk)},
+	s := object{"type": "object", "properties": properties, "x-kubernetes-group-version-kind": []any{gvkOf(gvk)}}
+	if list {
+		s["required"] = []string{"items"}
+	} else {
+		s["x-kubernetes-preserve-unknown-fields"] = true
 	}
+	d.made[name] = s
 	return d.refTo(name)
 }
 

@@ -1,12 +1,16 @@
 package openapi
 
 import (
+	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	smdschema "sigs.k8s.io/structured-merge-diff/v6/schema"
 
 	"github.com/proa-dev/proa/apiserver/kinds"
@@ -265,4 +269,23 @@ func (d *definitions) property(f reflect.StructField, description, name string, 
 		p["x-kubernetes-map-type"] = "atomic"
 	}
 	return p
+}
+
+// Metadata is the schema of metadata with all that it refers to, by model name,
+// for schemas of users' own kinds that include it.
+func Metadata(set *kinds.Set, types managedfields.TypeConverter) (map[string]*spec.Schema, error) {
+	d := &definitions{builder: newBuilder(set, types), made: map[string]object{}}
+	d.ref(reflect.TypeFor[metav1.ObjectMeta]())
+	out := make(map[string]*spec.Schema, len(d.made))
+	for name, s := range d.made {
+		data, err := json.Marshal(s)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = &spec.Schema{}
+		if err := json.Unmarshal(data, out[name]); err != nil {
+			return nil, fmt.Errorf("schema of %s: %w", name, err)
+		}
+	}
+	return out, nil
 }

@@ -135,6 +135,10 @@ func (c *Core) nextState(k *api.Kind, live api.Object, opts *metav1.DeleteOption
 	if pending {
 		return nil, false
 	}
+	if k.BeginDelete != nil && live.GetDeletionTimestamp() == nil {
+		live = live.DeepCopyObject().(api.Object)
+		k.BeginDelete(live)
+	}
 	finalizers, changed := collectorFinalizers(k, live, opts)
 	if !graceful && len(finalizers) == 0 {
 		return nil, true

@@ -42,12 +42,20 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(set)
 	}
 	types := c.cfg.Types
-	if _, custom := r.kind.New().(runtime.Unstructured); custom || r.kind.GVK == scaleGVK {
+	newManager := managedfields.NewDefaultFieldManager
+	_, custom := r.kind.New().(runtime.Unstructured)
+	if custom {
+		newManager = managedfields.NewDefaultCRDFieldManager
+	}
+	switch {
+	case r.kind.Types != nil:
+		types = r.kind.Types
+	case custom || r.kind.GVK == scaleGVK:
 		// There is no schema, or (for Scale) none is needed: it has scalars alone.
 		types = managedfields.NewDeducedTypeConverter()
 	}
 	conv := versions{kind: r.kind}
-	m, err := managedfields.NewDefaultFieldManager(types, conv, conv, conv, r.kind.GVK, gv, subresource, reset)
+	m, err := newManager(types, conv, conv, conv, r.kind.GVK, gv, subresource, reset)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}

@@ -129,6 +129,11 @@ func patchDocument(k *api.Kind, pt types.PatchType, doc, data []byte, f *faults)
 		return nil, err
 	}
 	unknown, err := codec.DecodeJSON(out, obj)
+	if err == nil && k.Coerce != nil {
+		var dropped []error
+		dropped, err = codec.Coerce(k, obj)
+		unknown = append(unknown, dropped...)
+	}
 	if err == nil {
 		told := f.told
 		err = f.report(append(strict, unknown...))
@@ -224,7 +229,14 @@ func (c *Core) applyTo(r *resource, t Target, live *state, applied *unstructured
 	if err != nil {
 		return nil, applyError(err)
 	}
-	return asObject(out)
+	obj, err := asObject(out)
+	if err == nil && r.kind.Coerce != nil {
+		// What is applied by schema has no unknown fields, but what is not.
+		if _, err := r.kind.Coerce(obj); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+	}
+	return obj, err
 }
 
 func applyError(err error) error {

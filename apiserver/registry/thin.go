@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"maps"
 	"reflect"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -14,8 +15,8 @@ import (
 // the objects, at a fraction of the cost of comparing all of them: most updates
 // touch a handful of fields. Names, kinds and managed fields stay.
 func thin(a, b api.Object) (api.Object, api.Object) {
-	if _, ok := a.(*unstructured.Unstructured); ok {
-		return a, b
+	if u, ok := a.(*unstructured.Unstructured); ok {
+		return ownMeta(u), b
 	}
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
 	if va.Type() != vb.Type() || va.Kind() != reflect.Pointer || va.Elem().Kind() != reflect.Struct {
@@ -32,6 +33,15 @@ func thin(a, b api.Object) (api.Object, api.Object) {
 		to.SetManagedFields(from.GetManagedFields())
 	}
 	return oa, ob
+}
+
+// ownMeta copies as much of an object as changes of its metadata touch.
+func ownMeta(u *unstructured.Unstructured) *unstructured.Unstructured {
+	content := maps.Clone(u.Object)
+	if meta, ok := content["metadata"].(map[string]any); ok {
+		content["metadata"] = maps.Clone(meta)
+	}
+	return &unstructured.Unstructured{Object: content}
 }
 
 // share makes what is equal in two versions of an object one and the same, so

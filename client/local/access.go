@@ -67,7 +67,7 @@ func (a *access) own(k *api.Kind, obj runtime.Object) (runtime.Object, error) {
 		c := obj.DeepCopyObject()
 		c.GetObjectKind().SetGroupVersionKind(k.GVK)
 		a.precision.cut(c)
-		return c, nil
+		return c, coerce(k, c)
 	case isPartial(obj):
 		return nil, fmt.Errorf("cannot write %s using only metadata", k.GVK.Kind)
 	}
@@ -85,7 +85,17 @@ func (a *access) own(k *api.Kind, obj runtime.Object) (runtime.Object, error) {
 		return nil, fmt.Errorf("%s is a %T here, not a %T", k.GVK.Kind, out, obj)
 	}
 	out.GetObjectKind().SetGroupVersionKind(k.GVK)
-	return out, nil
+	return out, coerce(k, out)
+}
+
+// coerce drops what the schema of a custom resource does not know.
+func coerce(k *api.Kind, obj runtime.Object) error {
+	o, ok := obj.(api.Object)
+	if k.Coerce == nil || !ok {
+		return nil
+	}
+	_, err := k.Coerce(o)
+	return err
 }
 
 // ownBody is own for what is sent to a subresource: the parent's kind or one

@@ -1,0 +1,118 @@
+package customresources
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	openapiv2 "k8s.io/apiextensions-apiserver/pkg/controller/openapi/v2"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+)
+
+const metadataModel = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+
+// document is the schema of a version as clients read it.
+func (v *version) document(v3 bool) *spec.Schema {
+	out := (&spec.Schema{}).Typed("object", "")
+	s := v.schema
+	if s != nil && len(structural.ValidateStructural(nil, s)) > 0 {
+		s = nil
+	}
+	// kubectl takes listed properties for all there are.
+	if s != nil && (v3 || !s.XPreserveUnknownFields && !v.preserve) {
+		if s = s.Unfold(); !v3 {
+			s = openapiv2.ToStructuralOpenAPIV2(s)
+		}
+		out = s.ToKubeOpenAPI()
+		addType(out, v3)
+		addEmbedded(out, v3)
+	}
+	out.AddExtension("x-kubernetes-group-version-kind", []any{
+		map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind},
+	})
+	return out
+}
+
+// addType adds what every object has.
+func addType(s *spec.Schema, v3 bool) {
+	text := func(description string) spec.Schema {
+		return *spec.StringProperty().WithDescription(description)
+	}
+	s.SetProperty("apiVersion", text("APIVersion defines the versioned schema of this representation of an object."))
+	s.SetProperty("kind", text("Kind is a string value representing the REST resource this object represents."))
+	prefix := "#/definitions/"
+	if v3 {
+		prefix = "#/components/schemas/"
+	}
+	s.SetProperty("metadata", *spec.RefSchema(prefix + metadataModel).WithDescription("Standard object's metadata."))
+}
+
+// addEmbedded does so for objects inside of the object.
+func addEmbedded(s *spec.Schema, v3 bool) {
+	if s == nil {
+		return
+	}
+	for name, p := range s.Properties {
+		addEmbedded(&p, v3)
+		s.Properties[name] = p
+	}
+	if s.Items != nil {
+		addEmbedded(s.Items.Schema, v3)
+	}
+	if s.AdditionalProperties != nil {
+		addEmbedded(s.AdditionalProperties.Schema, v3)
+	}
+	if any, ok := s.Extensions.GetBool("x-kubernetes-preserve-unknown-fields"); ok && any && !v3 {
+		return
+	}
+	if embedded, ok := s.Extensions.GetBool("x-kubernetes-embedded-resource"); !ok || !embedded {
+		return
+	}
+	addType(s, v3)
+	for _, name := range []string{"kind", "apiVersion"} {
+		if !slices.Contains(s.Required, name) {
+			s.Required = append(s.Required, name)
+		}
+	}
+}
+
+// published is document as the OpenAPI handler merges it into its own.
+func (v *version) published(v3 bool) map[string]any {
+	out := map[string]any{}
+	data, err := json.Marshal(v.document(v3))
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	if err != nil { // of what was read from JSON: cannot be
+		return map[string]any{"type": "object"}
+	}
+	return out
+}
+
+// types tells how the fields of a version merge.
+func (v *version) types(metadata map[string]*spec.Schema) (managedfields.TypeConverter, error) {
+	models := maps.Clone(metadata)
+	group := strings.Split(v.gvk.Group, ".")
+	slices.Reverse(group)
+	models[strings.Join(group, ".")+"."+v.gvk.Version+"."+v.gvk.Kind] = v.document(false)
+	if v.schema != nil {
+		// The second version of OpenAPI says less; its references are wanted.
+		s := v.schema.Unfold().ToKubeOpenAPI()
+		addType(s, false)
+		addEmbedded(s, false)
+		s.Extensions = maps.Clone(s.Extensions)
+		s.AddExtension("x-kubernetes-group-version-kind", []any{
+			map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind},
+		})
+		models[strings.Join(group, ".")+"."+v.gvk.Version+"."+v.gvk.Kind] = s
+	}
+	out, err := managedfields.NewTypeConverter(models, v.preserve || v.schema == nil)
+	if err != nil {
+		return nil, fmt.Errorf("version %s: how fields merge: %w", v.gvk.Version, err)
+	}
+	return out, nil
+}

@@ -1,0 +1,171 @@
+package apiserver_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/yaml"
+
+	"github.com/proa-dev/proa/apiserver/apiservertest"
+)
+
+const gadgets = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: gadgets.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: gadgets, kind: Gadget, shortNames: [gd]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}, scale: {specReplicasPath: .spec.count, statusReplicasPath: .status.count}}
+    selectableFields: [{jsonPath: .spec.color}]
+    additionalPrinterColumns: [{name: Color, type: string, jsonPath: .spec.color}]
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            x-kubernetes-validations: [{rule: "self.count < 10", message: "too many"}]
+            properties:
+              color: {type: string, default: red}
+              count: {type: integer, default: 1}
+              ports:
+                type: array
+                x-kubernetes-list-type: map
+                x-kubernetes-list-map-keys: [name]
+                items: {type: object, required: [name], properties: {name: {type: string}, port: {type: integer}}}
+          status: {type: object, properties: {count: {type: integer}}}
+  - name: v2
+    served: true
+    storage: false
+    schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {color: {type: string}}}}}}
+`
+
+var (
+	definitionsGVR = apiextensionsv1.SchemeGroupVersion.WithResource("customresourcedefinitions")
+	gadgetsGVR     = schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "gadgets"}
+)
+
+func object(t *testing.T, text string) *unstructured.Unstructured {
+	t.Helper()
+	u := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(text), &u.Object); err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// established waits until a definition is.
+func established(t *testing.T, c dynamic.Interface, name string) {
+	t.Helper()
+	until(t, func(ctx context.Context) (bool, error) {
+		u, err := c.Resource(definitionsGVR).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		d := &apiextensionsv1.CustomResourceDefinition{}
+		err = runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, d)
+		return apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established), err
+	})
+}
+
+func until(t *testing.T, f wait.ConditionWithContextFunc) {
+	t.Helper()
+	if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, 30*time.Second, true, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCustomResources lives the life of a definition and of an object of it.
+func TestCustomResources(t *testing.T) {
+	s := apiservertest.Start(t, nil)
+	ctx := t.Context()
+	c, err := dynamic.NewForConfig(s.Config("admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Resource(definitionsGVR).Create(ctx, object(t, gadgets), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	established(t, c, "gadgets.example.com")
+	list := c.Resource(gadgetsGVR).Namespace("default")
+	w, err := list.Watch(ctx, metav1.ListOptions{FieldSelector: "spec.color=red"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := list.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Gadget, metadata: {name: a}, spec: {unknown: 1}}"), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := made.Object["spec"].(map[string]any)
+	if spec["color"] != "red" || spec["count"] != int64(1) || spec["unknown"] != nil || made.GetGeneration() != 1 {
+		t.Errorf("made: %v", made.Object)
+	}
+	if e := <-w.ResultChan(); e.Object.(*unstructured.Unstructured).GetName() != "a" {
+		t.Errorf("watched: %v", e)
+	}
+	_, err = list.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Gadget, metadata: {name: b}, spec: {unknown: 1}}"), metav1.CreateOptions{FieldValidation: "Strict"})
+	if err == nil || !strings.Contains(err.Error(), `strict decoding error: unknown field "spec.unknown"`) {
+		t.Errorf("strict: %v", err)
+	}
+	_, err = list.Patch(ctx, "a", types.MergePatchType, []byte(`{"spec":{"count":10}}`), metav1.PatchOptions{})
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec: Invalid value: too many") {
+		t.Errorf("by rule: %v", err)
+	}
+	for _, name := range []string{"p", "q"} { // two managers, two entries of one list
+		applied := object(t, "{apiVersion: example.com/v1, kind: Gadget, metadata: {name: a}, spec: {ports: [{name: "+name+", port: 1}]}}")
+		if made, err = list.Apply(ctx, "a", applied, metav1.ApplyOptions{FieldManager: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ports, _, _ := unstructured.NestedSlice(made.Object, "spec", "ports"); len(ports) != 2 || made.GetGeneration() != 3 {
+		t.Errorf("applied: %v", made.Object)
+	}
+	made, err = list.Patch(ctx, "a", types.MergePatchType, []byte(`{"spec":{"replicas":3}}`), metav1.PatchOptions{}, "scale")
+	if n, _, _ := unstructured.NestedInt64(made.Object, "spec", "replicas"); err != nil || n != 3 {
+		t.Errorf("scaled: %v, %v", made, err)
+	}
+	second, err := c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v2", Resource: "gadgets"}).Namespace("default").Get(ctx, "a", metav1.GetOptions{})
+	if err != nil || second.GetAPIVersion() != "example.com/v2" || second.Object["spec"].(map[string]any)["ports"] != nil {
+		t.Errorf("as v2: %v, %v", second, err)
+	}
+	d := discovery.NewDiscoveryClientForConfigOrDie(s.Config("admin"))
+	found, err := d.ServerResourcesForGroupVersion("example.com/v1")
+	if err != nil || len(found.APIResources) != 3 || found.APIResources[0].ShortNames[0] != "gd" {
+		t.Errorf("discovered: %v, %v", found, err)
+	}
+	if doc, err := d.OpenAPISchema(); err != nil || !strings.Contains(doc.String(), "com.example.v1.Gadget") {
+		t.Errorf("not in OpenAPI: %v", err)
+	}
+	if err := c.Resource(definitionsGVR).Delete(ctx, "gadgets.example.com", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func(ctx context.Context) (bool, error) {
+		_, err := c.Resource(definitionsGVR).Get(ctx, "gadgets.example.com", metav1.GetOptions{})
+		return apierrors.IsNotFound(err), nil
+	})
+	until(t, func(ctx context.Context) (bool, error) {
+		_, err := list.List(ctx, metav1.ListOptions{})
+		return apierrors.IsNotFound(err), nil
+	})
+	for range w.ResultChan() { // ends
+	}
+}
