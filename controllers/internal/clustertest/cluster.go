@@ -110,7 +110,8 @@ func (c *Cluster) Launch(l loop.Loop) (kill func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := l.Run(ctx); err != nil {
+		// A loop that is killed before it has begun says that it could not.
+		if err := l.Run(ctx); err != nil && ctx.Err() == nil {
 			c.t.Errorf("%s: %v", l.Name, err)
 		}
 	})
