@@ -83,7 +83,7 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (started boo
 	err := w.start(ctx, c, k, image, attempt)
 	k.image = nil
 	if err == nil {
-		w.advanceBackOff(c, k)
+		w.advanceBackOff(k, attempt)
 		k.waiting, k.configRetry = nil, retry{}
 		w.collect(c.Name)
 		if w.dirty { // it was not seen to run: look
@@ -103,7 +103,7 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (started boo
 		w.event(c.Name, corev1.EventTypeWarning, "Failed", "Error: "+failed.err.Error())
 	}
 	if failed.reason == "RunContainerError" || failed.reason == "PostStartHookError" {
-		w.advanceBackOff(c, k)
+		w.advanceBackOff(k, attempt)
 		w.dirty = true
 		return false, now
 	}
@@ -199,15 +199,9 @@ func (w *worker) recallBackOff(name string, latest *cri.Container) (delay time.D
 }
 
 // advanceBackOff doubles the delay when an ended container is started again.
-func (w *worker) advanceBackOff(c *corev1.Container, k *container) {
-	latest := w.runtime.Latest(c.Name)
-	again := false
-	for _, r := range w.runtime.Containers {
-		if r.Name() == c.Name && (latest == nil || r.Id != latest.Id || r.Exited()) {
-			again = true
-		}
-	}
-	if !again {
+// The attempt says so, not the runtime: the new one may have ended by now.
+func (w *worker) advanceBackOff(k *container, attempt uint32) {
+	if attempt == 0 {
 		return
 	}
 	if k.delay == 0 {
