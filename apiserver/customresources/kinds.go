@@ -32,8 +32,14 @@ type family struct {
 }
 
 // build makes the kinds of a definition whose names are accepted. ctx ends
-// validation that is under way.
-func build(ctx context.Context, d *definition, metadata map[string]*spec.Schema) (*family, error) {
+// validation that is under way. Upstream's compilers trip over some schemas that
+// make no sense: those are an error like any other, not the server's end.
+func build(ctx context.Context, d *definition, metadata map[string]*spec.Schema) (_ *family, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: its schema cannot be used: %v", d.Name, p)
+		}
+	}()
 	all := map[string]*api.Kind{}
 	versions := map[string]*version{}
 	f := &family{}
