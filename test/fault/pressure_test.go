@@ -25,7 +25,7 @@ func TestPressure(t *testing.T) {
 	}{
 		{
 			"memory", "memory.available<1000Ti", corev1.NodeMemoryPressure, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
-			corev1.TaintNodeMemoryPressure, "memory", `Threshold quantity: 1000Ti, available: \d+Ki\. (Container main was using \d+Ki, request is 4Mi, has larger consumption of memory\. )?`, false,
+			corev1.TaintNodeMemoryPressure, "memory", `Threshold quantity: 1000Ti, available: \d+[KM]i\. (Container main was using \d+[KM]i, request is 4Mi, has larger consumption of memory\. )?`, false,
 		},
 		{
 			"disk", "nodefs.available<99.999%", corev1.NodeDiskPressure, "KubeletHasDiskPressure", "kubelet has disk pressure",
