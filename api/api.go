@@ -61,6 +61,10 @@ type Kind struct {
 	// Types tells how the fields of a kind without a Go type merge; nil: as
 	// their values look.
 	Types managedfields.TypeConverter
+	// Versions lead an object of any version of a custom resource to the version
+	// named, all of which are there. They never mutate what they are given, which
+	// may share parts with what they return.
+	Versions map[string]func(obj Object) (Object, error)
 	// Schema is the OpenAPI schema of a kind without a Go type, and Columns of
 	// such kinds may change with it; nil: any fields.
 	Schema func(v3 bool) map[string]any
@@ -165,6 +169,10 @@ type Conversion struct {
 	Stored *Kind
 	To     func(obj Object) (Object, error)
 	From   func(stored Object) (Object, error)
+	// Prepare is set where From is slow for one and not for many (a webhook
+	// converts) and where labels may change on the way: From of what was prepared
+	// costs nothing for as long as the object is kept.
+	Prepare func(stored []Object) error
 }
 
 // Status is the status subresource.

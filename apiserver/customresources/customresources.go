@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
@@ -33,6 +34,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/apiserver/openapi"
 	"github.com/proa-dev/proa/apiserver/registry"
+	"github.com/proa-dev/proa/apiserver/webhookclient"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -42,8 +44,11 @@ type Config struct {
 	Kinds    *kinds.Table
 	Registry *registry.Core
 	// Types tells how the fields of metadata merge.
-	Types  managedfields.TypeConverter
-	Logger *slog.Logger
+	Types managedfields.TypeConverter
+	// Webhooks calls those that convert; nil: definitions that need them are
+	// not served.
+	Webhooks *webhookclient.Client
+	Logger   *slog.Logger
 }
 
 // Server keeps the table of kinds.
@@ -60,6 +65,7 @@ type state struct {
 	uid      types.UID
 	spec     int64 // its generation
 	names    apiextensionsv1.CustomResourceDefinitionNames
+	stored   []string // versions
 	leaving  bool
 	family   *family
 }
@@ -199,13 +205,14 @@ func (s *Server) one(ctx context.Context, d *definition, defs []*definition) (_ 
 // serve puts the kinds of d into the table, unless they are there.
 func (s *Server) serve(ctx context.Context, d *definition, served bool) error {
 	st := s.known[d.Name]
-	next := &state{uid: d.UID, spec: d.Generation, names: *d.Status.AcceptedNames.DeepCopy(), leaving: d.DeletionTimestamp != nil}
-	if st != nil && st.uid == next.uid && st.spec == next.spec && st.leaving == next.leaving && reflect.DeepEqual(st.names, next.names) && (st.family != nil) == served {
+	next := &state{uid: d.UID, spec: d.Generation, names: *d.Status.AcceptedNames.DeepCopy(), stored: slices.Clone(d.Status.StoredVersions), leaving: d.DeletionTimestamp != nil}
+	if st != nil && st.uid == next.uid && st.spec == next.spec && st.leaving == next.leaving && reflect.DeepEqual(st.names, next.names) &&
+		slices.Equal(st.stored, next.stored) && (st.family != nil) == served {
 		return nil
 	}
 	if served {
 		var err error
-		if next.family, err = build(ctx, d, s.metadata); err != nil {
+		if next.family, err = s.build(ctx, d); err != nil {
 			return err
 		}
 	}

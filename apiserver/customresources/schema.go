@@ -93,26 +93,35 @@ func (v *version) published(v3 bool) map[string]any {
 	return out
 }
 
-// types tells how the fields of a version merge.
-func (v *version) types(metadata map[string]*spec.Schema) (managedfields.TypeConverter, error) {
+// mergeTypes tells how the fields of all versions merge.
+func mergeTypes(versions map[string]*version, metadata map[string]*spec.Schema) (managedfields.TypeConverter, error) {
 	models := maps.Clone(metadata)
-	group := strings.Split(v.gvk.Group, ".")
-	slices.Reverse(group)
-	models[strings.Join(group, ".")+"."+v.gvk.Version+"."+v.gvk.Kind] = v.document(false)
-	if v.schema != nil {
-		// The second version of OpenAPI says less; its references are wanted.
-		s := v.schema.Unfold().ToKubeOpenAPI()
-		addType(s, false)
-		addEmbedded(s, false)
-		s.Extensions = maps.Clone(s.Extensions)
-		s.AddExtension("x-kubernetes-group-version-kind", []any{
-			map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind},
-		})
-		models[strings.Join(group, ".")+"."+v.gvk.Version+"."+v.gvk.Kind] = s
+	preserve := false
+	for _, v := range versions {
+		group := strings.Split(v.gvk.Group, ".")
+		slices.Reverse(group)
+		models[strings.Join(group, ".")+"."+v.gvk.Version+"."+v.gvk.Kind] = v.model()
+		preserve = preserve || v.preserve || v.schema == nil
 	}
-	out, err := managedfields.NewTypeConverter(models, v.preserve || v.schema == nil)
+	out, err := managedfields.NewTypeConverter(models, preserve)
 	if err != nil {
-		return nil, fmt.Errorf("version %s: how fields merge: %w", v.gvk.Version, err)
+		return nil, fmt.Errorf("how fields merge: %w", err)
 	}
 	return out, nil
+}
+
+// model is the schema of a version by which fields merge. The second version
+// of OpenAPI says less than is needed; its references are wanted.
+func (v *version) model() *spec.Schema {
+	if v.schema == nil {
+		return v.document(false)
+	}
+	s := v.schema.Unfold().ToKubeOpenAPI()
+	addType(s, false)
+	addEmbedded(s, false)
+	s.Extensions = maps.Clone(s.Extensions)
+	s.AddExtension("x-kubernetes-group-version-kind", []any{
+		map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind},
+	})
+	return s
 }

@@ -111,14 +111,9 @@ func (c *localClient) List(ctx context.Context, list ctrl.ObjectList, opts ...ct
 	if err != nil {
 		return err
 	}
-	objs := make([]api.Object, len(res.Entries))
-	for i, e := range res.Entries {
-		objs[i] = e.Object
-		if res.Convert != nil {
-			if objs[i], err = res.Convert(e.Object); err != nil {
-				return err
-			}
-		}
+	objs, err := res.Objects()
+	if err != nil {
+		return err
 	}
 	list.SetResourceVersion(res.Meta.ResourceVersion)
 	list.SetContinue(res.Meta.Continue)
