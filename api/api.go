@@ -34,7 +34,9 @@ type Kind struct {
 	GVK      schema.GroupVersionKind
 	Resource string
 	// Singular defaults to the lower-case kind.
-	Singular   string
+	Singular string
+	// ListKind is the kind of lists; empty: Kind with "List" behind it.
+	ListKind   string
 	ShortNames []string
 	Categories []string
 	Namespaced bool
@@ -152,6 +154,14 @@ func (k *Kind) GVR() schema.GroupVersionResource {
 
 // GR returns the kind's group and resource.
 func (k *Kind) GR() schema.GroupResource { return k.GVR().GroupResource() }
+
+// ListGVK names the kind of lists.
+func (k *Kind) ListGVK() schema.GroupVersionKind {
+	if k.ListKind != "" {
+		return k.GVK.GroupVersion().WithKind(k.ListKind)
+	}
+	return k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List")
+}
 
 // Requester is who makes a request.
 type Requester struct {

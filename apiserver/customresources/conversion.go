@@ -40,12 +40,16 @@ type kept struct {
 
 func newConversions(ctx context.Context, d *definition, versions map[string]*version, client *webhookclient.Client) (*conversions, error) {
 	c := &conversions{ctx: ctx, group: d.Spec.Group, versions: versions}
-	if d.Spec.Conversion == nil || d.Spec.Conversion.Strategy != apiextensionsv1.WebhookConverter {
+	if !byWebhook(d) {
 		return c, nil
 	}
 	var err error
 	c.review, err = newReview(d, client)
 	return c, err
+}
+
+func byWebhook(d *definition) bool {
+	return d.Spec.Conversion != nil && d.Spec.Conversion.Strategy == apiextensionsv1.WebhookConverter
 }
 
 // read brings what is stored into the form of the version that it is stored in

@@ -30,6 +30,17 @@ type family struct {
 	served []*api.Kind
 }
 
+// leaving is a family whose objects may go, and be helped to, but not come.
+func (f *family) leaving() *family {
+	out := &family{stored: f.stored}
+	for _, k := range f.served {
+		going := *k
+		going.Verbs = []string{"delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+		out.served = append(out.served, &going)
+	}
+	return out
+}
+
 // build makes the kinds of a definition whose names are accepted. Upstream's
 // compilers trip over some schemas that make no sense: those are an error like
 // any other, not the server's end.
@@ -92,6 +103,9 @@ func (s *Server) build(ctx context.Context, d *definition) (_ *family, err error
 			k.Storage.Prepare = conv.prepare(v)
 		}
 	}
+	if d.DeletionTimestamp != nil {
+		return f.leaving(), nil
+	}
 	return f, nil
 }
 
@@ -100,7 +114,7 @@ func kindOf(ctx context.Context, d *definition, v *apiextensionsv1.CustomResourc
 	names := d.Status.AcceptedNames
 	listKind := c.gvk.GroupVersion().WithKind(names.ListKind)
 	k := &api.Kind{
-		GVK: c.gvk, Resource: names.Plural, Singular: names.Singular, ShortNames: names.ShortNames, Categories: names.Categories,
+		GVK: c.gvk, ListKind: names.ListKind, Resource: names.Plural, Singular: names.Singular, ShortNames: names.ShortNames, Categories: names.Categories,
 		Namespaced:  d.Spec.Scope == apiextensionsv1.NamespaceScoped,
 		StoragePath: d.Spec.Group + "/" + names.Plural,
 		New: func() api.Object {
@@ -136,9 +150,6 @@ func kindOf(ctx context.Context, d *definition, v *apiextensionsv1.CustomResourc
 			},
 		}
 		k.ResetFields = map[string][]string{"": {"status"}, "status": {"metadata", "spec"}}
-	}
-	if d.DeletionTimestamp != nil { // objects may go, and be helped to, but not come
-		k.Verbs = []string{"delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 	}
 	if v.Deprecated {
 		k.Deprecated = deprecation(d, v)

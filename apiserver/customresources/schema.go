@@ -42,13 +42,16 @@ func addType(s *spec.Schema, v3 bool) {
 	text := func(description string) spec.Schema {
 		return *spec.StringProperty().WithDescription(description)
 	}
-	s.SetProperty("apiVersion", text("APIVersion defines the versioned schema of this representation of an object."))
-	s.SetProperty("kind", text("Kind is a string value representing the REST resource this object represents."))
-	prefix := "#/definitions/"
-	if v3 {
-		prefix = "#/components/schemas/"
+	s.SetProperty("apiVersion", text("APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"))
+	s.SetProperty("kind", text("Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))
+	about := "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
+	if !v3 {
+		s.SetProperty("metadata", *spec.RefSchema("#/definitions/" + metadataModel).WithDescription(about))
+		return
 	}
-	s.SetProperty("metadata", *spec.RefSchema(prefix + metadataModel).WithDescription("Standard object's metadata."))
+	// Beside a reference nothing else counts.
+	meta := (&spec.Schema{}).WithAllOf(*spec.RefSchema("#/components/schemas/" + metadataModel)).WithDescription(about)
+	s.SetProperty("metadata", *meta)
 }
 
 // addEmbedded does so for objects inside of the object.

@@ -115,7 +115,7 @@ func (c *call) list(ctx context.Context) error {
 		var l *registry.List
 		if l, err = f.List(); err == nil {
 			if parts, err = c.jsonItems(l); err == nil {
-				parts, err = withHead(t.Kind.GVK, l.Meta, parts)
+				parts, err = withHead(t.Kind.ListGVK(), l.Meta, parts)
 			}
 		}
 	}
@@ -163,7 +163,7 @@ func (c *call) sameList(f *registry.Found) (codec.Parts, error) {
 		return nil, err
 	}
 	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(f.Revision, 10)}
-	return withHead(c.target.Kind.GVK, meta, items)
+	return withHead(c.target.Kind.ListGVK(), meta, items)
 }
 
 func withHead(gvk schema.GroupVersionKind, meta metav1.ListMeta, items codec.Parts) (codec.Parts, error) {

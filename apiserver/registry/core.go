@@ -106,7 +106,13 @@ func (c *Core) resource(k *api.Kind) (*resource, error) {
 }
 
 // Forget drops what is kept for a kind that is no longer served.
-func (c *Core) Forget(k *api.Kind) { c.resources.Delete(k) }
+func (c *Core) Forget(k *api.Kind) {
+	c.resources.Delete(k)
+	c.resources.Delete(scaleKey{k})
+}
+
+// scaleKey is the key of what is kept for the Scales of a kind.
+type scaleKey struct{ *api.Kind }
 
 // served returns the entry's object in the version of the kind. It may be
 // shared: never mutate it.

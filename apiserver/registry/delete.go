@@ -343,7 +343,7 @@ func (c *Core) DeleteCollection(ctx context.Context, t Target, opts *metav1.Dele
 	if err := meta.SetList(out, items); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	out.GetObjectKind().SetGroupVersionKind(t.Kind.GVK.GroupVersion().WithKind(t.Kind.GVK.Kind + "List"))
+	out.GetObjectKind().SetGroupVersionKind(t.Kind.ListGVK())
 	return out, nil
 }
 

@@ -118,7 +118,7 @@ func (c *localClient) List(ctx context.Context, list ctrl.ObjectList, opts ...ct
 	list.SetResourceVersion(res.Meta.ResourceVersion)
 	list.SetContinue(res.Meta.Continue)
 	list.SetRemainingItemCount(res.Meta.RemainingItemCount)
-	list.GetObjectKind().SetGroupVersionKind(k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List"))
+	list.GetObjectKind().SetGroupVersionKind(k.ListGVK())
 	return intoList(list, first(objs, limit), share)
 }
 
@@ -152,7 +152,7 @@ func (c *localClient) listFollowed(k *api.Kind, list ctrl.ObjectList, o *ctrl.Li
 	list.SetResourceVersion(formatRevision(snap.Revision))
 	list.SetContinue("")
 	list.SetRemainingItemCount(nil)
-	list.GetObjectKind().SetGroupVersionKind(k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List"))
+	list.GetObjectKind().SetGroupVersionKind(k.ListGVK())
 	return true, intoList(list, objs, share)
 }
 
