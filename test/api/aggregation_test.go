@@ -290,7 +290,7 @@ func (e *extension) discovery(t *testing.T) {
 	if a := do(t, http.MethodGet, "/apis/"+e.group, nil, nil); a.at("preferredVersion", "version") != "v1" {
 		t.Errorf("the group is %s", a.Body)
 	}
-	out, err := world.Kubectl(t.Context(), nil, "get", "wdg", "-n", "default", "-o", "name")
+	out, err := world.Kubectl(t.Context(), nil, "get", "wdg."+e.group, "-n", "default", "-o", "name")
 	if err != nil || strings.TrimSpace(out) != "widget."+e.group+"/one" {
 		t.Error(out, err)
 	}
@@ -304,7 +304,7 @@ func (e *extension) identity(t *testing.T) {
 		"X-Remote-User": "mallory", "X-Remote-Group": "devils",
 	}, nil)
 	asked, _ := json.Marshal(a.at("asked"))
-	if want := `{"authorization":null,"by":["alice"],"extra":["test"],"from":"system:front-proxy","groups":["system:masters","system:authenticated"],"query":"limit=5\u0026x=a%2Fb","uid":["u-1"]}`; string(asked) != want {
+	if want := `{"authorization":null,"by":["alice"],"extra":["test"],"from":"front-proxy-client","groups":["system:masters","system:authenticated"],"query":"limit=5\u0026x=a%2Fb","uid":["u-1"]}`; string(asked) != want {
 		t.Errorf("the extension was asked\n by   %s\n want %s", asked, want)
 	}
 	if got := a.Header.Values("Audit-Id"); len(got) != 1 {
@@ -386,7 +386,7 @@ func talk(t *testing.T, path string) {
 // described: its description is part of ours, in both versions.
 func (e *extension) described(t *testing.T) {
 	eventually(t, func() (bool, any) {
-		out, err := world.Kubectl(t.Context(), nil, "explain", "widgets.speed")
+		out, err := world.Kubectl(t.Context(), nil, "explain", "widgets.speed", "--api-version", e.group+"/v1")
 		return err == nil && strings.Contains(out, "How fast it turns."), fmt.Sprint(out, err)
 	})
 	two := string(do(t, http.MethodGet, "/openapi/v2", nil, nil).Body)
