@@ -24,6 +24,7 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/aggregation"
 	"github.com/proa-dev/proa/apiserver/codec"
 	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/customresources"
@@ -60,6 +61,9 @@ type Config struct {
 	// certificate for them; nil: logs, exec and proxies are not served. It
 	// must be an *http.Transport for requests that upgrade.
 	Kubelet http.RoundTripper
+	// FrontProxy is the certificate by which extension API servers know this
+	// server; nil: there are none.
+	FrontProxy func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Paths are served beside the API ("/openid/v1/jwks"), after
 	// authorization.
 	Paths map[string]http.Handler
@@ -84,6 +88,7 @@ type Server struct {
 	types     managedfields.TypeConverter
 	registry  *registry.Core
 	resources *handlers.Handler
+	remote    *aggregation.Server // nil: everything is served here
 	discovery *discovery.Handler
 	codec     *codec.Codec
 	infos     request.RequestInfoFactory
@@ -146,7 +151,15 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.resources = handlers.New(hc)
-	s.discovery = discovery.New(s.kinds, s.codec)
+	if cfg.FrontProxy != nil {
+		if s.remote, err = aggregation.New(aggregation.Config{
+			Store: cfg.Store, Kinds: s.kinds, Registry: s.registry, Source: live.New(cfg.Store, cfg.Kinds),
+			Identity: cfg.FrontProxy, Logger: cfg.Logger,
+		}); err != nil {
+			return nil, err
+		}
+	}
+	s.discovery = discovery.New(s.kinds, s.codec, s.remote.View)
 	return s, s.routes()
 }
 
@@ -168,6 +181,17 @@ func (s *Server) ServeCustomResources(ctx context.Context, ready func()) error {
 		return err
 	}
 	return custom.Run(ctx, ready)
+}
+
+// ServeAggregated keeps leading requests on to the servers that APIServices name
+// until ctx ends. ready is called when those that are there are known.
+func (s *Server) ServeAggregated(ctx context.Context, ready func()) error {
+	if s.remote == nil {
+		ready()
+		<-ctx.Done()
+		return nil
+	}
+	return s.remote.Run(ctx, ready)
 }
 
 const (

@@ -137,6 +137,10 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
+	frontProxy, err := p.authority.FrontProxyClient(certs.FrontProxyUser)
+	if err != nil {
+		return err
+	}
 	kinds := builtin.Kinds()
 	objects := live.New(p.store, kinds)
 	p.authenticator, err = authn.New(authn.Config{
@@ -182,6 +186,7 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
+		FrontProxy: frontProxy.GetClientCertificate,
 		Components: []health.Check{
 			// They run in this process from the end of bootstrapping to its own end.
 			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
