@@ -44,6 +44,7 @@ import (
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
+	"github.com/proa-dev/proa/controllers/servicecidr"
 	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
 	"github.com/proa-dev/proa/controllers/ttlafterfinished"
@@ -69,6 +70,9 @@ type Config struct {
 	MetricsAPI *rest.Config
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
+	// ServiceCIDR is what Services take their addresses from, unless ServiceCIDRs
+	// say otherwise.
+	ServiceCIDR netip.Prefix
 	// Certificates says who signs certificate requests, and how.
 	Certificates certificates.Config
 }
@@ -88,6 +92,8 @@ func (c *Config) Validate() error {
 		return errors.New("controllers: no API of metrics")
 	case !c.PodCIDR.IsValid():
 		return errors.New("controllers: no pod network")
+	case !c.ServiceCIDR.IsValid():
+		return errors.New("controllers: no addresses of Services")
 	}
 	return nil
 }
@@ -143,6 +149,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return ephemeralvolume.New(env) },
 		func() (loop.Loop, error) { return localpath.New(env) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
+		func() (loop.Loop, error) { return servicecidr.New(env, cfg.ServiceCIDR) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
