@@ -45,6 +45,7 @@ import (
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
 	"github.com/proa-dev/proa/controllers/servicecidr"
+	"github.com/proa-dev/proa/controllers/servicelb"
 	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
 	"github.com/proa-dev/proa/controllers/ttlafterfinished"
@@ -73,6 +74,8 @@ type Config struct {
 	// ServiceCIDR is what Services take their addresses from, unless ServiceCIDRs
 	// say otherwise.
 	ServiceCIDR netip.Prefix
+	// NoServiceLB leaves Services of type LoadBalancer to somebody else.
+	NoServiceLB bool
 	// Certificates says who signs certificate requests, and how.
 	Certificates certificates.Config
 }
@@ -150,6 +153,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return localpath.New(env) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
 		func() (loop.Loop, error) { return servicecidr.New(env, cfg.ServiceCIDR) },
+		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },

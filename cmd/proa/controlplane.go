@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -233,7 +234,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
-		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, ServiceCIDR: p.cfg.services, MetricsAPI: p.overHTTP(metrics),
+		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, ServiceCIDR: p.cfg.services, NoServiceLB: slices.Contains(p.cfg.disabled, serviceLB), MetricsAPI: p.overHTTP(metrics),
 		Certificates: certificates.Config{Issuer: p.authority, CA: p.authority.CAPEM(), Reserved: p.names(), Life: certs.Life},
 	})
 	return err
