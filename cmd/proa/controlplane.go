@@ -45,7 +45,6 @@ import (
 	"github.com/proa-dev/proa/controllers"
 	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/internal/certs"
-	"github.com/proa-dev/proa/scheduler"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -359,21 +358,6 @@ func (p *controlPlane) runRepair(ctx context.Context, ready func()) error {
 		case <-tick.C:
 		}
 	}
-}
-
-func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
-	ready()
-	return p.controllers.Run(ctx)
-}
-
-func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
-	cfg := p.cfg.scheduling
-	cfg.Logger = p.cfg.logger.With("component", "scheduler")
-	s, err := scheduler.New(p.forPods, cfg)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx, ready)
 }
 
 func (p *controlPlane) close() {
