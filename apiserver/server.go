@@ -76,7 +76,9 @@ type Config struct {
 	MaxReads, MaxWrites int
 	// Metrics registers metrics and gathers them for /metrics; nil: none.
 	Metrics *prometheus.Registry
-	Logger  *slog.Logger
+	// OtherMetrics are shown at /metrics too: those of libraries.
+	OtherMetrics []prometheus.Gatherer
+	Logger       *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -106,7 +108,7 @@ type tree struct {
 }
 
 // New returns a server that does not listen yet.
-func New(cfg Config) (*Server, error) {
+func New(cfg Config) (_ *Server, err error) {
 	switch {
 	case cfg.Scheme == nil:
 		return nil, errors.New("apiserver: no scheme")
@@ -130,6 +132,17 @@ func New(cfg Config) (*Server, error) {
 		infos: request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		reads: newLimiter(cfg.MaxReads), writes: newLimiter(cfg.MaxWrites),
 	}
+	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("apiserver: register metrics: %w", err)
+	}
+	if cfg.Metrics != nil {
+		if cfg.Admission, err = admission.Measured(cfg.Admission, cfg.Metrics); err != nil {
+			return nil, fmt.Errorf("apiserver: register metrics: %w", err)
+		}
+		if err := cfg.Metrics.Register(newInventory(s)); err != nil {
+			return nil, fmt.Errorf("apiserver: register metrics: %w", err)
+		}
+	}
 	computed, err := s.computed()
 	if err != nil {
 		return nil, err
@@ -142,9 +155,6 @@ func New(cfg Config) (*Server, error) {
 	})
 	if err != nil {
 		return nil, err
-	}
-	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
-		return nil, fmt.Errorf("apiserver: register metrics: %w", err)
 	}
 	hc := handlers.Config{Registry: s.registry, Kinds: s.kinds, Codec: s.codec, Now: cfg.Now}
 	if err := s.connect(&hc); err != nil {
