@@ -343,7 +343,7 @@ func (c *Core) DeleteCollection(ctx context.Context, t Target, opts *metav1.Dele
 	if err := meta.SetList(out, items); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	out.GetObjectKind().SetGroupVersionKind(t.Kind.GVK.GroupVersion().WithKind(t.Kind.GVK.Kind + "List"))
+	out.GetObjectKind().SetGroupVersionKind(t.Kind.ListGVK())
 	return out, nil
 }
 
@@ -390,21 +390,4 @@ func (c *Core) deleteAll(ctx context.Context, t Target, objs []api.Object, opts 
 		}
 	}
 	return first
-}
-
-// Objects returns the list's objects in the version of the kind. They are
-// shared: never mutate them.
-func (l *List) Objects() ([]api.Object, error) {
-	out := make([]api.Object, len(l.Entries))
-	for i, e := range l.Entries {
-		out[i] = e.Object
-		if l.Convert == nil {
-			continue
-		}
-		var err error
-		if out[i], err = l.Convert(e.Object); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }

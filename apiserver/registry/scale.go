@@ -113,11 +113,10 @@ func (c *Core) patchScale(ctx context.Context, t Target, pt types.PatchType, dat
 
 // scaleResource has the field manager of Scales.
 func (c *Core) scaleResource(t Target) *resource {
-	type key struct{ *api.Kind }
-	if r, ok := c.resources.Load(key{t.Kind}); ok {
+	if r, ok := c.resources.Load(scaleKey{t.Kind}); ok {
 		return r.(*resource)
 	}
-	r, _ := c.resources.LoadOrStore(key{t.Kind}, &resource{kind: scaleKind()})
+	r, _ := c.resources.LoadOrStore(scaleKey{t.Kind}, &resource{kind: scaleKind()})
 	return r.(*resource)
 }
 
