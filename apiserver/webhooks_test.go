@@ -48,6 +48,11 @@ type hooks struct {
 // withHooks starts an API server that calls webhooks, and a server for them.
 func withHooks(t *testing.T) *hooks {
 	t.Helper()
+	return hooksOn(t, start)
+}
+
+func hooksOn(t *testing.T, start func(*testing.T, func(*apiserver.Config)) *fixture) *hooks {
+	t.Helper()
 	h := &hooks{paths: map[string]answerer{}}
 	client := webhookclient.New(nil)
 	t.Cleanup(client.Close)
@@ -185,7 +190,7 @@ func says(err error) string {
 func TestValidatingWebhooks(t *testing.T) {
 	h := withHooks(t)
 	h.on("/deny", func(r *reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse {
-		if r.Operation == admissionv1DELETE && len(r.Object.Raw) > 0 || r.UserInfo.Username != "admin" || len(r.Options.Raw) == 0 {
+		if r.UserInfo.Username != "admin" || len(r.Options.Raw) == 0 {
 			return &reviewv1.AdmissionResponse{Result: &metav1.Status{Message: "asked in a wrong way"}}
 		}
 		return &reviewv1.AdmissionResponse{
@@ -231,8 +236,6 @@ func TestValidatingWebhooks(t *testing.T) {
 	}
 }
 
-const admissionv1DELETE = reviewv1.Delete
-
 func TestDeletionsAreAsked(t *testing.T) {
 	h := withHooks(t)
 	h.on("/keep", func(r *reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse {
@@ -260,6 +263,30 @@ func TestDeletionsAreAsked(t *testing.T) {
 	if err := maps.Delete(t.Context(), "gone", metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestConnectionsAndEvictionsAreAsked(t *testing.T) {
+	h := hooksOn(t, func(t *testing.T, change func(*apiserver.Config)) *fixture { return withKubelet(t, change) })
+	h.bound("p")
+	h.on("/connect", func(r *reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse {
+		if r.SubResource == "attach" {
+			return &reviewv1.AdmissionResponse{Result: &metav1.Status{Message: r.Kind.Kind + " of " + r.Namespace + "/" + r.Name}}
+		}
+		return patches(`[{"op":"replace","path":"/command/0","value":"true"}]`)
+	})
+	h.mutate("/connect", func(w *admissionv1.MutatingWebhook) { w.Rules = rule("", "v1", "pods/*", admissionv1.Connect) })
+	h.on("/delete", func(*reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse { return &reviewv1.AdmissionResponse{} })
+	h.validate("/delete", func(w *admissionv1.ValidatingWebhook) { w.Rules = rule("", "*", "pods", admissionv1.Delete) })
+	h.settle()
+	a := h.expect(http.StatusBadRequest, "GET", pods+"/p/attach?stdout=true", "")
+	if want := `admission webhook "connect.example.com" denied the request: PodAttachOptions of default/p`; a.text("message") != want {
+		t.Error(a.body)
+	}
+	if got := h.stream(pods + "/p/exec?command=rm&stdout=true"); got != "/exec/default/p/c?command=true&output=1" {
+		t.Error(got)
+	}
+	h.expect(http.StatusBadRequest, "DELETE", pods+"/p", "")
+	h.expect(http.StatusCreated, "POST", pods+"/p/eviction", `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p","namespace":"default"}}`)
 }
 
 func TestMutatingWebhooksAreReinvoked(t *testing.T) {

@@ -179,6 +179,15 @@ func WithAuthorized(ctx context.Context) context.Context {
 	return context.WithValue(ctx, authorizedKey{}, true)
 }
 
+type admittedKey struct{}
+
+// WithAdmitted marks deletions about which admission is not asked: those that
+// follow from what it let pass already (an eviction, the end of the definition
+// of custom resources).
+func WithAdmitted(ctx context.Context) context.Context {
+	return context.WithValue(ctx, admittedKey{}, true)
+}
+
 type receiptKey struct{}
 
 // Receipt takes the entry that a write made, for callers that want its bytes.
