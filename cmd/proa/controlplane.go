@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -47,7 +48,6 @@ import (
 	"github.com/proa-dev/proa/controllers"
 	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/internal/certs"
-	"github.com/proa-dev/proa/scheduler"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -137,6 +137,10 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
+	frontProxy, err := p.authority.FrontProxyClient(certs.FrontProxyUser)
+	if err != nil {
+		return err
+	}
 	kinds := builtin.Kinds()
 	objects := live.New(p.store, kinds)
 	p.authenticator, err = authn.New(authn.Config{
@@ -182,6 +186,7 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
+		FrontProxy: frontProxy.GetClientCertificate,
 		Components: []health.Check{
 			// They run in this process from the end of bootstrapping to its own end.
 			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
@@ -245,7 +250,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
-		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, MetricsAPI: p.overHTTP(metrics),
+		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, ServiceCIDR: p.cfg.services, NoServiceLB: slices.Contains(p.cfg.disabled, serviceLB), MetricsAPI: p.overHTTP(metrics),
 		Certificates: certificates.Config{Issuer: p.authority, CA: p.authority.CAPEM(), Reserved: p.names(), Life: certs.Life},
 	})
 	return err
@@ -308,7 +313,7 @@ func (p *controlPlane) runAPIServer(ctx context.Context, ready func()) error {
 // runBootstrap makes the first objects, then keeps this server's address
 // among the endpoints of the Service kubernetes.
 func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
-	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr,
+	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr, ServiceCIDR: p.cfg.services,
 		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser},
 		Server: "https://" + netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)).String(), Settings: p.settings().Data()}); err != nil {
 		return err
@@ -370,21 +375,6 @@ func (p *controlPlane) runRepair(ctx context.Context, ready func()) error {
 		case <-tick.C:
 		}
 	}
-}
-
-func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
-	ready()
-	return p.controllers.Run(ctx)
-}
-
-func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
-	cfg := p.cfg.scheduling
-	cfg.Logger = p.cfg.logger.With("component", "scheduler")
-	s, err := scheduler.New(p.forPods, cfg)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx, ready)
 }
 
 func (p *controlPlane) close() {
