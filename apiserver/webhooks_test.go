@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	reviewv1 "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -37,8 +38,9 @@ type answerer func(*reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse
 // was asked.
 type hooks struct {
 	*fixture
-	url string
-	ca  []byte
+	url     string
+	ca      []byte
+	metrics *prometheus.Registry
 
 	mu    sync.Mutex
 	paths map[string]answerer
@@ -53,22 +55,22 @@ func withHooks(t *testing.T) *hooks {
 
 func hooksOn(t *testing.T, start func(*testing.T, func(*apiserver.Config)) *fixture) *hooks {
 	t.Helper()
-	h := &hooks{paths: map[string]answerer{}}
+	h := &hooks{paths: map[string]answerer{}, metrics: prometheus.NewRegistry()}
 	client := webhookclient.New(nil)
 	t.Cleanup(client.Close)
 	server := httptest.NewTLSServer(http.HandlerFunc(h.serve))
 	t.Cleanup(server.Close)
 	h.url, h.ca = server.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	h.fixture = start(t, func(c *apiserver.Config) { c.Admission = webhookChain(t, c, client) })
+	h.fixture = start(t, func(c *apiserver.Config) { c.Admission = webhookChain(t, c, client, h.metrics) })
 	return h
 }
 
-func webhookChain(tb testing.TB, c *apiserver.Config, client *webhookclient.Client) admission.Chain {
+func webhookChain(tb testing.TB, c *apiserver.Config, client *webhookclient.Client, metrics prometheus.Registerer) admission.Chain {
 	tb.Helper()
 	objects := live.New(c.Store, c.Kinds)
 	mutating, validating, err := webhook.New(webhook.Config{
 		Lookup: admission.Lookup{Source: objects, Live: objects.Live}, Authorizer: c.Authorizer,
-		Client: client, Logger: slog.New(slog.DiscardHandler),
+		Client: client, Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -387,6 +389,31 @@ func TestWebhooksThatFail(t *testing.T) {
 		try(admissionv1.Fail, name, want)
 		try(admissionv1.Ignore, name, want)
 	}
+	for name, want := range map[string]float64{
+		"webhook_request_total": 14, "webhook_fail_open_count": 3,
+		"webhook_rejection_count": 3 + 4, // of the webhook and of its patches: what was stripped is found later
+	} {
+		if got := h.count("apiserver_admission_" + name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// count adds up what a counter has.
+func (h *hooks) count(name string) (sum float64) {
+	h.Helper()
+	families, err := h.metrics.Gather()
+	if err != nil {
+		h.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 func TestDryRunsAndSideEffects(t *testing.T) {
@@ -469,7 +496,7 @@ func TestWebhooksMatchOtherVersionsAndSubresources(t *testing.T) {
 // BenchmarkNoWebhooks is what every write pays in a cluster without webhooks.
 func BenchmarkNoWebhooks(b *testing.B) {
 	var chain admission.Chain
-	s := apiservertest.Start(b, func(c *apiserver.Config) { chain = webhookChain(b, c, webhookclient.New(nil)) })
+	s := apiservertest.Start(b, func(c *apiserver.Config) { chain = webhookChain(b, c, webhookclient.New(nil), nil) })
 	object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}}
 	b.ReportAllocs()
 	for b.Loop() {
