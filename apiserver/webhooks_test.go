@@ -128,7 +128,7 @@ func rule(group, version, resource string, operations ...admissionv1.OperationTy
 	}}}
 }
 
-// validate configures a webhook, and waits until it is in force.
+// validate configures a webhook, which is in force at once.
 func (h *hooks) validate(path string, change func(*admissionv1.ValidatingWebhook)) {
 	h.Helper()
 	w := admissionv1.ValidatingWebhook{
@@ -160,15 +160,6 @@ func (h *hooks) mutate(path string, change func(*admissionv1.MutatingWebhook)) {
 	}, metav1.CreateOptions{})
 	if err != nil {
 		h.Fatal(err)
-	}
-}
-
-// settle waits until the API server's cache has what was written.
-func (h *hooks) settle() {
-	h.Helper()
-	objects := live.New(h.Store, h.Kinds().Set().All)
-	for _, resource := range []string{"mutatingwebhookconfigurations", "validatingwebhookconfigurations"} {
-		objects.Live(h.Context(), admissionv1.SchemeGroupVersion.WithResource(resource).GroupResource(), "", "none")
 	}
 }
 
@@ -204,7 +195,6 @@ func TestValidatingWebhooks(t *testing.T) {
 		w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"deny": "yes"}}
 		w.MatchConditions = []admissionv1.MatchCondition{{Name: "not-spared", Expression: "request.name != 'spared' && authorizer.group('').resource('pods').check('get').allowed()"}}
 	})
-	h.settle()
 	denied := map[string]string{"deny": "yes"}
 	const no = `admission webhook "deny.example.com" denied the request: no `
 	a := h.send("POST", "/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"x","labels":{"deny":"yes"}}}`, "Content-Type: application/json")
@@ -232,7 +222,6 @@ func TestValidatingWebhooks(t *testing.T) {
 	if err := h.AdmissionregistrationV1().ValidatingWebhookConfigurations().Delete(t.Context(), "deny", metav1.DeleteOptions{}); err != nil || h.seen() != "" {
 		t.Errorf("delete the configuration: %v", err)
 	}
-	h.settle()
 	if _, err := h.create("free", denied, metav1.CreateOptions{}); err != nil {
 		t.Errorf("without the configuration: %v", err)
 	}
@@ -248,7 +237,6 @@ func TestDeletionsAreAsked(t *testing.T) {
 		return &reviewv1.AdmissionResponse{}
 	})
 	h.validate("/keep", func(w *admissionv1.ValidatingWebhook) { w.Rules = ofMaps(admissionv1.Delete) })
-	h.settle()
 	for name, labels := range map[string]map[string]string{"kept": {"keep": "yes"}, "gone": nil} {
 		if _, err := h.create(name, labels, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -279,7 +267,6 @@ func TestConnectionsAndEvictionsAreAsked(t *testing.T) {
 	h.mutate("/connect", func(w *admissionv1.MutatingWebhook) { w.Rules = rule("", "v1", "pods/*", admissionv1.Connect) })
 	h.on("/delete", func(*reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse { return &reviewv1.AdmissionResponse{} })
 	h.validate("/delete", func(w *admissionv1.ValidatingWebhook) { w.Rules = rule("", "*", "pods", admissionv1.Delete) })
-	h.settle()
 	a := h.expect(http.StatusBadRequest, "GET", pods+"/p/attach?stdout=true", "")
 	if want := `admission webhook "connect.example.com" denied the request: PodAttachOptions of default/p`; a.text("message") != want {
 		t.Error(a.body)
@@ -309,7 +296,6 @@ func TestMutatingWebhooksAreReinvoked(t *testing.T) {
 		w.ReinvocationPolicy = ptr.To(admissionv1.IfNeededReinvocationPolicy)
 		w.AdmissionReviewVersions = []string{"v9", "v1beta1"}
 	})
-	h.settle()
 	made, err := h.create("x", nil, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -373,7 +359,6 @@ func TestWebhooksThatFail(t *testing.T) {
 			w.SideEffects = ptr.To(admissionv1.SideEffectClassNoneOnDryRun)
 		})
 	}
-	h.settle()
 	for name, want := range map[string]string{
 		"late":     failed + `failed to call webhook: Post "` + h.url + `/fail?timeout=1s": `,
 		"stranger": failed + `received invalid webhook response: expected response.uid=`,
@@ -425,13 +410,12 @@ func TestDryRunsAndSideEffects(t *testing.T) {
 	}
 	// One with side effects cannot be made any more, only be there from earlier days.
 	c.Webhooks[0].SideEffects = ptr.To(admissionv1.SideEffectClassSome)
-	objects := live.New(h.Store, h.Kinds().Set().All)
+	objects, configurations := live.New(h.Store, h.Kinds().Set().All), admissionv1.Resource("validatingwebhookconfigurations")
 	c.SetGroupVersionKind(admissionv1.SchemeGroupVersion.WithKind("ValidatingWebhookConfiguration"))
-	h.settle()
-	if err := objects.Replace(t.Context(), admissionv1.SchemeGroupVersion.WithResource("validatingwebhookconfigurations").GroupResource(), c); err != nil {
+	if err := objects.Replace(t.Context(), configurations, c); err != nil {
 		t.Fatal(err)
 	}
-	h.settle()
+	objects.Live(t.Context(), configurations, "", "side") // waits for the cache
 	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	if _, err := h.create("x", nil, dry); says(err) != `admission webhook "side.example.com" does not support dry run` || !apierrors.IsBadRequest(err) {
 		t.Error(err)
@@ -463,7 +447,6 @@ func TestWebhooksMatchOtherVersionsAndSubresources(t *testing.T) {
 		w.Rules = append(w.Rules, rule("", "v1", "namespaces", admissionv1.Create)...)
 		w.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"look": "yes"}}
 	})
-	h.settle()
 	for _, ns := range []string{"unseen", "seen"} {
 		labels := map[string]string{"look": "yes"}
 		if ns == "unseen" {

@@ -282,6 +282,7 @@ func (c *Core) finishDelete(ctx context.Context, r *resource, t Target, e *store
 	if err != nil {
 		return nil, err
 	}
+	r.heed(ctx, gone)
 	c.released(ctx, t, obj)
 	if obj == e.Object {
 		return r.served(gone)
