@@ -2,10 +2,13 @@ package connect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"strconv"
+	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -70,4 +73,18 @@ func (s Services) endpoint(svc *corev1.Service, portName string) (string, error)
 		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", svc.Name))
 	}
 	return found[rand.IntN(len(found))], nil
+}
+
+// Guard is a net.Dialer's Control: it refuses addresses by which whoever owns a
+// Service, or a name that it stands for, would lead the API server to its own
+// machine.
+func Guard(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("dial %s: %w", address, err)
+	}
+	if dialable(at.Addr().Unmap().WithZone("").String(), false) != nil {
+		return errors.New("address not allowed")
+	}
+	return nil
 }

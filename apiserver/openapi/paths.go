@@ -19,7 +19,9 @@ func (b *builder) swagger() object {
 	d := &definitions{builder: b, made: map[string]object{}}
 	paths := object{}
 	for _, k := range b.set.All {
-		d.addPaths(k, paths)
+		if b.elsewhere == nil || !b.elsewhere(k.GVK.GroupVersion()) {
+			d.addPaths(k, paths)
+		}
 	}
 	return object{"swagger": "2.0", "info": info(), "paths": paths, "definitions": d.made}
 }

@@ -74,15 +74,15 @@ func (c *Core) removeOnce(ctx context.Context, r *resource, t Target, e *store.E
 	if err := checkPreconditions(t, live, opts.Preconditions); err != nil {
 		return nil, false, err
 	}
+	dry := dryRun(opts.DryRun)
+	next, done := c.nextState(t.Kind, live, opts)
+	if next == nil && !done {
+		return live, false, nil // it is ending already, and nothing changes
+	}
 	if err := c.admitDelete(ctx, t, live, opts); err != nil {
 		return nil, false, err
 	}
-	dry := dryRun(opts.DryRun)
-	next, done := c.nextState(t.Kind, live, opts)
-	switch {
-	case next == nil && !done:
-		return live, false, nil
-	case next == nil:
+	if next == nil {
 		gone, err := c.finishDelete(ctx, r, t, e, live, dry)
 		if err != nil {
 			return nil, false, err

@@ -152,7 +152,9 @@ func (c *localClient) listFollowed(k *api.Kind, list ctrl.ObjectList, o *ctrl.Li
 	list.SetResourceVersion(formatRevision(snap.Revision))
 	list.SetContinue("")
 	list.SetRemainingItemCount(nil)
-	list.GetObjectKind().SetGroupVersionKind(k.ListGVK())
+	if _, ok := list.(runtime.Unstructured); ok { // a Go type says what it is
+		list.GetObjectKind().SetGroupVersionKind(k.ListGVK())
+	}
 	return true, intoList(list, objs, share)
 }
 
