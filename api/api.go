@@ -49,6 +49,9 @@ type Kind struct {
 	// Deprecated is a warning to all who use the kind, empty for none.
 	Deprecated string
 
+	// NoCreate says why no object may be made now; empty: some may.
+	NoCreate string
+
 	// New and NewList make empty values of the Go types. For custom
 	// resources they are unstructured.
 	New     func() Object
