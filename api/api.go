@@ -184,7 +184,9 @@ type Conversion struct {
 	From   func(stored Object) (Object, error)
 	// Prepare is set where From is slow for one and not for many (a webhook
 	// converts) and where labels may change on the way: From of what was prepared
-	// costs nothing for as long as the object is kept.
+	// costs nothing for as long as the object is kept. From of custom resources
+	// remembers, so it is for stored objects alone, which never change; Versions
+	// are for all others.
 	Prepare func(stored []Object) error
 }
 
