@@ -238,8 +238,8 @@ func (s *Server) follow(ctx context.Context, group *sync.WaitGroup, services []*
 	next := &routes{to: map[schema.GroupVersion]*route{}, ctx: ctx}
 	here := map[string]bool{}
 	for _, svc := range services {
-		if svc.Spec.Service == nil {
-			continue
+		if svc.Spec.Service == nil || svc.Spec.Group == apiregistrationv1.GroupName {
+			continue // who led this group elsewhere could never undo it
 		}
 		here[svc.Name] = true
 		at := targetOf(svc)

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -430,6 +431,10 @@ func TestLocalAPIServices(t *testing.T) {
 	}
 	if a := do(t, http.MethodGet, apiPath+"v1.apiregistration.k8s.io", nil, nil); a.Code != http.StatusNotFound {
 		t.Errorf("APIServices have one of their own: %d", a.Code)
+	}
+	out, err := world.Kubectl(t.Context(), nil, "get", "apiservices")
+	if err != nil || !regexp.MustCompile(`(?m)^NAME +SERVICE +AVAILABLE +AGE\nv1\. +Local +True +\w+\n`).MatchString(out) {
+		t.Error(out, err)
 	}
 	t.Run("custom resources", func(t *testing.T) {
 		ns := namespace(t)
