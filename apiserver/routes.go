@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -59,11 +60,11 @@ func (s *Server) routes() error {
 		s.fixed[path] = h
 	}
 	if s.cfg.Metrics != nil {
-		s.fixed["/metrics"] = promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{})
+		s.fixed["/metrics"] = promhttp.HandlerFor(append(prometheus.Gatherers{s.cfg.Metrics}, s.cfg.OtherMetrics...), promhttp.HandlerOpts{})
 	}
 	s.trees = []tree{{"/openapi/v3/", docs}}
 	for path, checks := range map[string][]health.Check{"/healthz": alive, "/livez": alive, "/readyz": ready} {
-		h := &health.Handler{Path: path, Checks: checks}
+		h := &health.Handler{Path: path, Checks: checks, Observe: func(check string, err error) { s.metrics.check(path, check, err) }}
 		s.fixed[path] = h
 		s.trees = append(s.trees, tree{path + "/", h})
 	}

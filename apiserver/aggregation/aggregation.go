@@ -47,22 +47,28 @@ type Config struct {
 	Kinds    *kinds.Table
 	Registry *registry.Core
 	// Source reads Services and EndpointSlices.
-	Source connect.CachedSource
+	Source Source
 	// Identity is the certificate by which other servers know this one, and
 	// believe whom it names as the user.
 	Identity func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	Logger   *slog.Logger
 }
 
+// Source is a connect.Source that may be asked for what it has at hand.
+type Source interface {
+	connect.Source
+	Get(gr schema.GroupResource, namespace, name string) (api.Object, bool)
+}
+
 // Server leads requests on to other servers. Safe for concurrent use.
 type Server struct {
-	cfg      Config
-	resolve  connect.Resolver
-	services *api.Kind // APIServices
-	customs  *api.Kind // CustomResourceDefinitions; nil: there are none
-	slices   *api.Kind
-	core     *api.Kind // Services
-	builtin  []schema.GroupVersion
+	cfg       Config
+	endpoints connect.Services
+	services  *api.Kind // APIServices
+	customs   *api.Kind // CustomResourceDefinitions; nil: there are none
+	slices    *api.Kind
+	core      *api.Kind // Services
+	builtin   []schema.GroupVersion
 	// looks bounds how many backends are looked at at a time.
 	looks chan struct{}
 
@@ -107,7 +113,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	set := cfg.Kinds.Set()
 	s := &Server{
-		cfg: cfg, resolve: connect.Resolver{Source: cfg.Source},
+		cfg: cfg, endpoints: connect.Services{Source: cfg.Source},
 		services: set.ByResource(apiregistrationv1.SchemeGroupVersion.WithResource("apiservices")),
 		customs:  set.ByResource(apiextensionsv1.SchemeGroupVersion.WithResource("customresourcedefinitions")),
 		slices:   set.ByResource(schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}),

@@ -186,7 +186,7 @@ func (b *backend) look(ctx context.Context) error {
 
 // url is where one of the Service's endpoints serves path.
 func (b *backend) url(ctx context.Context, path string) (*url.URL, error) {
-	at, err := b.s.resolve.Resolve(ctx, b.namespace, b.name, b.port)
+	at, err := b.s.endpoints.Address(ctx, b.namespace, b.name, b.port)
 	if err != nil {
 		return nil, err
 	}

@@ -153,19 +153,16 @@ func (p *Proxy) serviceProxy(w http.ResponseWriter, r *http.Request, t registry.
 	if err != nil {
 		return err
 	}
-	obj, ok := p.cfg.Source.Live(r.Context(), services, t.Namespace, name)
-	if !ok {
-		return apierrors.NewNotFound(services, name)
-	}
-	svc, ok := obj.(*corev1.Service)
-	if !ok {
-		return apierrors.NewInternalError(fmt.Errorf("unexpected object type: %T", obj))
+	at := Services{Source: p.cfg.Source}
+	svc, err := at.service(r.Context(), t.Namespace, name)
+	if err != nil {
+		return err
 	}
 	portName, err := servicePort(svc, port)
 	if err != nil {
 		return err
 	}
-	host, err := endpoint(p.cfg.Source, svc, portName)
+	host, err := at.endpoint(svc, portName)
 	if err != nil {
 		return err
 	}

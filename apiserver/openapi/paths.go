@@ -177,7 +177,8 @@ func (d *definitions) custom(k *api.Kind, list bool) object {
 	properties := object{"apiVersion": object{"type": "string"}, "kind": object{"type": "string"}, "metadata": meta}
 	if list {
 		item := d.custom(k, false)
-		name, gvk.Kind = name+"List", gvk.Kind+"List"
+		gvk = k.ListGVK()
+		name = strings.TrimSuffix(name, k.GVK.Kind) + gvk.Kind
 		properties["metadata"] = d.ref(reflect.TypeFor[metav1.ListMeta]())
 		properties["items"] = object{"type": "array", "items": item}
 	}

@@ -38,7 +38,7 @@ func newBuilder(set *kinds.Set, types managedfields.TypeConverter) *builder {
 		}
 		b.addKind(obj, k.GVK)
 		if k.NewList != nil {
-			b.addKind(k.NewList(), k.GVK.GroupVersion().WithKind(k.GVK.Kind+"List"))
+			b.addKind(k.NewList(), k.ListGVK())
 		}
 		if b.merge == nil && types != nil {
 			obj.GetObjectKind().SetGroupVersionKind(k.GVK)

@@ -14,50 +14,45 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	"github.com/proa-dev/proa/api"
 )
 
-// Resolver finds where Services are served, for all who reach one from the API
-// server: it looks at the endpoints, so that it works where Services are not
-// routed, on a server without a node.
-type Resolver struct{ Source CachedSource }
+// Services finds where Services are served. It names endpoints rather than
+// cluster addresses, which not every machine with an API server can reach.
+type Services struct{ Source Source }
 
-// CachedSource is a Source that may be asked for what it has at hand.
-type CachedSource interface {
-	Source
-	Get(gr schema.GroupResource, namespace, name string) (api.Object, bool)
-}
-
-// Resolve returns the address of one of the ready endpoints of a Service's port,
-// picked by chance.
-func (r Resolver) Resolve(ctx context.Context, namespace, name string, port int32) (string, error) {
-	obj, ok := r.Source.Get(services, namespace, name)
-	if !ok { // it may be too new for the cache
-		obj, ok = r.Source.Live(ctx, services, namespace, name)
-	}
-	if !ok {
-		return "", apierrors.NewNotFound(services, name)
-	}
-	svc, ok := obj.(*corev1.Service)
-	if !ok {
-		return "", apierrors.NewInternalError(fmt.Errorf("unexpected object type: %T", obj))
+// Address returns an address for a port of a Service.
+func (s Services) Address(ctx context.Context, namespace, name string, port int32) (string, error) {
+	svc, err := s.service(ctx, namespace, name)
+	if err != nil {
+		return "", err
 	}
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
 		return net.JoinHostPort(svc.Spec.ExternalName, strconv.Itoa(int(port))), nil
 	}
-	for _, p := range svc.Spec.Ports {
-		if p.Port == port {
-			return endpoint(r.Source, svc, p.Name)
+	for _, sp := range svc.Spec.Ports {
+		if sp.Port == port {
+			return s.endpoint(svc, sp.Name)
 		}
 	}
 	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", port, name))
 }
 
+func (s Services) service(ctx context.Context, namespace, name string) (*corev1.Service, error) {
+	obj, ok := s.Source.Live(ctx, services, namespace, name)
+	if !ok {
+		return nil, apierrors.NewNotFound(services, name)
+	}
+	svc, ok := obj.(*corev1.Service)
+	if !ok {
+		return nil, apierrors.NewInternalError(fmt.Errorf("unexpected object type: %T", obj))
+	}
+	return svc, nil
+}
+
 // endpoint picks one of the ready endpoints of a service by chance.
-func endpoint(source Source, svc *corev1.Service, portName string) (string, error) {
+func (s Services) endpoint(svc *corev1.Service, portName string) (string, error) {
 	var found []string
-	for _, obj := range source.List(schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}, svc.Namespace) {
+	for _, obj := range s.Source.List(schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}, svc.Namespace) {
 		slice, ok := obj.(*discoveryv1.EndpointSlice)
 		if !ok || slice.Labels[discoveryv1.LabelServiceName] != svc.Name {
 			continue
