@@ -17,11 +17,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -47,17 +49,13 @@ type Config struct {
 	Kinds    *kinds.Table
 	Registry *registry.Core
 	// Source reads Services and EndpointSlices.
-	Source Source
+	Source connect.Source
 	// Identity is the certificate by which other servers know this one, and
 	// believe whom it names as the user.
 	Identity func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	Logger   *slog.Logger
-}
-
-// Source is a connect.Source that may be asked for what it has at hand.
-type Source interface {
-	connect.Source
-	Get(gr schema.GroupResource, namespace, name string) (api.Object, bool)
+	// Metrics registers metrics; nil: none.
+	Metrics *prometheus.Registry
+	Logger  *slog.Logger
 }
 
 // Server leads requests on to other servers. Safe for concurrent use.
@@ -69,6 +67,7 @@ type Server struct {
 	slices    *api.Kind
 	core      *api.Kind // Services
 	builtin   []schema.GroupVersion
+	metrics   *metrics
 	// looks bounds how many backends are looked at at a time.
 	looks chan struct{}
 
@@ -122,6 +121,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	if s.services == nil || s.slices == nil || s.core == nil {
 		return nil, nil
+	}
+	s.metrics = newMetrics(s)
+	if cfg.Metrics != nil {
+		if err := cfg.Metrics.Register(s.metrics); err != nil {
+			return nil, fmt.Errorf("aggregation: %w", err)
+		}
 	}
 	for _, g := range set.Groups {
 		for _, v := range g.Versions {
@@ -268,6 +273,7 @@ func (s *Server) follow(ctx context.Context, group *sync.WaitGroup, services []*
 		if !here[name] {
 			b.stop()
 			delete(s.backends, name)
+			s.metrics.forget(name)
 		}
 	}
 	if len(next.to) == 0 {

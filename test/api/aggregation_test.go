@@ -264,6 +264,13 @@ func TestAggregation(t *testing.T) {
 	must(t, err)
 	says("False", "FailedDiscoveryCheck", fmt.Sprintf("bad status from https://%s%s: 500", at, base))
 	refused()
+	figures := string(do(t, http.MethodGet, "/metrics", nil, nil).Body)
+	for _, line := range []string{`aggregator_unavailable_apiservice{name="` + name + `"} 1`, `aggregator_unavailable_apiservice_total{name="` + name + `",reason="FailedDiscoveryCheck"} 1`,
+		`aggregator_unavailable_apiservice{name="v1.apps"} 0`} {
+		if !strings.Contains(figures, line) {
+			t.Errorf("/metrics lacks %s", line)
+		}
+	}
 	// Nobody knows what the extension has in a namespace: that cannot end.
 	doomed := namespace(t)
 	must(t, world.kube.CoreV1().Namespaces().Delete(t.Context(), doomed, metav1.DeleteOptions{}))
