@@ -74,6 +74,8 @@ type Server struct {
 	routes atomic.Pointer[routes] // nil while nothing is led on
 	view   atomic.Pointer[apiservices.View]
 
+	ready atomic.Bool
+
 	mu       sync.Mutex // guards what is below
 	present  []*apiService
 	backends map[string]*backend // by the name of the APIService
@@ -144,6 +146,15 @@ func (s *Server) View() *apiservices.View {
 	return s.view.Load()
 }
 
+// Ready is a check of /readyz: until it succeeds, what other servers serve looks
+// as if it did not exist.
+func (s *Server) Ready(context.Context) error {
+	if !s.ready.Load() {
+		return errors.New("not finished")
+	}
+	return nil
+}
+
 // retry is how long what failed rests.
 const retry = time.Second
 
@@ -167,6 +178,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 			s.follow(ctx, &group, services)
 			if first {
 				s.remember(services)
+				s.ready.Store(true)
 				ready()
 				first = false
 			}
