@@ -337,6 +337,13 @@ func (p *controlPlane) runCaches(ctx context.Context, ready func()) error {
 	return errors.Join(errs...)
 }
 
+// runTokenUses notes when tokens that live in Secrets are used.
+func (p *controlPlane) runTokenUses(ctx context.Context, ready func()) error {
+	ready()
+	p.authenticator.NoteUses(ctx, p.admin.Client(), p.cfg.logger)
+	return nil
+}
+
 // repairPeriod is how often the claims of addresses and ports are compared
 // with the Services.
 const repairPeriod = 3 * time.Minute

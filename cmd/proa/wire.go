@@ -53,6 +53,7 @@ func runServer(ctx context.Context, cfg *serverConfig) error {
 		{Name: "custom resources", Run: p.server.ServeCustomResources},
 		{Name: "caches", Run: p.runCaches},
 		{Name: "service claims", Run: p.runRepair},
+		{Name: "token uses", Run: p.runTokenUses},
 		{Name: "controllers", Run: p.runControllers},
 		{Name: "scheduler", Run: p.runScheduler},
 	}
