@@ -195,6 +195,9 @@ func (r *Resource) Latest(ctx context.Context, key string) (*Entry, error) {
 	}
 }
 
+// Revision is that of the latest change that the cache has seen.
+func (r *Resource) Revision() int64 { return r.changed.Load() }
+
 // Cached returns what the cache has now, without waiting.
 func (r *Resource) Cached(key string) *Entry {
 	r.mu.RLock()

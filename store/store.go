@@ -312,7 +312,7 @@ func (s *Store) Current(gr schema.GroupResource) *Snapshot {
 // has seen: what was derived from the resource stays valid while it is equal.
 func (s *Store) Revision(gr schema.GroupResource) int64 {
 	if r := s.table.Load().byGR[gr]; r != nil {
-		return r.changed.Load()
+		return r.Revision()
 	}
 	return 0
 }

@@ -54,7 +54,7 @@ func optionsOf(t registry.Target, query url.Values, rest string, slash bool) (ru
 		return ok && !slices.Contains([]string{"0", "false"}, strings.ToLower(v[0]))
 	}
 	var opts runtime.Object
-	kind := ""
+	var kind string
 	switch t.Kind.Resource + "/" + t.Subresource {
 	case "pods/exec":
 		kind, opts = "PodExecOptions", &corev1.PodExecOptions{
