@@ -32,6 +32,7 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/job"
+	"github.com/proa-dev/proa/controllers/legacytoken"
 	"github.com/proa-dev/proa/controllers/localpath"
 	"github.com/proa-dev/proa/controllers/namespace"
 	"github.com/proa-dev/proa/controllers/nodeipam"
@@ -164,6 +165,7 @@ func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
 		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
+		func() (loop.Loop, error) { return legacytoken.New(env) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 		func() (loop.Loop, error) { return clusterroleaggregation.New(env) },
 		func() (loop.Loop, error) { return certificates.New(env, cfg.Certificates) },

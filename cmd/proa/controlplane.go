@@ -188,7 +188,8 @@ func (p *controlPlane) newServer() error {
 		},
 		FrontProxy: frontProxy.GetClientCertificate,
 		Components: []health.Check{
-			// They run in this process from the end of bootstrapping to its own end.
+			// They run in this process from the end of bootstrapping to its own end,
+			// or stand by for another server's.
 			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
 		},
 		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
@@ -352,6 +353,13 @@ func (p *controlPlane) runCaches(ctx context.Context, ready func()) error {
 		errs = append(errs, <-ended)
 	}
 	return errors.Join(errs...)
+}
+
+// runTokenUses notes when tokens that live in Secrets are used.
+func (p *controlPlane) runTokenUses(ctx context.Context, ready func()) error {
+	ready()
+	p.authenticator.NoteUses(ctx, p.admin.Client(), p.cfg.logger)
+	return nil
 }
 
 // repairPeriod is how often the claims of addresses and ports are compared
