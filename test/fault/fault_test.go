@@ -19,7 +19,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/proa-dev/proa/internal/ociimage"
 	"github.com/proa-dev/proa/test/cluster"
@@ -33,6 +35,7 @@ const (
 
 func TestMain(m *testing.M) {
 	isolate.Enter()
+	klog.SetLogger(logr.Discard()) // who is killed complains
 	// What others leave in these folders of the machine is not Proa's.
 	for _, dir := range []string{"/run", "/var/log", "/var/lib/cni"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
