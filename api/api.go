@@ -34,7 +34,9 @@ type Kind struct {
 	GVK      schema.GroupVersionKind
 	Resource string
 	// Singular defaults to the lower-case kind.
-	Singular   string
+	Singular string
+	// ListKind is the kind of lists; empty: Kind with "List" behind it.
+	ListKind   string
 	ShortNames []string
 	Categories []string
 	Namespaced bool
@@ -46,6 +48,9 @@ type Kind struct {
 	Virtual bool
 	// Deprecated is a warning to all who use the kind, empty for none.
 	Deprecated string
+
+	// NoCreate says why no object may be made now; empty: some may.
+	NoCreate string
 
 	// New and NewList make empty values of the Go types. For custom
 	// resources they are unstructured.
@@ -61,6 +66,10 @@ type Kind struct {
 	// Types tells how the fields of a kind without a Go type merge; nil: as
 	// their values look.
 	Types managedfields.TypeConverter
+	// Versions lead an object of any version of a custom resource to the version
+	// named, all of which are there. They never mutate what they are given, which
+	// may share parts with what they return.
+	Versions map[string]func(obj Object) (Object, error)
 	// Schema is the OpenAPI schema of a kind without a Go type, and Columns of
 	// such kinds may change with it; nil: any fields.
 	Schema func(v3 bool) map[string]any
@@ -135,6 +144,9 @@ type Kind struct {
 	BeginDelete func(obj Object)
 	// OrphanByDefault makes "Orphan" the default propagation policy.
 	OrphanByDefault bool
+	// Governs marks kinds by whose objects other writes are admitted: the answer to
+	// a write of one waits until the server that gives it goes by it.
+	Governs bool
 	// ResetFields are the fields that server-side apply may not own, per
 	// subresource ("" is the main resource), as dotted paths, e.g.
 	// {"": {"status"}, "status": {"spec", "metadata.labels"}}.
@@ -148,6 +160,14 @@ func (k *Kind) GVR() schema.GroupVersionResource {
 
 // GR returns the kind's group and resource.
 func (k *Kind) GR() schema.GroupResource { return k.GVR().GroupResource() }
+
+// ListGVK names the kind of lists.
+func (k *Kind) ListGVK() schema.GroupVersionKind {
+	if k.ListKind != "" {
+		return k.GVK.GroupVersion().WithKind(k.ListKind)
+	}
+	return k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List")
+}
 
 // Requester is who makes a request.
 type Requester struct {
@@ -165,6 +185,12 @@ type Conversion struct {
 	Stored *Kind
 	To     func(obj Object) (Object, error)
 	From   func(stored Object) (Object, error)
+	// Prepare is set where From is slow for one and not for many (a webhook
+	// converts) and where labels may change on the way: From of what was prepared
+	// costs nothing for as long as the object is kept. From of custom resources
+	// remembers, so it is for stored objects alone, which never change; Versions
+	// are for all others.
+	Prepare func(stored []Object) error
 }
 
 // Status is the status subresource.

@@ -187,24 +187,45 @@ func damaged(path string, err error) error {
 
 // commitMember is commit below etcd's client, which copies what it is given.
 func (e *etcd) commitMember(ctx context.Context, w write) (rev int64, ok bool, err error) {
-	key := []byte(w.key)
-	var op pb.RequestOp
-	if w.remove {
-		op.Request = &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}
-	} else {
-		op.Request = &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: w.value, Lease: int64(w.lease), IgnoreLease: w.keepLease}}
-	}
-	resp, err := e.kv.Txn(ctx, &pb.TxnRequest{
-		Compare: []*pb.Compare{{
-			Key: key, Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
-			TargetUnion: &pb.Compare_ModRevision{ModRevision: w.expect},
-		}},
-		Success: []*pb.RequestOp{&op},
-	})
+	t := &txn{}
+	resp, err := e.kv.Txn(ctx, t.of(w))
 	if err != nil {
 		return 0, false, err
 	}
 	return resp.Header.Revision, resp.Succeeded, nil
+}
+
+// txn is what a write's transaction is made of, in one piece.
+type txn struct {
+	request  pb.TxnRequest
+	compare  pb.Compare
+	revision pb.Compare_ModRevision
+	compares [1]*pb.Compare
+	op       pb.RequestOp
+	ops      [1]*pb.RequestOp
+	putOp    pb.RequestOp_RequestPut
+	put      pb.PutRequest
+	removeOp pb.RequestOp_RequestDeleteRange
+	remove   pb.DeleteRangeRequest
+}
+
+// of fills t: the write happens if its key is as it was read.
+func (t *txn) of(w write) *pb.TxnRequest {
+	key := []byte(w.key)
+	t.revision.ModRevision = w.expect
+	t.compare.Key, t.compare.Target, t.compare.Result, t.compare.TargetUnion = key, pb.Compare_MOD, pb.Compare_EQUAL, &t.revision
+	if w.remove {
+		t.remove.Key = key
+		t.removeOp.RequestDeleteRange = &t.remove
+		t.op.Request = &t.removeOp
+	} else {
+		t.put.Key, t.put.Value, t.put.Lease, t.put.IgnoreLease = key, w.value, int64(w.lease), w.keepLease
+		t.putOp.RequestPut = &t.put
+		t.op.Request = &t.putOp
+	}
+	t.compares[0], t.ops[0] = &t.compare, &t.op
+	t.request.Compare, t.request.Success = t.compares[:], t.ops[:]
+	return &t.request
 }
 
 // watchMember reads the watch stream of the member itself, below its client
@@ -222,10 +243,9 @@ func (e *etcd) watchMember(ctx context.Context, from int64, fn func([]rawChange,
 			if !ok {
 				return errors.New("the watch stream of etcd was closed")
 			}
-			if resp.CompactRevision != 0 {
-				return errCompacted
+			if err := deliver(resp, stream.Chan(), fn); err != nil {
+				return err
 			}
-			deliver(resp, fn)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-e.member.Server.StopNotify():
@@ -234,16 +254,36 @@ func (e *etcd) watchMember(ctx context.Context, from int64, fn func([]rawChange,
 	}
 }
 
-func deliver(resp mvcc.WatchResponse, fn func([]rawChange, int64)) {
-	if len(resp.Events) == 0 {
-		fn(nil, resp.Revision)
-		return
+// deliver hands on a response, and with it those that wait behind it: each is
+// one transaction, and in busy times several come before we do.
+func deliver(resp mvcc.WatchResponse, more <-chan mvcc.WatchResponse, fn func([]rawChange, int64)) error {
+	var batch []rawChange
+	var rev int64
+	for ok := true; ok; {
+		if resp.CompactRevision != 0 {
+			if len(batch) > 0 {
+				fn(batch, rev)
+			}
+			return errCompacted
+		}
+		for _, ev := range resp.Events {
+			batch = append(batch, rawChangeOf(ev))
+		}
+		// Not resp.Revision: a response to a watch that lags holds only a part
+		// of what there is up to it.
+		if len(batch) == 0 {
+			rev = resp.Revision
+		} else {
+			rev = batch[len(batch)-1].rev
+		}
+		ok = false
+		if len(batch) < maxBatch {
+			select {
+			case resp, ok = <-more: // when it is closed, the next read says so
+			default:
+			}
+		}
 	}
-	batch := make([]rawChange, len(resp.Events))
-	for i, ev := range resp.Events {
-		batch[i] = rawChangeOf(ev)
-	}
-	// Not resp.Revision: a response to a watch that lags holds only a part
-	// of what there is up to it.
-	fn(batch, batch[len(batch)-1].rev)
+	fn(batch, rev)
+	return nil
 }

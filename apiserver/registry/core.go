@@ -106,7 +106,13 @@ func (c *Core) resource(k *api.Kind) (*resource, error) {
 }
 
 // Forget drops what is kept for a kind that is no longer served.
-func (c *Core) Forget(k *api.Kind) { c.resources.Delete(k) }
+func (c *Core) Forget(k *api.Kind) {
+	c.resources.Delete(k)
+	c.resources.Delete(scaleKey{k})
+}
+
+// scaleKey is the key of what is kept for the Scales of a kind.
+type scaleKey struct{ *api.Kind }
 
 // served returns the entry's object in the version of the kind. It may be
 // shared: never mutate it.
@@ -118,8 +124,25 @@ func (r *resource) served(e *store.Entry) (api.Object, error) {
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	if k := obj.GetObjectKind(); k.GroupVersionKind() != r.kind.GVK {
+		k.SetGroupVersionKind(r.kind.GVK)
+	}
 	return obj, nil
+}
+
+// prepare makes ready to serve entries in one go, where that is faster.
+func (r *resource) prepare(entries []*store.Entry) error {
+	if r.kind.Storage == nil || r.kind.Storage.Prepare == nil || len(entries) < 2 {
+		return nil
+	}
+	objs := make([]api.Object, len(entries))
+	for i, e := range entries {
+		objs[i] = e.Object
+	}
+	if err := r.kind.Storage.Prepare(objs); err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return nil
 }
 
 // toStored returns obj in the stored version, ready to be handed to the store.
@@ -132,7 +155,9 @@ func (r *resource) toStored(obj api.Object) (api.Object, error) {
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	out.GetObjectKind().SetGroupVersionKind(r.stored.GVK)
+	if k := out.GetObjectKind(); k.GroupVersionKind() != r.stored.GVK {
+		k.SetGroupVersionKind(r.stored.GVK)
+	}
 	return out, nil
 }
 
@@ -154,6 +179,15 @@ func WithAuthorized(ctx context.Context) context.Context {
 	return context.WithValue(ctx, authorizedKey{}, true)
 }
 
+type admittedKey struct{}
+
+// WithAdmitted marks deletions about which admission is not asked: those that
+// follow from what it let pass already (an eviction, the end of the definition
+// of custom resources).
+func WithAdmitted(ctx context.Context) context.Context {
+	return context.WithValue(ctx, admittedKey{}, true)
+}
+
 type receiptKey struct{}
 
 // Receipt takes the entry that a write made, for callers that want its bytes.
@@ -169,7 +203,16 @@ func (r *resource) written(ctx context.Context, e *store.Entry) (api.Object, err
 	if receipt, ok := ctx.Value(receiptKey{}).(*Receipt); ok && r.kind.Storage == nil {
 		receipt.Entry = e
 	}
+	r.heed(ctx, e)
 	return r.served(e)
+}
+
+// heed waits until the cache has a write that governs others. It does not fail
+// the write, which has happened: the cache has it a little later then.
+func (r *resource) heed(ctx context.Context, e *store.Entry) {
+	if r.kind.Governs {
+		_, _ = r.store.Latest(ctx, e.Key)
+	}
 }
 
 // authorize checks the request's main verb.

@@ -74,15 +74,15 @@ func (c *Core) removeOnce(ctx context.Context, r *resource, t Target, e *store.E
 	if err := checkPreconditions(t, live, opts.Preconditions); err != nil {
 		return nil, false, err
 	}
+	dry := dryRun(opts.DryRun)
+	next, done := c.nextState(t.Kind, live, opts)
+	if next == nil && !done {
+		return live, false, nil // it is ending already, and nothing changes
+	}
 	if err := c.admitDelete(ctx, t, live, opts); err != nil {
 		return nil, false, err
 	}
-	dry := dryRun(opts.DryRun)
-	next, done := c.nextState(t.Kind, live, opts)
-	switch {
-	case next == nil && !done:
-		return live, false, nil
-	case next == nil:
+	if next == nil {
 		gone, err := c.finishDelete(ctx, r, t, e, live, dry)
 		if err != nil {
 			return nil, false, err
@@ -105,6 +105,9 @@ func (c *Core) removeOnce(ctx context.Context, r *resource, t Target, e *store.E
 }
 
 func (c *Core) admitDelete(ctx context.Context, t Target, live api.Object, opts *metav1.DeleteOptions) error {
+	if done, _ := ctx.Value(admittedKey{}).(bool); done {
+		return nil
+	}
 	a := c.attributes(ctx, t, admission.Delete, nil, live, opts, dryRun(opts.DryRun))
 	if err := c.admit(ctx, a); err != nil {
 		return err
@@ -279,6 +282,7 @@ func (c *Core) finishDelete(ctx context.Context, r *resource, t Target, e *store
 	if err != nil {
 		return nil, err
 	}
+	r.heed(ctx, gone)
 	c.released(ctx, t, obj)
 	if obj == e.Object {
 		return r.served(gone)
@@ -343,7 +347,7 @@ func (c *Core) DeleteCollection(ctx context.Context, t Target, opts *metav1.Dele
 	if err := meta.SetList(out, items); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	out.GetObjectKind().SetGroupVersionKind(t.Kind.GVK.GroupVersion().WithKind(t.Kind.GVK.Kind + "List"))
+	out.GetObjectKind().SetGroupVersionKind(t.Kind.ListGVK())
 	return out, nil
 }
 
@@ -390,21 +394,4 @@ func (c *Core) deleteAll(ctx context.Context, t Target, objs []api.Object, opts 
 		}
 	}
 	return first
-}
-
-// Objects returns the list's objects in the version of the kind. They are
-// shared: never mutate them.
-func (l *List) Objects() ([]api.Object, error) {
-	out := make([]api.Object, len(l.Entries))
-	for i, e := range l.Entries {
-		out[i] = e.Object
-		if l.Convert == nil {
-			continue
-		}
-		var err error
-		if out[i], err = l.Convert(e.Object); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
