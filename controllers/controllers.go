@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
@@ -69,6 +70,8 @@ type Config struct {
 	MetricsAPI *rest.Config
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
+	// Metrics is where controllers register theirs; nil is nowhere.
+	Metrics prometheus.Registerer
 	// Certificates says who signs certificate requests, and how.
 	Certificates certificates.Config
 }
@@ -114,7 +117,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 	if err != nil {
 		return nil, err
 	}
-	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock}
+	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock, Metrics: cfg.Metrics}
 	c := &Controllers{logger: cfg.Logger}
 	for _, newLoop := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },

@@ -16,12 +16,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
+	libraries "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/builtin"
@@ -66,6 +68,9 @@ type controlPlane struct {
 	manager     client.Cluster
 	forPods     client.Cluster
 	controllers *controllers.Controllers
+
+	// metrics are what /metrics shows, resources what /metrics/resources does.
+	metrics, resources *prometheus.Registry
 }
 
 // newControlPlane opens what may fail for reasons of the machine: the port,
@@ -155,7 +160,8 @@ func (p *controlPlane) newServer() error {
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
-	metrics := prometheus.NewRegistry()
+	p.metrics, p.resources = prometheus.NewRegistry(), prometheus.NewRegistry()
+	paths["/metrics/resources"] = promhttp.HandlerFor(p.resources, promhttp.HandlerOpts{})
 	p.server, err = apiserver.New(apiserver.Config{
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
 		Authenticator: p.authenticator, Authorizer: authorizer,
@@ -180,7 +186,8 @@ func (p *controlPlane) newServer() error {
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
 			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12,
 		},
-		Metrics: metrics, Logger: cfg.logger.With("component", "apiserver"),
+		// Those of controller-runtime and client-go: queues, requests, this process.
+		Metrics: p.metrics, OtherMetrics: []prometheus.Gatherer{libraries.Registry}, Logger: cfg.logger.With("component", "apiserver"),
 	})
 	return err
 }
@@ -233,7 +240,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
-		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, MetricsAPI: p.overHTTP(metrics),
+		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, MetricsAPI: p.overHTTP(metrics), Metrics: p.metrics,
 		Certificates: certificates.Config{Issuer: p.authority, CA: p.authority.CAPEM(), Reserved: p.names(), Life: certs.Life},
 	})
 	return err
@@ -367,7 +374,10 @@ func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
 
 func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
 	cfg := p.cfg.scheduling
-	cfg.Logger = p.cfg.logger.With("component", "scheduler")
+	cfg.Logger, cfg.Metrics = p.cfg.logger.With("component", "scheduler"), p.metrics
+	if err := p.resources.Register(scheduler.Resources(ctx, p.forPods)); err != nil {
+		return err
+	}
 	s, err := scheduler.New(p.forPods, cfg)
 	if err != nil {
 		return err
