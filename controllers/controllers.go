@@ -99,6 +99,8 @@ func (c *Config) Validate() error {
 type Controllers struct {
 	logger *slog.Logger
 	loops  []loop.Loop
+	// running is 1 for each loop that runs, by its name.
+	running *prometheus.GaugeVec
 }
 
 // All makes every controller. It must be called before the cluster's caches
@@ -118,7 +120,11 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		return nil, err
 	}
 	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock, Metrics: cfg.Metrics}
-	c := &Controllers{logger: cfg.Logger}
+	c := &Controllers{logger: cfg.Logger, running: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "running_managed_controllers",
+		Help: "Indicates where instances of a controller are currently running"}, []string{"name", "manager"})}
+	if err := env.Register(c.running); err != nil {
+		return nil, err
+	}
 	for _, newLoop := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
@@ -169,6 +175,9 @@ func (c *Controllers) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range c.loops {
 		g.Go(func() error {
+			running := c.running.WithLabelValues(l.Name, "kube-controller-manager")
+			running.Set(1)
+			defer running.Set(0)
 			err := l.Run(ctx)
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // asked to stop

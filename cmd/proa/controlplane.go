@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
-	libraries "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/builtin"
@@ -161,6 +160,9 @@ func (p *controlPlane) newServer() error {
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
 	p.metrics, p.resources = prometheus.NewRegistry(), prometheus.NewRegistry()
+	if err := p.metrics.Register(buildInfo()); err != nil {
+		return err
+	}
 	paths["/metrics/resources"] = promhttp.HandlerFor(p.resources, promhttp.HandlerOpts{})
 	p.server, err = apiserver.New(apiserver.Config{
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
@@ -187,7 +189,7 @@ func (p *controlPlane) newServer() error {
 			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12,
 		},
 		// Those of controller-runtime and client-go: queues, requests, this process.
-		Metrics: p.metrics, OtherMetrics: []prometheus.Gatherer{libraries.Registry}, Logger: cfg.logger.With("component", "apiserver"),
+		Metrics: p.metrics, OtherMetrics: []prometheus.Gatherer{prometheus.GathererFunc(libraryMetrics)}, Logger: cfg.logger.With("component", "apiserver"),
 	})
 	return err
 }

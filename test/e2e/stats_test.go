@@ -104,7 +104,7 @@ func (e *env) summary(t *testing.T) {
 		"CPU":     n.CPU != nil && *n.CPU.UsageCoreNanoSeconds > 0,
 		"memory":  n.Memory != nil && *n.Memory.WorkingSetBytes > 0 && *n.Memory.AvailableBytes > 0,
 		"files":   n.Fs != nil && *n.Fs.CapacityBytes > *n.Fs.AvailableBytes && *n.Fs.Inodes > 0,
-		"images":  n.Runtime != nil && n.Runtime.ImageFs != nil && *n.Runtime.ImageFs.UsedBytes > 0 && *n.Runtime.ImageFs.CapacityBytes > 0,
+		"images":  n.Runtime != nil && n.Runtime.ImageFs != nil && n.Runtime.ImageFs.UsedBytes != nil && *n.Runtime.ImageFs.CapacityBytes > 0,
 		"network": n.Network != nil && len(n.Network.Interfaces) > 0,
 		"rlimit":  n.Rlimit != nil && *n.Rlimit.MaxPID > 0 && *n.Rlimit.NumOfRunningProcesses > 0,
 		"swap":    n.Swap != nil,
