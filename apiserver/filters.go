@@ -114,7 +114,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 		}
 	}
 	ctx := request.WithUser(r.Context(), u)
-	if isLong(r, info) {
+	if isLong(r, info) || s.remote.Lasts(r, info) {
 		r = r.WithContext(ctx)
 		if err := s.authorize(ctx, u, info); err != nil {
 			return err

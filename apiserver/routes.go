@@ -49,7 +49,7 @@ func (s *Server) routes() error {
 		}
 		return nil
 	}})
-	docs := openapi.New(s.kinds, s.types)
+	docs := openapi.New(s.kinds, s.types, s.remote.View)
 	s.fixed = map[string]http.Handler{
 		"/":           http.HandlerFunc(s.index),
 		"/version":    version(),
@@ -88,7 +88,7 @@ func version() http.Handler {
 // index lists the paths that are served.
 func (s *Server) index(w http.ResponseWriter, r *http.Request) {
 	paths := []string{"/api", "/apis"}
-	for _, g := range s.kinds.Set().Groups {
+	for _, g := range s.remote.View().Groups(s.kinds.Set()) {
 		base := "/apis/" + g.Name
 		if g.Name == "" {
 			base = "/api"
@@ -116,6 +116,9 @@ func (s *Server) index(w http.ResponseWriter, r *http.Request) {
 
 // route hands an authorized request to what answers it.
 func (s *Server) route(w http.ResponseWriter, r *http.Request, info *request.RequestInfo) {
+	if s.remote.Serve(w, r, info) {
+		return
+	}
 	if info.IsResourceRequest {
 		s.resources.Serve(w, r, info)
 		return

@@ -24,14 +24,18 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/aggregation"
 	"github.com/proa-dev/proa/apiserver/codec"
+	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/customresources"
 	"github.com/proa-dev/proa/apiserver/discovery"
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/typeschema"
+	"github.com/proa-dev/proa/apiserver/webhookclient"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -57,6 +61,9 @@ type Config struct {
 	// certificate for them; nil: logs, exec and proxies are not served. It
 	// must be an *http.Transport for requests that upgrade.
 	Kubelet http.RoundTripper
+	// FrontProxy is the certificate by which extension API servers know this
+	// server; nil: there are none.
+	FrontProxy func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Paths are served beside the API ("/openid/v1/jwks"), after
 	// authorization.
 	Paths map[string]http.Handler
@@ -83,6 +90,7 @@ type Server struct {
 	types     managedfields.TypeConverter
 	registry  *registry.Core
 	resources *handlers.Handler
+	remote    *aggregation.Server // nil: everything is served here
 	discovery *discovery.Handler
 	codec     *codec.Codec
 	infos     request.RequestInfoFactory
@@ -153,7 +161,15 @@ func New(cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	s.resources = handlers.New(hc)
-	s.discovery = discovery.New(s.kinds, s.codec)
+	if cfg.FrontProxy != nil {
+		if s.remote, err = aggregation.New(aggregation.Config{
+			Store: cfg.Store, Kinds: s.kinds, Registry: s.registry, Source: live.New(cfg.Store, cfg.Kinds),
+			Identity: cfg.FrontProxy, Logger: cfg.Logger,
+		}); err != nil {
+			return nil, err
+		}
+	}
+	s.discovery = discovery.New(s.kinds, s.codec, s.remote.View)
 	return s, s.routes()
 }
 
@@ -166,13 +182,26 @@ func (s *Server) Kinds() *kinds.Table { return s.kinds }
 // ServeCustomResources keeps serving what CustomResourceDefinitions define until
 // ctx ends. ready is called when those that are there are served.
 func (s *Server) ServeCustomResources(ctx context.Context, ready func()) error {
+	webhooks := webhookclient.New(connect.Services{Source: live.New(s.cfg.Store, s.cfg.Kinds)}.Address)
+	defer webhooks.Close()
 	custom, err := customresources.New(customresources.Config{
-		Store: s.cfg.Store, Kinds: s.kinds, Registry: s.registry, Types: s.types, Logger: s.cfg.Logger,
+		Store: s.cfg.Store, Kinds: s.kinds, Registry: s.registry, Types: s.types, Logger: s.cfg.Logger, Webhooks: webhooks,
 	})
 	if err != nil {
 		return err
 	}
 	return custom.Run(ctx, ready)
+}
+
+// ServeAggregated keeps leading requests on to the servers that APIServices name
+// until ctx ends. ready is called when those that are there are known.
+func (s *Server) ServeAggregated(ctx context.Context, ready func()) error {
+	if s.remote == nil {
+		ready()
+		<-ctx.Done()
+		return nil
+	}
+	return s.remote.Run(ctx, ready)
 }
 
 const (

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
@@ -45,6 +47,8 @@ import (
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
+	"github.com/proa-dev/proa/controllers/servicecidr"
+	"github.com/proa-dev/proa/controllers/servicelb"
 	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
 	"github.com/proa-dev/proa/controllers/ttlafterfinished"
@@ -70,8 +74,11 @@ type Config struct {
 	MetricsAPI *rest.Config
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
-	// Metrics is where controllers register theirs; nil is nowhere.
-	Metrics prometheus.Registerer
+	// ServiceCIDR is what Services take their addresses from, unless ServiceCIDRs
+	// say otherwise.
+	ServiceCIDR netip.Prefix
+	// NoServiceLB leaves Services of type LoadBalancer to somebody else.
+	NoServiceLB bool
 	// Certificates says who signs certificate requests, and how.
 	Certificates certificates.Config
 }
@@ -91,19 +98,22 @@ func (c *Config) Validate() error {
 		return errors.New("controllers: no API of metrics")
 	case !c.PodCIDR.IsValid():
 		return errors.New("controllers: no pod network")
+	case !c.ServiceCIDR.IsValid():
+		return errors.New("controllers: no addresses of Services")
 	}
 	return nil
 }
 
-// Controllers are all controllers of one process, made for one Run.
+// Controllers are all controllers of one process.
 type Controllers struct {
-	logger *slog.Logger
-	loops  []loop.Loop
-	// running is 1 for each loop that runs, by its name.
-	running *prometheus.GaugeVec
+	cluster client.Cluster
+	cfg     Config
+	metrics horizontalpodautoscaler.Metrics
+	// counts are what this run's controllers count; nil while none runs.
+	counts atomic.Pointer[prometheus.Registry]
 }
 
-// All makes every controller. It must be called before the cluster's caches
+// All prepares every controller. It must be called before the cluster's caches
 // start: it adds their indexes.
 func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers, error) {
 	if err := cfg.Validate(); err != nil {
@@ -119,12 +129,14 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 	if err != nil {
 		return nil, err
 	}
-	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock, Metrics: cfg.Metrics}
-	c := &Controllers{logger: cfg.Logger, running: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "running_managed_controllers",
-		Help: "Indicates where instances of a controller are currently running"}, []string{"name", "manager"})}
-	if err := env.Register(c.running); err != nil {
-		return nil, err
-	}
+	return &Controllers{cluster: cluster, cfg: cfg, metrics: metrics}, nil
+}
+
+// loops makes every controller anew: each is made for one run.
+func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registerer) ([]loop.Loop, error) {
+	cfg := &c.cfg
+	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock, Metrics: metrics}
+	var loops []loop.Loop
 	for _, newLoop := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
@@ -134,7 +146,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return cronjob.New(env) },
 		func() (loop.Loop, error) { return ttlafterfinished.New(env) },
 		func() (loop.Loop, error) {
-			return horizontalpodautoscaler.New(env, horizontalpodautoscaler.Config{Metrics: metrics})
+			return horizontalpodautoscaler.New(env, horizontalpodautoscaler.Config{Metrics: c.metrics})
 		},
 		func() (loop.Loop, error) { return daemonset.New(env) },
 		func() (loop.Loop, error) { return disruption.New(env, cfg.Kinds) },
@@ -152,6 +164,8 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return ephemeralvolume.New(env) },
 		func() (loop.Loop, error) { return localpath.New(env) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
+		func() (loop.Loop, error) { return servicecidr.New(env, cfg.ServiceCIDR) },
+		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
@@ -163,21 +177,35 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		if err != nil {
 			return nil, err
 		}
-		c.loops = append(c.loops, l)
+		loops = append(loops, l)
 	}
-	return c, nil
+	return loops, nil
 }
 
 // Run starts every controller and works until ctx ends, or one of them fails.
 // The cluster's caches must be running or about to. Only one process of a
-// cluster may run it at a time.
-func (c *Controllers) Run(ctx context.Context) error {
+// cluster may run it at a time; once it has returned it may be run again.
+func (c *Controllers) Run(ctx context.Context) (err error) {
+	term := newTerm(c.cluster)
+	defer func() { err = errors.Join(err, term.cache.end()) }()
+	counts := prometheus.NewRegistry()
+	loops, err := c.loops(term, counts)
+	if err != nil {
+		return err
+	}
+	running := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "running_managed_controllers",
+		Help: "Indicates where instances of a controller are currently running"}, []string{"name", "manager"})
+	if err := counts.Register(running); err != nil {
+		return err
+	}
+	c.counts.Store(counts)
+	defer c.counts.Store(nil)
 	g, ctx := errgroup.WithContext(ctx)
-	for _, l := range c.loops {
+	for _, l := range loops {
 		g.Go(func() error {
-			running := c.running.WithLabelValues(l.Name, "kube-controller-manager")
-			running.Set(1)
-			defer running.Set(0)
+			runs := running.WithLabelValues(l.Name, "kube-controller-manager")
+			runs.Set(1)
+			defer runs.Set(0)
 			err := l.Run(ctx)
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // asked to stop
@@ -188,6 +216,15 @@ func (c *Controllers) Run(ctx context.Context) error {
 			return fmt.Errorf("controller %s: %w", l.Name, err)
 		})
 	}
-	c.logger.Debug("controllers started", "count", len(c.loops))
+	c.cfg.Logger.Debug("controllers started", "count", len(loops))
 	return g.Wait()
+}
+
+// Gather tells what the controllers have counted since they were last started,
+// while they run here.
+func (c *Controllers) Gather() ([]*dto.MetricFamily, error) {
+	if r := c.counts.Load(); r != nil {
+		return r.Gather()
+	}
+	return nil, nil
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/apiserver/kinds"
 )
 
 // Operation is what a request does.
@@ -45,6 +46,11 @@ type Attributes struct {
 	User    user.Info
 	// Warn adds a warning to the response.
 	Warn func(text string)
+	// Kinds is what is served while the write is decided on; nil: no kind is
+	// known in other versions.
+	Kinds *kinds.Set
+
+	rounds
 }
 
 // Plugin is one admission plugin; it implements Mutator, Validator or both.
@@ -75,8 +81,17 @@ type Source interface {
 // Chain is all plugins in order.
 type Chain []Plugin
 
-// Admit runs the mutators in order, up to the first error.
+// Admit runs the mutators in order, up to the first error, and once more if one
+// of them says by Recall that others have to see what it changed.
 func (c Chain) Admit(ctx context.Context, a *Attributes) error {
+	if err := c.round(ctx, a); err != nil || !a.wanted {
+		return err
+	}
+	a.again = true
+	return c.round(ctx, a)
+}
+
+func (c Chain) round(ctx context.Context, a *Attributes) error {
 	for _, p := range c {
 		if m, ok := p.(Mutator); ok {
 			if err := m.Admit(ctx, a); err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,15 +31,18 @@ import (
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/admission/policy"
 	"github.com/proa-dev/proa/apiserver/admission/quotas"
+	"github.com/proa-dev/proa/apiserver/admission/webhook"
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
+	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/services"
 	"github.com/proa-dev/proa/apiserver/typeschema"
 	"github.com/proa-dev/proa/apiserver/virtual"
+	"github.com/proa-dev/proa/apiserver/webhookclient"
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/client/join"
 	"github.com/proa-dev/proa/client/local"
@@ -59,6 +63,7 @@ type controlPlane struct {
 	authenticator *authn.Authenticator
 	server        *apiserver.Server
 	listener      net.Listener
+	webhooks      *webhookclient.Client
 
 	bootstrapped atomic.Bool
 
@@ -68,8 +73,10 @@ type controlPlane struct {
 	forPods     client.Cluster
 	controllers *controllers.Controllers
 
-	// metrics are what /metrics shows, resources what /metrics/resources does.
+	// metrics are what /metrics shows, resources what /metrics/resources does,
+	// and scheduling those of the scheduler, anew each time that it leads.
 	metrics, resources *prometheus.Registry
+	scheduling         atomic.Pointer[prometheus.Registry]
 }
 
 // newControlPlane opens what may fail for reasons of the machine: the port,
@@ -112,14 +119,19 @@ func lookup() func(schema.GroupVersionKind) *api.Kind {
 	return func(gvk schema.GroupVersionKind) *api.Kind { return kinds[gvk] }
 }
 
-// policyPlugins admit by policies, the mutating ones first.
-func policyPlugins(cfg policy.Config) (admission.Chain, error) {
-	mutating, err := policy.NewMutating(cfg)
+// extensions admit by the policies and webhooks of the cluster's users, in
+// upstream's order.
+func extensions(policies policy.Config, webhooks webhook.Config) (admission.Chain, error) {
+	mutating, err := policy.NewMutating(policies)
 	if err != nil {
 		return nil, err
 	}
-	validating, err := policy.NewValidating(cfg)
-	return admission.Chain{mutating, validating}, err
+	validating, err := policy.NewValidating(policies)
+	if err != nil {
+		return nil, err
+	}
+	asking, refusing, err := webhook.New(webhooks)
+	return admission.Chain{mutating, asking, validating, refusing}, err
 }
 
 func (p *controlPlane) newServer() error {
@@ -129,6 +141,10 @@ func (p *controlPlane) newServer() error {
 		return err
 	}
 	toKubelets, err := p.authority.Client(certs.KubeletClientUser)
+	if err != nil {
+		return err
+	}
+	frontProxy, err := p.authority.FrontProxyClient(certs.FrontProxyUser)
 	if err != nil {
 		return err
 	}
@@ -150,8 +166,15 @@ func (p *controlPlane) newServer() error {
 	authorizer := authz.New(objects)
 	kindOf := lookup()
 	lookup := admission.Lookup{Source: objects, Live: objects.Live}
-	policies, err := policyPlugins(policy.Config{
+	p.metrics, p.resources = prometheus.NewRegistry(), prometheus.NewRegistry()
+	if err := p.metrics.Register(buildInfo()); err != nil {
+		return err
+	}
+	p.webhooks = webhookclient.New(connect.Services{Source: objects}.Address)
+	extended, err := extensions(policy.Config{
 		Lookup: lookup, Authorizer: authorizer, Kind: kindOf, Converter: typeschema.Converter(builtin.Scheme()), Scheme: builtin.Scheme(),
+	}, webhook.Config{
+		Lookup: lookup, Authorizer: authorizer, Client: p.webhooks, Metrics: p.metrics, Logger: cfg.logger.With("component", "webhooks"),
 	})
 	if err != nil {
 		return err
@@ -159,15 +182,11 @@ func (p *controlPlane) newServer() error {
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
-	p.metrics, p.resources = prometheus.NewRegistry(), prometheus.NewRegistry()
-	if err := p.metrics.Register(buildInfo()); err != nil {
-		return err
-	}
 	paths["/metrics/resources"] = promhttp.HandlerFor(p.resources, promhttp.HandlerOpts{})
 	p.server, err = apiserver.New(apiserver.Config{
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
 		Authenticator: p.authenticator, Authorizer: authorizer,
-		Admission: append(append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}), policies...),
+		Admission: append(append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}), extended...),
 			authz.NewEscalation(authorizer, lookup),
 			quotas.New(quotas.Config{Lookup: lookup, Replace: func(ctx context.Context, q *corev1.ResourceQuota) error {
 				return objects.Replace(ctx, corev1.Resource("resourcequotas"), q)
@@ -178,6 +197,7 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
+		FrontProxy: frontProxy.GetClientCertificate,
 		Components: []health.Check{
 			// They run in this process from the end of bootstrapping to its own end.
 			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
@@ -189,7 +209,7 @@ func (p *controlPlane) newServer() error {
 			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12,
 		},
 		// Those of controller-runtime and client-go: queues, requests, this process.
-		Metrics: p.metrics, OtherMetrics: []prometheus.Gatherer{prometheus.GathererFunc(libraryMetrics)}, Logger: cfg.logger.With("component", "apiserver"),
+		Metrics: p.metrics, OtherMetrics: []prometheus.Gatherer{prometheus.GathererFunc(libraryMetrics), prometheus.GathererFunc(p.leadingMetrics)}, Logger: cfg.logger.With("component", "apiserver"),
 	})
 	return err
 }
@@ -236,13 +256,16 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	if p.forPods, err = p.as("system:kube-scheduler"); err != nil {
 		return err
 	}
+	if err = p.resources.Register(scheduler.Resources(ctx, p.forPods)); err != nil {
+		return err
+	}
 	metrics, err := p.authority.Client("system:kube-controller-manager", user.SystemPrivilegedGroup)
 	if err != nil {
 		return err
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
-		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, MetricsAPI: p.overHTTP(metrics), Metrics: p.metrics,
+		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, ServiceCIDR: p.cfg.services, NoServiceLB: slices.Contains(p.cfg.disabled, serviceLB), MetricsAPI: p.overHTTP(metrics),
 		Certificates: certificates.Config{Issuer: p.authority, CA: p.authority.CAPEM(), Reserved: p.names(), Life: certs.Life},
 	})
 	return err
@@ -305,7 +328,7 @@ func (p *controlPlane) runAPIServer(ctx context.Context, ready func()) error {
 // runBootstrap makes the first objects, then keeps this server's address
 // among the endpoints of the Service kubernetes.
 func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
-	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr,
+	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr, ServiceCIDR: p.cfg.services,
 		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser},
 		Server: "https://" + netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)).String(), Settings: p.settings().Data()}); err != nil {
 		return err
@@ -369,27 +392,12 @@ func (p *controlPlane) runRepair(ctx context.Context, ready func()) error {
 	}
 }
 
-func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
-	ready()
-	return p.controllers.Run(ctx)
-}
-
-func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
-	cfg := p.cfg.scheduling
-	cfg.Logger, cfg.Metrics = p.cfg.logger.With("component", "scheduler"), p.metrics
-	if err := p.resources.Register(scheduler.Resources(ctx, p.forPods)); err != nil {
-		return err
-	}
-	s, err := scheduler.New(p.forPods, cfg)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx, ready)
-}
-
 func (p *controlPlane) close() {
 	if p.listener != nil {
 		p.listener.Close()
+	}
+	if p.webhooks != nil {
+		p.webhooks.Close()
 	}
 	if p.store != nil {
 		if err := p.store.Close(); err != nil {

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	upstream "k8s.io/apiserver/pkg/admission"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch"
@@ -20,6 +21,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/admission/match"
 )
 
 // Mutating changes objects as MutatingAdmissionPolicies say.
@@ -46,13 +48,29 @@ type mutating struct {
 	*head
 	err      error // of compiling
 	patchers []patch.Patcher
-	bindings []*admissionv1.MutatingAdmissionPolicyBinding
+	bindings []mutatingBinding
+}
+
+// mutatingBinding is a binding with what it is for.
+type mutatingBinding struct {
+	*admissionv1.MutatingAdmissionPolicyBinding
+	criteria *match.Criteria
+}
+
+func bindMutating(p *mutating, bindings []api.Object) *mutating {
+	bound := *p
+	bound.bindings = nil
+	for _, o := range bindings {
+		b := o.(*admissionv1.MutatingAdmissionPolicyBinding)
+		bound.bindings = append(bound.bindings, mutatingBinding{b, match.Resources(b.Spec.MatchResources)})
+	}
+	return &bound
 }
 
 func compileMutating(o api.Object) *mutating {
 	p := &mutating{MutatingAdmissionPolicy: o.(*admissionv1.MutatingAdmissionPolicy)}
 	s := &p.Spec
-	if p.head, p.err = newHead(s.FailurePolicy, s.ParamKind, s.MatchConditions, s.Variables); p.err != nil {
+	if p.head, p.err = newHead(s.FailurePolicy, s.MatchConstraints, s.ParamKind, s.MatchConditions, s.Variables); p.err != nil {
 		return p
 	}
 	with := p.declared
@@ -77,128 +95,124 @@ func (m *Mutating) Admit(ctx context.Context, a *admission.Attributes) error {
 	}
 	policies := m.policies.get(m.cfg.Lookup.Source,
 		func(b api.Object) string { return b.(*admissionv1.MutatingAdmissionPolicyBinding).Spec.PolicyName },
-		compileMutating,
-		func(p *mutating, bindings []api.Object) *mutating {
-			bound := *p
-			bound.bindings = nil
-			for _, b := range bindings {
-				bound.bindings = append(bound.bindings, b.(*admissionv1.MutatingAdmissionPolicyBinding))
-			}
-			return &bound
-		})
+		compileMutating, bindMutating)
 	if len(policies) == 0 {
 		return nil
 	}
-	r, err := newRequest(ctx, m.cfg.Lookup, a)
-	if err != nil {
-		return admission.Forbidden(a, err)
-	}
-	// A change may be another policy's business: those that ask for it are
-	// called once more.
-	changed, err := m.round(ctx, r, policies, false)
-	if err != nil {
-		return err
-	}
-	if changed {
-		if _, err := m.round(ctx, r, policies, true); err != nil {
-			return err
-		}
-		return m.put(a, r.versioned.VersionedObject.Object())
-	}
-	return nil
-}
-
-// round calls each policy; again means those alone that may be called again.
-func (m *Mutating) round(ctx context.Context, r *request, policies []*mutating, again bool) (changed bool, err error) {
+	r, recall := match.New(m.cfg.Lookup, a), a.Recall(m.Name())
 	for _, p := range policies {
-		if again && p.Spec.ReinvocationPolicy != admissionv1.IfNeededReinvocationPolicy {
-			continue
-		}
-		ok, err := r.matches(p.Spec.MatchConstraints)
+		to, ok, err := r.Matches(ctx, p.head.criteria)
 		if err == nil && ok {
 			err = p.err
 		}
 		for i := 0; err == nil && ok && i < len(p.bindings); i++ {
-			var one bool
-			one, err = m.binding(ctx, r, p, p.bindings[i])
-			changed = changed || one
+			err = m.binding(ctx, r, to, p, p.bindings[i], recall)
 		}
 		if err != nil && (p.Spec.FailurePolicy == nil || *p.Spec.FailurePolicy != admissionv1.Ignore) {
-			return changed, fail(r, p, err)
+			return fail(r, p, err)
 		}
 	}
-	return changed, nil
+	if err := r.Put(); err != nil {
+		return err
+	}
+	recall.Done()
+	return nil
 }
 
-func (m *Mutating) binding(ctx context.Context, r *request, p *mutating, b *admissionv1.MutatingAdmissionPolicyBinding) (bool, error) {
-	if ok, err := r.matches(b.Spec.MatchResources); err != nil || !ok {
-		return false, err
+// binding calls a policy for each of a binding's parameters.
+func (m *Mutating) binding(ctx context.Context, r *match.Request, to match.Target, p *mutating, b mutatingBinding, recall *admission.Recall) error {
+	if _, ok, err := r.Matches(ctx, b.criteria); err != nil || !ok {
+		return err
 	}
 	params, err := m.cfg.params(ctx, r, p.Spec.ParamKind, b.Spec.ParamRef)
 	if err != nil {
+		return err
+	}
+	for _, param := range params {
+		part := p.Name + "/" + b.Name + "/" + nameOf(param)
+		met, err := p.met(ctx, m.cfg, r, to, param)
+		if err != nil {
+			return err
+		}
+		if !met || recall.Skips(part) {
+			continue
+		}
+		changed, err := m.mutate(ctx, r, to, p, param)
+		if changed {
+			recall.Changed()
+		}
+		if p.Spec.ReinvocationPolicy == admissionv1.IfNeededReinvocationPolicy {
+			recall.Called(part)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func nameOf(param runtime.Object) string {
+	if o, ok := param.(api.Object); ok {
+		return o.GetNamespace() + "/" + o.GetName()
+	}
+	return ""
+}
+
+// mutate applies the mutations of a policy in order.
+func (m *Mutating) mutate(ctx context.Context, r *match.Request, to match.Target, p *mutating, param runtime.Object) (changed bool, err error) {
+	ns, err := r.Namespace(ctx)
+	if err != nil {
 		return false, err
 	}
-	changed := false
-	for _, param := range params {
-		met, err := p.met(ctx, m.cfg, r, param)
+	for _, patcher := range p.patchers {
+		v, err := r.Versioned(to.GVK)
 		if err != nil {
 			return changed, err
 		}
-		if !met {
-			continue
+		converter := m.cfg.Converter
+		if k := r.Kinds.ByKind(to.GVK); k != nil && k.Types != nil {
+			converter = k.Types
 		}
-		for _, patcher := range p.patchers {
-			before := r.versioned.VersionedObject.Object()
-			after, err := patcher.Patch(p.compiler.CreateContext(ctx), patch.Request{
-				MatchedResource: r.GVR, VersionedAttributes: r.versioned, ObjectInterfaces: upstream.NewObjectInterfacesFromScheme(m.cfg.Scheme),
-				OptionalVariables: plugincel.OptionalVariableBindings{VersionedParams: param, Authorizer: m.cfg.Authorizer},
-				Namespace:         plugincel.CreateNamespaceObject(r.namespace), TypeConverter: m.cfg.Converter,
-			}, celconfig.RuntimeCELCostBudget)
-			if err != nil {
-				return changed, err
-			}
-			if after, err = m.typed(r, after); err != nil {
-				return changed, err
-			}
-			r.versioned.UpdateObject(after)
-			changed = changed || !api.Equal(before, after)
+		before := v.VersionedObject.Object()
+		shown := *v // a patcher may change what it is given
+		shown.VersionedObject = upstream.NewLazyObject(before.DeepCopyObject())
+		after, err := patcher.Patch(p.compiler.CreateContext(ctx), patch.Request{
+			MatchedResource: to.GVR, VersionedAttributes: &shown, ObjectInterfaces: upstream.NewObjectInterfacesFromScheme(m.cfg.Scheme),
+			OptionalVariables: plugincel.OptionalVariableBindings{VersionedParams: param, Authorizer: m.cfg.Authorizer},
+			Namespace:         plugincel.CreateNamespaceObject(ns), TypeConverter: converter,
+		}, celconfig.RuntimeCELCostBudget)
+		if err != nil {
+			return changed, err
 		}
+		if after, err = m.typed(r, to.GVK, before, after); err != nil {
+			return changed, err
+		}
+		r.Update(v, after)
+		changed = changed || !api.Equal(before, after)
 	}
 	return changed, nil
 }
 
 // typed returns the Go type of what a patch made, with its defaults.
-func (m *Mutating) typed(r *request, obj runtime.Object) (runtime.Object, error) {
+func (m *Mutating) typed(r *match.Request, gvk schema.GroupVersionKind, before, obj runtime.Object) (runtime.Object, error) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
-		if _, ok := r.Object.(*unstructured.Unstructured); !ok {
-			obj = reflect.New(reflect.TypeOf(r.Object).Elem()).Interface().(runtime.Object)
+		if _, ok := before.(*unstructured.Unstructured); !ok {
+			obj = reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
 			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, obj); err != nil {
 				return nil, fmt.Errorf("read the patched object: %w", err)
 			}
 		}
 	}
-	if k := m.cfg.Kind(r.GVK); k != nil && k.Default != nil && r.Subresource == "" {
+	if k := r.Kinds.ByKind(gvk); k != nil && k.Default != nil && r.Subresource == "" {
 		if o, ok := obj.(api.Object); ok {
 			k.Default(o)
 		}
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.GVK)
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	return obj, nil
 }
 
-// put writes the result into the object under decision.
-func (m *Mutating) put(a *admission.Attributes, obj runtime.Object) error {
-	kind := a.Object.GetObjectKind().GroupVersionKind()
-	to, from := reflect.ValueOf(a.Object).Elem(), reflect.ValueOf(obj).Elem()
-	if to.Type() != from.Type() {
-		return fmt.Errorf("policies made a %s of a %s", from.Type(), to.Type())
-	}
-	to.Set(from)
-	a.Object.GetObjectKind().SetGroupVersionKind(kind)
-	return nil
-}
-
-func fail(r *request, p *mutating, err error) error {
+func fail(r *match.Request, p *mutating, err error) error {
 	message := fmt.Sprintf("policy '%s' denied request: %v", p.Name, err)
 	refused := admission.Forbidden(r.Attributes, errors.New(message))
 	refused.ErrStatus.Reason, refused.ErrStatus.Code = metav1.StatusReasonInvalid, http.StatusUnprocessableEntity

@@ -18,6 +18,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/admission/match"
 )
 
 // Validating refuses what ValidatingAdmissionPolicies refuse.
@@ -44,13 +45,29 @@ type validating struct {
 	*head
 	err                          error // of compiling
 	rules, messages, annotations plugincel.ConditionEvaluator
-	bindings                     []*admissionv1.ValidatingAdmissionPolicyBinding
+	bindings                     []validatingBinding
+}
+
+// validatingBinding is a binding with what it is for.
+type validatingBinding struct {
+	*admissionv1.ValidatingAdmissionPolicyBinding
+	criteria *match.Criteria
+}
+
+func bindValidating(p *validating, bindings []api.Object) *validating {
+	bound := *p
+	bound.bindings = nil
+	for _, o := range bindings {
+		b := o.(*admissionv1.ValidatingAdmissionPolicyBinding)
+		bound.bindings = append(bound.bindings, validatingBinding{b, match.Resources(b.Spec.MatchResources)})
+	}
+	return &bound
 }
 
 func compileValidating(o api.Object) *validating {
 	p := &validating{ValidatingAdmissionPolicy: o.(*admissionv1.ValidatingAdmissionPolicy)}
 	s := &p.Spec
-	if p.head, p.err = newHead(s.FailurePolicy, s.ParamKind, s.MatchConditions, s.Variables); p.err != nil {
+	if p.head, p.err = newHead(s.FailurePolicy, s.MatchConstraints, s.ParamKind, s.MatchConditions, s.Variables); p.err != nil {
 		return p
 	}
 	rules := make([]plugincel.ExpressionAccessor, len(s.Validations))
@@ -83,22 +100,11 @@ func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	}
 	policies := v.policies.get(v.cfg.Lookup.Source,
 		func(b api.Object) string { return b.(*admissionv1.ValidatingAdmissionPolicyBinding).Spec.PolicyName },
-		compileValidating,
-		func(p *validating, bindings []api.Object) *validating {
-			bound := *p
-			bound.bindings = nil
-			for _, b := range bindings {
-				bound.bindings = append(bound.bindings, b.(*admissionv1.ValidatingAdmissionPolicyBinding))
-			}
-			return &bound
-		})
+		compileValidating, bindValidating)
 	if len(policies) == 0 {
 		return nil
 	}
-	r, err := newRequest(ctx, v.cfg.Lookup, a)
-	if err != nil {
-		return admission.Forbidden(a, err)
-	}
+	r := match.New(v.cfg.Lookup, a)
 	for _, p := range policies {
 		if err := v.policy(ctx, r, p); err != nil {
 			return err
@@ -107,8 +113,8 @@ func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	return nil
 }
 
-func (v *Validating) policy(ctx context.Context, r *request, p *validating) error {
-	ok, err := r.matches(p.Spec.MatchConstraints)
+func (v *Validating) policy(ctx context.Context, r *match.Request, p *validating) error {
+	to, ok, err := r.Matches(ctx, p.head.criteria)
 	ignore := p.Spec.FailurePolicy != nil && *p.Spec.FailurePolicy == admissionv1.Ignore
 	if err == nil && ok {
 		err = p.err
@@ -117,20 +123,20 @@ func (v *Validating) policy(ctx context.Context, r *request, p *validating) erro
 	case err != nil && ignore:
 		return nil
 	case err != nil:
-		return refuse(r, p, nil, refusal{message: fmt.Sprintf("failed to configure policy: %v", err)})
+		return refuse(r, p, "", refusal{message: fmt.Sprintf("failed to configure policy: %v", err)})
 	case !ok:
 		return nil
 	}
 	for _, b := range p.bindings {
-		if err := v.binding(ctx, r, p, b); err != nil {
+		if err := v.binding(ctx, r, to, p, b); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (v *Validating) binding(ctx context.Context, r *request, p *validating, b *admissionv1.ValidatingAdmissionPolicyBinding) error {
-	ok, err := r.matches(b.Spec.MatchResources)
+func (v *Validating) binding(ctx context.Context, r *match.Request, to match.Target, p *validating, b validatingBinding) error {
+	_, ok, err := r.Matches(ctx, b.criteria)
 	var params []runtime.Object
 	if err == nil && ok {
 		params, err = v.cfg.params(ctx, r, p.Spec.ParamKind, b.Spec.ParamRef)
@@ -139,17 +145,17 @@ func (v *Validating) binding(ctx context.Context, r *request, p *validating, b *
 		if p.ignore {
 			return nil
 		}
-		return refuse(r, p, b, refusal{message: fmt.Sprintf("failed to configure binding: %v", err)})
+		return refuse(r, p, b.Name, refusal{message: fmt.Sprintf("failed to configure binding: %v", err)})
 	}
 	if !ok {
 		return nil
 	}
 	for _, param := range params {
-		for _, no := range v.evaluate(ctx, r, p, param) {
+		for _, no := range v.evaluate(ctx, r, to, p, param) {
 			for _, action := range b.Spec.ValidationActions {
 				switch action {
 				case admissionv1.Deny:
-					return refuse(r, p, b, no)
+					return refuse(r, p, b.Name, no)
 				case admissionv1.Warn:
 					r.Warn(fmt.Sprintf("Validation failed for ValidatingAdmissionPolicy '%s' with binding '%s': %s", p.Name, b.Name, no.message))
 				}
@@ -160,27 +166,35 @@ func (v *Validating) binding(ctx context.Context, r *request, p *validating, b *
 }
 
 // evaluate returns why the request is refused for one set of parameters.
-func (v *Validating) evaluate(ctx context.Context, r *request, p *validating, params runtime.Object) []refusal {
+func (v *Validating) evaluate(ctx context.Context, r *match.Request, to match.Target, p *validating, params runtime.Object) []refusal {
 	failed := func(err error) []refusal {
 		if p.ignore {
 			return nil
 		}
 		return []refusal{{message: err.Error()}}
 	}
-	met, err := p.met(ctx, v.cfg, r, params)
+	met, err := p.met(ctx, v.cfg, r, to, params)
 	if err != nil {
 		return failed(err)
 	}
 	if !met {
 		return nil
 	}
-	ns, asked := plugincel.CreateNamespaceObject(r.namespace), r.admissionRequest(r.record)
-	full := plugincel.OptionalVariableBindings{VersionedParams: params, Authorizer: v.cfg.Authorizer}
-	results, budget, err := p.rules.ForInput(ctx, r.versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
+	own, err := r.Namespace(ctx)
 	if err != nil {
 		return failed(err)
 	}
-	messages, _, messageErr := p.messages.ForInput(ctx, r.versioned, asked, plugincel.OptionalVariableBindings{VersionedParams: params}, ns, budget)
+	versioned, err := r.Versioned(to.GVK)
+	if err != nil {
+		return failed(err)
+	}
+	ns, asked := plugincel.CreateNamespaceObject(own), r.Review(to)
+	full := plugincel.OptionalVariableBindings{VersionedParams: params, Authorizer: v.cfg.Authorizer}
+	results, budget, err := p.rules.ForInput(ctx, versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
+	if err != nil {
+		return failed(err)
+	}
+	messages, _, messageErr := p.messages.ForInput(ctx, versioned, asked, plugincel.OptionalVariableBindings{VersionedParams: params}, ns, budget)
 	var out []refusal
 	for i, one := range results {
 		rule := &p.Spec.Validations[i]
@@ -198,7 +212,7 @@ func (v *Validating) evaluate(ctx context.Context, r *request, p *validating, pa
 		}
 	}
 	// There is no audit log to annotate; what fails to evaluate refuses still.
-	annotations, _, err := p.annotations.ForInput(ctx, r.versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
+	annotations, _, err := p.annotations.ForInput(ctx, versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
 	if err != nil {
 		return failed(err)
 	}
@@ -226,10 +240,10 @@ func messageOf(rule *admissionv1.Validation, messages []plugincel.EvaluationResu
 	return "failed expression: " + strings.TrimSpace(rule.Expression)
 }
 
-func refuse(r *request, p *validating, b *admissionv1.ValidatingAdmissionPolicyBinding, no refusal) error {
+func refuse(r *match.Request, p *validating, binding string, no refusal) error {
 	message := fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", p.Name, no.message)
-	if b != nil {
-		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", p.Name, b.Name, no.message)
+	if binding != "" {
+		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", p.Name, binding, no.message)
 	}
 	err := admission.Forbidden(r.Attributes, errors.New(message))
 	status := &err.ErrStatus
