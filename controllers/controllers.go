@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
@@ -108,6 +111,8 @@ type Controllers struct {
 	cluster client.Cluster
 	cfg     Config
 	metrics horizontalpodautoscaler.Metrics
+	// counts are what this run's controllers count; nil while none runs.
+	counts atomic.Pointer[prometheus.Registry]
 }
 
 // All prepares every controller. It must be called before the cluster's caches
@@ -130,9 +135,9 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 }
 
 // loops makes every controller anew: each is made for one run.
-func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
+func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registerer) ([]loop.Loop, error) {
 	cfg := &c.cfg
-	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock}
+	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock, Metrics: metrics}
 	var loops []loop.Loop
 	for _, newLoop := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
@@ -186,13 +191,24 @@ func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
 func (c *Controllers) Run(ctx context.Context) (err error) {
 	term := newTerm(c.cluster)
 	defer func() { err = errors.Join(err, term.cache.end()) }()
-	loops, err := c.loops(term)
+	counts := prometheus.NewRegistry()
+	loops, err := c.loops(term, counts)
 	if err != nil {
 		return err
 	}
+	running := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "running_managed_controllers",
+		Help: "Indicates where instances of a controller are currently running"}, []string{"name", "manager"})
+	if err := counts.Register(running); err != nil {
+		return err
+	}
+	c.counts.Store(counts)
+	defer c.counts.Store(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range loops {
 		g.Go(func() error {
+			runs := running.WithLabelValues(l.Name, "kube-controller-manager")
+			runs.Set(1)
+			defer runs.Set(0)
 			err := l.Run(ctx)
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // asked to stop
@@ -205,4 +221,13 @@ func (c *Controllers) Run(ctx context.Context) (err error) {
 	}
 	c.cfg.Logger.Debug("controllers started", "count", len(loops))
 	return g.Wait()
+}
+
+// Gather tells what the controllers have counted since they were last started,
+// while they run here.
+func (c *Controllers) Gather() ([]*dto.MetricFamily, error) {
+	if r := c.counts.Load(); r != nil {
+		return r.Gather()
+	}
+	return nil, nil
 }
