@@ -40,6 +40,9 @@ type Config struct {
 	Store  *store.Store
 	Kinds  []*api.Kind
 	Scheme *runtime.Scheme
+	// Types tells how the fields of Kinds merge; nil: the server reads the
+	// schema itself.
+	Types managedfields.TypeConverter
 
 	Authenticator authenticator.Request
 	Authorizer    authorizer.UnconditionalAuthorizer
@@ -116,9 +119,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Types == nil {
+		cfg.Types = typeschema.Converter(cfg.Scheme)
+	}
 	s := &Server{
 		cfg: cfg, kinds: kinds.New(cfg.Kinds), codec: codec.New(cfg.Scheme),
-		types: typeschema.Converter(cfg.Scheme),
+		types: cfg.Types,
 		infos: request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		reads: newLimiter(cfg.MaxReads), writes: newLimiter(cfg.MaxWrites),
 	}

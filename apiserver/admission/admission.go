@@ -45,6 +45,27 @@ type Attributes struct {
 	User    user.Info
 	// Warn adds a warning to the response.
 	Warn func(text string)
+
+	again, second bool
+	notes         map[string]any
+}
+
+// CallAgain asks that the mutators be called a second time, since one of them
+// changed the object after others had seen it.
+func (a *Attributes) CallAgain() { a.again = true }
+
+// Second says that this is the second time.
+func (a *Attributes) Second() bool { return a.second }
+
+// Note is what a plugin has noted for the second time, nil for nothing.
+func (a *Attributes) Note(plugin string) any { return a.notes[plugin] }
+
+// SetNote notes something for the second time.
+func (a *Attributes) SetNote(plugin string, note any) {
+	if a.notes == nil {
+		a.notes = map[string]any{}
+	}
+	a.notes[plugin] = note
 }
 
 // Plugin is one admission plugin; it implements Mutator, Validator or both.
@@ -75,8 +96,17 @@ type Source interface {
 // Chain is all plugins in order.
 type Chain []Plugin
 
-// Admit runs the mutators in order, up to the first error.
+// Admit runs the mutators in order, up to the first error, and once more if one
+// of them asks for that: each must bear to see what it has done.
 func (c Chain) Admit(ctx context.Context, a *Attributes) error {
+	if err := c.admit(ctx, a); err != nil || !a.again {
+		return err
+	}
+	a.second = true
+	return c.admit(ctx, a)
+}
+
+func (c Chain) admit(ctx context.Context, a *Attributes) error {
 	for _, p := range c {
 		if m, ok := p.(Mutator); ok {
 			if err := m.Admit(ctx, a); err != nil {

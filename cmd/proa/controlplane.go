@@ -33,6 +33,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
 	"github.com/proa-dev/proa/apiserver/health"
+	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/services"
@@ -108,16 +109,6 @@ func lookup() func(schema.GroupVersionKind) *api.Kind {
 	return func(gvk schema.GroupVersionKind) *api.Kind { return kinds[gvk] }
 }
 
-// policyPlugins admit by policies, the mutating ones first.
-func policyPlugins(cfg policy.Config) (admission.Chain, error) {
-	mutating, err := policy.NewMutating(cfg)
-	if err != nil {
-		return nil, err
-	}
-	validating, err := policy.NewValidating(cfg)
-	return admission.Chain{mutating, validating}, err
-}
-
 func (p *controlPlane) newServer() error {
 	cfg := p.cfg
 	serving, err := p.authority.Server(p.names())
@@ -128,8 +119,8 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
-	kinds := builtin.Kinds()
-	objects := live.New(p.store, kinds)
+	served := builtin.Kinds()
+	objects := live.New(p.store, served)
 	p.authenticator, err = authn.New(authn.Config{
 		Key: p.authority.SigningKey(), ClientCAs: p.authority.Pool(), FrontProxyCAs: p.authority.FrontProxyPool(),
 		FrontProxyNames: []string{certs.FrontProxyUser},
@@ -144,10 +135,11 @@ func (p *controlPlane) newServer() error {
 	}
 	maps.Copy(paths, profiles())
 	authorizer := authz.New(objects)
-	kindOf := lookup()
 	lookup := admission.Lookup{Source: objects, Live: objects.Live}
-	policies, err := policyPlugins(policy.Config{
-		Lookup: lookup, Authorizer: authorizer, Kind: kindOf, Converter: typeschema.Converter(builtin.Scheme()), Scheme: builtin.Scheme(),
+	types := typeschema.Converter(builtin.Scheme())
+	policies, err := policy.Plugins(policy.Config{
+		Lookup: lookup, Authorizer: authorizer, Converter: types, Scheme: builtin.Scheme(),
+		Kinds: func() *kinds.Set { return p.server.Kinds().Set() }, // asked by requests, which only the server has
 	})
 	if err != nil {
 		return err
@@ -157,7 +149,7 @@ func (p *controlPlane) newServer() error {
 	})
 	metrics := prometheus.NewRegistry()
 	p.server, err = apiserver.New(apiserver.Config{
-		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
+		Store: p.store, Kinds: served, Scheme: builtin.Scheme(), Types: types,
 		Authenticator: p.authenticator, Authorizer: authorizer,
 		Admission: append(append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}), policies...),
 			authz.NewEscalation(authorizer, lookup),
@@ -182,7 +174,11 @@ func (p *controlPlane) newServer() error {
 		},
 		Metrics: metrics, Logger: cfg.logger.With("component", "apiserver"),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	objects.Follow(p.server.Kinds()) // policies have custom resources for parameters
+	return nil
 }
 
 // names are those under which the API server is reached.

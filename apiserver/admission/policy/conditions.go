@@ -2,11 +2,12 @@ package policy
 
 import (
 	"context"
-	"errors"
 
 	celtypes "github.com/google/cel-go/common/types"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
@@ -22,13 +23,16 @@ type head struct {
 	ignore     bool                         // errors
 }
 
+// refuses says that an error of a policy refuses the request.
+func refuses(f *admissionv1.FailurePolicyType) bool { return f == nil || *f != admissionv1.Ignore }
+
 func newHead(failure *admissionv1.FailurePolicyType, kind *admissionv1.ParamKind, conditions []admissionv1.MatchCondition, variables []admissionv1.Variable) (*head, error) {
 	compiler, err := plugincel.NewCompositedCompiler(admissionregistration.Environment())
 	if err != nil {
 		return nil, err
 	}
 	h := &head{
-		compiler: compiler, ignore: failure != nil && *failure == admissionv1.Ignore,
+		compiler: compiler, ignore: !refuses(failure),
 		declared: plugincel.OptionalVariableDeclarations{HasParams: kind != nil, HasAuthorizer: true},
 	}
 	for _, v := range variables {
@@ -50,11 +54,14 @@ func (h *head) compile(list []plugincel.ExpressionAccessor, with plugincel.Optio
 
 // met says that every condition holds. One that does not hold decides, also
 // when another one fails.
-func (h *head) met(ctx context.Context, c Config, r *request, params runtime.Object) (bool, error) {
+func (h *head) met(ctx context.Context, c *Config, r *request, v *view, params runtime.Object) (bool, error) {
 	if h.conditions == nil {
 		return true, nil
 	}
-	results, _, err := h.conditions.ForInput(ctx, r.versioned, r.admissionRequest(r.record),
+	// Conditions see the resource that the request names, whatever the form.
+	asked := *v.asked
+	asked.Resource = metav1.GroupVersionResource(r.GVR)
+	results, _, err := h.conditions.ForInput(ctx, v.VersionedAttributes, &asked,
 		plugincel.OptionalVariableBindings{VersionedParams: params, Authorizer: c.Authorizer}, nil, celconfig.RuntimeCELCostBudgetMatchConditions)
 	if err != nil {
 		return false, err
@@ -67,5 +74,6 @@ func (h *head) met(ctx context.Context, c Config, r *request, params runtime.Obj
 			return false, nil
 		}
 	}
-	return len(failed) == 0, errors.Join(failed...)
+	// As upstream words several.
+	return len(failed) == 0, utilerrors.NewAggregate(failed)
 }

@@ -7,33 +7,26 @@
 package policy
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"sync"
 
-	reviewv1 "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	upstream "k8s.io/apiserver/pkg/admission"
-	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/kinds"
 )
 
-// Config is what both plugins need.
+// Config is what the plugins need.
 type Config struct {
 	Lookup     admission.Lookup
 	Authorizer authorizer.UnconditionalAuthorizer
-	// Kind returns the kind that is served as gvk, or nil.
-	Kind func(gvk schema.GroupVersionKind) *api.Kind
+	// Kinds are those that are served, custom ones included.
+	Kinds func() *kinds.Set
 	// Converter and Scheme read and make the objects that mutations change.
 	Converter managedfields.TypeConverter
 	Scheme    *runtime.Scheme
@@ -41,10 +34,24 @@ type Config struct {
 
 // Validate says what is missing.
 func (c Config) Validate() error {
-	if c.Lookup.Source == nil || c.Authorizer == nil || c.Kind == nil || c.Converter == nil || c.Scheme == nil {
+	if c.Lookup.Source == nil || c.Authorizer == nil || c.Kinds == nil || c.Converter == nil || c.Scheme == nil {
 		return errors.New("policy: every field of the configuration is required")
 	}
 	return nil
+}
+
+// Plugins are all plugins of the package, the mutating one first.
+func Plugins(cfg Config) (admission.Chain, error) {
+	mutating, err := NewMutating(cfg)
+	if err != nil {
+		return nil, err
+	}
+	validating, err := NewValidating(cfg)
+	if err != nil {
+		return nil, err
+	}
+	access, err := NewAccess(cfg)
+	return admission.Chain{mutating, validating, access}, err
 }
 
 func resource(name string) schema.GroupResource {
@@ -93,14 +100,6 @@ func (c *compiled[T]) get(source admission.Source, bind func(binding api.Object)
 	return c.made
 }
 
-// request is a write as expressions see it.
-type request struct {
-	*admission.Attributes
-	record    upstream.Attributes
-	versioned *upstream.VersionedAttributes
-	namespace *corev1.Namespace // of the object, nil for cluster-scoped ones
-}
-
 // exempt says that no policy is asked: about policies themselves, lest one
 // locks out who would mend it, and about questions that change nothing.
 func exempt(a *admission.Attributes) bool {
@@ -111,87 +110,4 @@ func exempt(a *admission.Attributes) bool {
 		return true
 	}
 	return false
-}
-
-func newRequest(ctx context.Context, l admission.Lookup, a *admission.Attributes) (*request, error) {
-	r := &request{Attributes: a}
-	object, old := typed(a.Object, a), typed(a.OldObject, a)
-	r.record = upstream.NewAttributesRecord(object, old, a.GVK, a.Namespace, a.Name, a.GVR, a.Subresource,
-		upstream.Operation(a.Operation), a.Options, a.DryRun, a.User)
-	r.versioned = &upstream.VersionedAttributes{
-		Attributes: r.record, VersionedKind: a.GVK,
-		VersionedObject: upstream.NewLazyObject(object), VersionedOldObject: upstream.NewLazyObject(old),
-	}
-	if a.Namespace == "" || a.GVR.GroupResource() == corev1.Resource("namespaces") {
-		return r, nil
-	}
-	obj, ok := l.Get(ctx, corev1.Resource("namespaces"), "", a.Namespace)
-	if !ok {
-		return nil, fmt.Errorf("namespace %s not found", a.Namespace)
-	}
-	r.namespace = obj.(*corev1.Namespace)
-	return r, nil
-}
-
-// typed returns a copy of obj that says what it is.
-func typed(obj runtime.Object, a *admission.Attributes) runtime.Object {
-	if obj == nil {
-		return nil
-	}
-	obj = obj.DeepCopyObject()
-	if obj.GetObjectKind().GroupVersionKind().Empty() {
-		obj.GetObjectKind().SetGroupVersionKind(a.GVK)
-	}
-	return obj
-}
-
-func (r *request) admissionRequest(a upstream.Attributes) *reviewv1.AdmissionRequest {
-	return plugincel.CreateAdmissionRequest(a, metav1.GroupVersionResource(r.GVR), metav1.GroupVersionKind(r.GVK))
-}
-
-// params returns the parameters that a binding names: one nil where there are
-// none to be had, and no element where their absence allows the request.
-func (c Config) params(ctx context.Context, r *request, kind *admissionv1.ParamKind, ref *admissionv1.ParamRef) ([]runtime.Object, error) {
-	if kind == nil || ref == nil {
-		return []runtime.Object{nil}, nil
-	}
-	gvk := schema.FromAPIVersionAndKind(kind.APIVersion, kind.Kind)
-	k := c.Kind(gvk)
-	if k == nil {
-		return nil, fmt.Errorf("failed to find resource referenced by paramKind: '%v'", gvk)
-	}
-	namespace := ref.Namespace
-	switch {
-	case !k.Namespaced && namespace != "":
-		return nil, errors.New("paramRef.namespace must not be provided for a cluster-scoped `paramKind`")
-	case k.Namespaced && namespace == "" && r.Namespace == "":
-		return nil, errors.New("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources")
-	case k.Namespaced && namespace == "":
-		namespace = r.Namespace
-	}
-	var found []runtime.Object
-	add := func(o runtime.Object) {
-		o = o.DeepCopyObject()
-		o.GetObjectKind().SetGroupVersionKind(gvk)
-		found = append(found, o)
-	}
-	if ref.Name != "" {
-		if o, ok := c.Lookup.Get(ctx, k.GR(), namespace, ref.Name); ok {
-			add(o)
-		}
-	} else {
-		selector, err := metav1.LabelSelectorAsSelector(ref.Selector)
-		if err != nil {
-			return nil, err
-		}
-		for _, o := range c.Lookup.Source.List(k.GR(), namespace) {
-			if selector.Matches(labels.Set(o.GetLabels())) {
-				add(o)
-			}
-		}
-	}
-	if len(found) == 0 && ref.ParameterNotFoundAction != nil && *ref.ParameterNotFoundAction == admissionv1.DenyAction {
-		return nil, errors.New("no params found for policy binding with `Deny` parameterNotFoundAction")
-	}
-	return found, nil
 }

@@ -70,13 +70,16 @@ func compileValidating(o api.Object) *validating {
 	return p
 }
 
-// refusal is why a request is refused.
+// refusal is why a request is refused: by a policy, or by a binding of it.
 type refusal struct {
+	policy  *validating
+	binding *admissionv1.ValidatingAdmissionPolicyBinding
 	message string
 	reason  metav1.StatusReason
 }
 
-// Validate implements admission.Validator.
+// Validate implements admission.Validator. Every policy is heard, for some warn;
+// the first that denies gives the answer.
 func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) error {
 	if exempt(a) {
 		return nil
@@ -95,119 +98,147 @@ func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	if len(policies) == 0 {
 		return nil
 	}
-	r, err := newRequest(ctx, v.cfg.Lookup, a)
+	r, err := newRequest(ctx, &v.cfg, a)
 	if err != nil {
 		return admission.Forbidden(a, err)
 	}
+	var first *refusal
 	for _, p := range policies {
-		if err := v.policy(ctx, r, p); err != nil {
-			return err
+		if no := v.policy(ctx, r, p); first == nil && no != nil {
+			first = no
 		}
+	}
+	if first != nil {
+		return first.error(r)
 	}
 	return nil
 }
 
-func (v *Validating) policy(ctx context.Context, r *request, p *validating) error {
-	ok, err := r.matches(p.Spec.MatchConstraints)
-	ignore := p.Spec.FailurePolicy != nil && *p.Spec.FailurePolicy == admissionv1.Ignore
-	if err == nil && ok {
+// policy returns the first reason of a policy to deny.
+func (v *Validating) policy(ctx context.Context, r *request, p *validating) *refusal {
+	f, ok, err := r.matches(p.Spec.MatchConstraints)
+	if err == nil && !ok {
+		return nil
+	}
+	if err == nil {
 		err = p.err
 	}
-	switch {
-	case err != nil && ignore:
-		return nil
-	case err != nil:
-		return refuse(r, p, nil, refusal{message: fmt.Sprintf("failed to configure policy: %v", err)})
-	case !ok:
-		return nil
-	}
-	for _, b := range p.bindings {
-		if err := v.binding(ctx, r, p, b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (v *Validating) binding(ctx context.Context, r *request, p *validating, b *admissionv1.ValidatingAdmissionPolicyBinding) error {
-	ok, err := r.matches(b.Spec.MatchResources)
-	var params []runtime.Object
-	if err == nil && ok {
-		params, err = v.cfg.params(ctx, r, p.Spec.ParamKind, b.Spec.ParamRef)
+	var kind *api.Kind
+	if err == nil {
+		kind, err = r.paramKind(p.Spec.ParamKind)
 	}
 	if err != nil {
-		if p.ignore {
-			return nil
-		}
-		return refuse(r, p, b, refusal{message: fmt.Sprintf("failed to configure binding: %v", err)})
+		return p.misconfigured(nil, fmt.Errorf("failed to configure policy: %w", err))
 	}
-	if !ok {
+	var first *refusal
+	for _, b := range p.bindings {
+		no, err := v.binding(ctx, r, p, b, f, kind)
+		if err != nil {
+			no = p.misconfigured(b, fmt.Errorf("failed to configure binding: %w", err))
+		}
+		if first == nil {
+			first = no
+		}
+	}
+	return first
+}
+
+// misconfigured refuses, unless the policy says to ignore errors.
+func (p *validating) misconfigured(b *admissionv1.ValidatingAdmissionPolicyBinding, err error) *refusal {
+	if !refuses(p.Spec.FailurePolicy) {
 		return nil
 	}
+	return &refusal{policy: p, binding: b, message: err.Error()}
+}
+
+// binding returns the first reason to deny for all parameters; an error says
+// that the binding cannot be used.
+func (v *Validating) binding(ctx context.Context, r *request, p *validating, b *admissionv1.ValidatingAdmissionPolicyBinding, f form, kind *api.Kind) (*refusal, error) {
+	_, ok, err := r.matches(b.Spec.MatchResources)
+	if err != nil || !ok {
+		return nil, err
+	}
+	params, err := v.cfg.params(ctx, r, kind, b.Spec.ParamRef)
+	if err != nil || len(params) == 0 {
+		return nil, err
+	}
+	seen, err := r.as(f)
+	if err != nil {
+		return nil, err
+	}
+	var first *refusal
 	for _, param := range params {
-		for _, no := range v.evaluate(ctx, r, p, param) {
+		found, broken := v.evaluate(ctx, r, seen, p, param)
+		for _, no := range found {
+			no.binding = b
 			for _, action := range b.Spec.ValidationActions {
-				switch action {
-				case admissionv1.Deny:
-					return refuse(r, p, b, no)
-				case admissionv1.Warn:
+				switch {
+				case action == admissionv1.Deny && first == nil:
+					first = no
+				case action == admissionv1.Warn:
 					r.Warn(fmt.Sprintf("Validation failed for ValidatingAdmissionPolicy '%s' with binding '%s': %s", p.Name, b.Name, no.message))
 				}
 			}
 		}
+		if broken != nil && first == nil {
+			broken.binding = b
+			first = broken
+		}
 	}
-	return nil
+	return first, nil
 }
 
-// evaluate returns why the request is refused for one set of parameters.
-func (v *Validating) evaluate(ctx context.Context, r *request, p *validating, params runtime.Object) []refusal {
-	failed := func(err error) []refusal {
-		if p.ignore {
+// evaluate returns why the request is refused for one set of parameters. broken
+// refuses it whatever the binding does about failures: an audit annotation
+// could not be made.
+func (v *Validating) evaluate(ctx context.Context, r *request, seen *view, p *validating, params runtime.Object) (found []*refusal, broken *refusal) {
+	failed := func(err error) []*refusal {
+		if p.ignore || err == nil {
 			return nil
 		}
-		return []refusal{{message: err.Error()}}
+		return []*refusal{{policy: p, message: err.Error()}}
 	}
-	met, err := p.met(ctx, v.cfg, r, params)
+	met, err := p.met(ctx, &v.cfg, r, seen, params)
 	if err != nil {
-		return failed(err)
+		return failed(err), nil
 	}
 	if !met {
-		return nil
+		return nil, nil
 	}
-	ns, asked := plugincel.CreateNamespaceObject(r.namespace), r.admissionRequest(r.record)
+	ns := plugincel.CreateNamespaceObject(r.namespace)
 	full := plugincel.OptionalVariableBindings{VersionedParams: params, Authorizer: v.cfg.Authorizer}
-	results, budget, err := p.rules.ForInput(ctx, r.versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
+	alone := plugincel.OptionalVariableBindings{VersionedParams: params}
+	results, budget, err := p.rules.ForInput(ctx, seen.VersionedAttributes, seen.asked, full, ns, celconfig.RuntimeCELCostBudget)
 	if err != nil {
-		return failed(err)
+		return failed(err), nil
 	}
-	messages, _, messageErr := p.messages.ForInput(ctx, r.versioned, asked, plugincel.OptionalVariableBindings{VersionedParams: params}, ns, budget)
-	var out []refusal
+	messages, _, messageErr := p.messages.ForInput(ctx, seen.VersionedAttributes, seen.asked, alone, ns, budget)
 	for i, one := range results {
 		rule := &p.Spec.Validations[i]
 		switch {
 		case one.Error != nil:
-			out = append(out, failed(one.Error)...)
+			found = append(found, failed(one.Error)...)
 		case errors.Is(messageErr, apicel.ErrInternal) || errors.Is(messageErr, apicel.ErrOutOfBudget):
-			out = append(out, failed(fmt.Errorf("failed messageExpression: %w", messageErr))...)
+			found = append(found, failed(fmt.Errorf("failed messageExpression: %w", messageErr))...)
 		case one.EvalResult != celtypes.True:
-			no := refusal{message: messageOf(rule, messages, i), reason: metav1.StatusReasonInvalid}
+			no := &refusal{policy: p, message: messageOf(rule, messages, i), reason: metav1.StatusReasonInvalid}
 			if rule.Reason != nil {
 				no.reason = *rule.Reason
 			}
-			out = append(out, no)
+			found = append(found, no)
 		}
 	}
 	// There is no audit log to annotate; what fails to evaluate refuses still.
-	annotations, _, err := p.annotations.ForInput(ctx, r.versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
+	annotations, _, err := p.annotations.ForInput(ctx, seen.VersionedAttributes, seen.asked, full, ns, celconfig.RuntimeCELCostBudget)
 	if err != nil {
-		return failed(err)
+		return failed(err), nil
 	}
 	for _, one := range annotations {
-		if one.Error != nil {
-			out = append(out, failed(one.Error)...)
+		if no := failed(one.Error); no != nil && broken == nil {
+			broken = no[0]
 		}
 	}
-	return out
+	return found, broken
 }
 
 // messageOf prefers what the message expression gives, if it is one short line.
@@ -226,10 +257,10 @@ func messageOf(rule *admissionv1.Validation, messages []plugincel.EvaluationResu
 	return "failed expression: " + strings.TrimSpace(rule.Expression)
 }
 
-func refuse(r *request, p *validating, b *admissionv1.ValidatingAdmissionPolicyBinding, no refusal) error {
-	message := fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", p.Name, no.message)
-	if b != nil {
-		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", p.Name, b.Name, no.message)
+func (no *refusal) error(r *request) error {
+	message := fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", no.policy.Name, no.message)
+	if no.binding != nil {
+		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", no.policy.Name, no.binding.Name, no.message)
 	}
 	err := admission.Forbidden(r.Attributes, errors.New(message))
 	status := &err.ErrStatus
