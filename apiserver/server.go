@@ -21,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
@@ -30,6 +31,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/openapi"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/typeschema"
 	"github.com/proa-dev/proa/store"
@@ -158,6 +160,12 @@ func (s *Server) Registry() registry.Registry { return s.registry }
 
 // Kinds is the table of what is served.
 func (s *Server) Kinds() *kinds.Table { return s.kinds }
+
+// Schema is the OpenAPI schema of a kind, without references; nil: the kind is
+// not served.
+func (s *Server) Schema(gvk schema.GroupVersionKind) (*spec.Schema, error) {
+	return openapi.Whole(s.kinds.Set(), s.types, gvk)
+}
 
 // ServeCustomResources keeps serving what CustomResourceDefinitions define until
 // ctx ends. ready is called when those that are there are served.

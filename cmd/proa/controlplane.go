@@ -228,7 +228,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 		return err
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
-		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
+		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All }, Schema: p.server.Schema,
 		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, MetricsAPI: p.overHTTP(metrics),
 		Certificates: certificates.Config{Issuer: p.authority, CA: p.authority.CAPEM(), Reserved: p.names(), Life: certs.Life},
 	})
