@@ -17,6 +17,8 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/storage"
 	"github.com/proa-dev/proa/controllers/internal/index"
 )
 
@@ -106,21 +108,15 @@ func (b *binder) assignDefaultClass(ctx context.Context, claim *corev1.Persisten
 	if err := b.env.Cluster.Client().List(ctx, &classes, client.UnsafeDisableDeepCopy); err != nil {
 		return false, err
 	}
-	var best *storagev1.StorageClass
+	objects := make([]api.Object, len(classes.Items))
 	for i := range classes.Items {
-		c := &classes.Items[i]
-		if c.Annotations["storageclass.kubernetes.io/is-default-class"] != "true" && c.Annotations["storageclass.beta.kubernetes.io/is-default-class"] != "true" {
-			continue
-		}
-		if best == nil || best.CreationTimestamp.Before(&c.CreationTimestamp) ||
-			(best.CreationTimestamp.Equal(&c.CreationTimestamp) && c.Name < best.Name) {
-			best = c
-		}
+		objects[i] = &classes.Items[i]
 	}
+	best := storage.DefaultClass(objects)
 	if best == nil {
 		return false, nil
 	}
-	claim.Spec.StorageClassName = ptr.To(best.Name)
+	claim.Spec.StorageClassName = ptr.To(best.GetName())
 	return true, b.env.Cluster.Client().Update(ctx, claim)
 }
 
