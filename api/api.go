@@ -34,7 +34,9 @@ type Kind struct {
 	GVK      schema.GroupVersionKind
 	Resource string
 	// Singular defaults to the lower-case kind.
-	Singular   string
+	Singular string
+	// ListKind is the kind of lists; empty: Kind with "List" behind it.
+	ListKind   string
 	ShortNames []string
 	Categories []string
 	Namespaced bool
@@ -61,6 +63,10 @@ type Kind struct {
 	// Types tells how the fields of a kind without a Go type merge; nil: as
 	// their values look.
 	Types managedfields.TypeConverter
+	// Versions lead an object of any version of a custom resource to the version
+	// named, all of which are there. They never mutate what they are given, which
+	// may share parts with what they return.
+	Versions map[string]func(obj Object) (Object, error)
 	// Schema is the OpenAPI schema of a kind without a Go type, and Columns of
 	// such kinds may change with it; nil: any fields.
 	Schema func(v3 bool) map[string]any
@@ -149,6 +155,14 @@ func (k *Kind) GVR() schema.GroupVersionResource {
 // GR returns the kind's group and resource.
 func (k *Kind) GR() schema.GroupResource { return k.GVR().GroupResource() }
 
+// ListGVK names the kind of lists.
+func (k *Kind) ListGVK() schema.GroupVersionKind {
+	if k.ListKind != "" {
+		return k.GVK.GroupVersion().WithKind(k.ListKind)
+	}
+	return k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List")
+}
+
 // Requester is who makes a request.
 type Requester struct {
 	Name, UID string
@@ -165,6 +179,10 @@ type Conversion struct {
 	Stored *Kind
 	To     func(obj Object) (Object, error)
 	From   func(stored Object) (Object, error)
+	// Prepare is set where From is slow for one and not for many (a webhook
+	// converts) and where labels may change on the way: From of what was prepared
+	// costs nothing for as long as the object is kept.
+	Prepare func(stored []Object) error
 }
 
 // Status is the status subresource.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,7 +36,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	begin := s.cfg.Now()
 	info, infoErr := s.infos.NewRequestInfo(r)
 	defer s.recover(w, r)
-	defer func() { s.metrics.observe(info, r, s.known(info), w.status(), s.cfg.Now().Sub(begin)) }()
+	defer func() { s.metrics.observe(info, r, s.served(info), w, s.cfg.Now().Sub(begin)) }()
 	auditID := r.Header.Get("Audit-Id")
 	if auditID == "" || len(auditID) > 64 {
 		auditID = string(uuid.NewUUID())
@@ -63,19 +64,22 @@ func growStack() {
 //go:noinline
 func keep(room *[6 << 10]byte) byte { return room[len(room)-1] }
 
-// known says whether a request was for something that is served.
-func (s *Server) known(info *request.RequestInfo) bool {
+// served is the kind that a request was for; nil if that is not served.
+func (s *Server) served(info *request.RequestInfo) *api.Kind {
 	if info == nil {
-		return false
+		return nil
 	}
 	k := s.kinds.Set().ByResource(schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource})
 	switch {
 	case k == nil:
-		return false
+		return nil
 	case info.Subresource == "", info.Subresource == "status" && k.Status != nil, info.Subresource == "scale" && k.Scale != nil:
-		return true
+		return k
 	}
-	return slices.ContainsFunc(k.Subresources, func(sub api.Subresource) bool { return sub.Name == info.Subresource })
+	if slices.ContainsFunc(k.Subresources, func(sub api.Subresource) bool { return sub.Name == info.Subresource }) {
+		return k
+	}
+	return nil
 }
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -110,11 +114,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 		}
 	}
 	ctx := request.WithUser(r.Context(), u)
-	if isLong(r, info) {
+	if isLong(r, info) || s.remote.Lasts(r, info) {
 		r = r.WithContext(ctx)
 		if err := s.authorize(ctx, u, info); err != nil {
 			return err
 		}
+		defer s.metrics.longRunning(info, r, s.served(info))()
 		s.route(w, r, info)
 		return nil
 	}
@@ -124,6 +129,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	default:
 		limit = s.writes
 	}
+	defer limit.count()()
 	if !privileged(u) {
 		if err := limit.enter(ctx); err != nil {
 			return err
@@ -213,10 +219,11 @@ func timeoutOf(r *http.Request) time.Duration {
 	return requestTimeout
 }
 
-// response remembers the status code.
+// response remembers the status code and how much was written.
 type response struct {
 	http.ResponseWriter
-	code int
+	code    int
+	written int64
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -232,7 +239,9 @@ func (w *response) Write(p []byte) (int, error) {
 	if w.code == 0 {
 		w.code = http.StatusOK
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.written += int64(n)
+	return n, err
 }
 
 // Flush implements http.Flusher.
@@ -262,6 +271,9 @@ func (w *response) status() int {
 type limiter struct {
 	running chan struct{}
 	waiting chan struct{}
+	// now is how many requests there are, those that no bound holds back
+	// included, and most how many there were since somebody asked.
+	now, most atomic.Int64
 }
 
 const (
@@ -302,3 +314,16 @@ func (l *limiter) enter(ctx context.Context) error {
 }
 
 func (l *limiter) leave() { <-l.running }
+
+// count counts a request, until what it returns is called.
+func (l *limiter) count() (done func()) {
+	n := l.now.Add(1)
+	for most := l.most.Load(); n > most && !l.most.CompareAndSwap(most, n); most = l.most.Load() {
+	}
+	return l.uncount
+}
+
+func (l *limiter) uncount() { l.now.Add(-1) }
+
+// peak is the most requests at a time since the last call.
+func (l *limiter) peak() int64 { return l.most.Swap(l.now.Load()) }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -48,7 +49,7 @@ func (s *Server) routes() error {
 		}
 		return nil
 	}})
-	docs := openapi.New(s.kinds, s.types)
+	docs := openapi.New(s.kinds, s.types, s.remote.View)
 	s.fixed = map[string]http.Handler{
 		"/":           http.HandlerFunc(s.index),
 		"/version":    version(),
@@ -59,11 +60,11 @@ func (s *Server) routes() error {
 		s.fixed[path] = h
 	}
 	if s.cfg.Metrics != nil {
-		s.fixed["/metrics"] = promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{})
+		s.fixed["/metrics"] = promhttp.HandlerFor(append(prometheus.Gatherers{s.cfg.Metrics}, s.cfg.OtherMetrics...), promhttp.HandlerOpts{})
 	}
 	s.trees = []tree{{"/openapi/v3/", docs}}
 	for path, checks := range map[string][]health.Check{"/healthz": alive, "/livez": alive, "/readyz": ready} {
-		h := &health.Handler{Path: path, Checks: checks}
+		h := &health.Handler{Path: path, Checks: checks, Observe: func(check string, err error) { s.metrics.check(path, check, err) }}
 		s.fixed[path] = h
 		s.trees = append(s.trees, tree{path + "/", h})
 	}
@@ -87,7 +88,7 @@ func version() http.Handler {
 // index lists the paths that are served.
 func (s *Server) index(w http.ResponseWriter, r *http.Request) {
 	paths := []string{"/api", "/apis"}
-	for _, g := range s.kinds.Set().Groups {
+	for _, g := range s.remote.View().Groups(s.kinds.Set()) {
 		base := "/apis/" + g.Name
 		if g.Name == "" {
 			base = "/api"
@@ -115,6 +116,9 @@ func (s *Server) index(w http.ResponseWriter, r *http.Request) {
 
 // route hands an authorized request to what answers it.
 func (s *Server) route(w http.ResponseWriter, r *http.Request, info *request.RequestInfo) {
+	if s.remote.Serve(w, r, info) {
+		return
+	}
 	if info.IsResourceRequest {
 		s.resources.Serve(w, r, info)
 		return

@@ -25,15 +25,19 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/aggregation"
 	"github.com/proa-dev/proa/apiserver/codec"
+	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/customresources"
 	"github.com/proa-dev/proa/apiserver/discovery"
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/openapi"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/typeschema"
+	"github.com/proa-dev/proa/apiserver/webhookclient"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -62,6 +66,9 @@ type Config struct {
 	// certificate for them; nil: logs, exec and proxies are not served. It
 	// must be an *http.Transport for requests that upgrade.
 	Kubelet http.RoundTripper
+	// FrontProxy is the certificate by which extension API servers know this
+	// server; nil: there are none.
+	FrontProxy func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Paths are served beside the API ("/openid/v1/jwks"), after
 	// authorization.
 	Paths map[string]http.Handler
@@ -74,7 +81,9 @@ type Config struct {
 	MaxReads, MaxWrites int
 	// Metrics registers metrics and gathers them for /metrics; nil: none.
 	Metrics *prometheus.Registry
-	Logger  *slog.Logger
+	// OtherMetrics are shown at /metrics too: those of libraries.
+	OtherMetrics []prometheus.Gatherer
+	Logger       *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -86,6 +95,7 @@ type Server struct {
 	types     managedfields.TypeConverter
 	registry  *registry.Core
 	resources *handlers.Handler
+	remote    *aggregation.Server // nil: everything is served here
 	discovery *discovery.Handler
 	codec     *codec.Codec
 	infos     request.RequestInfoFactory
@@ -103,7 +113,7 @@ type tree struct {
 }
 
 // New returns a server that does not listen yet.
-func New(cfg Config) (*Server, error) {
+func New(cfg Config) (_ *Server, err error) {
 	switch {
 	case cfg.Scheme == nil:
 		return nil, errors.New("apiserver: no scheme")
@@ -130,6 +140,17 @@ func New(cfg Config) (*Server, error) {
 		infos: request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		reads: newLimiter(cfg.MaxReads), writes: newLimiter(cfg.MaxWrites),
 	}
+	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("apiserver: register metrics: %w", err)
+	}
+	if cfg.Metrics != nil {
+		if cfg.Admission, err = admission.Measured(cfg.Admission, cfg.Metrics); err != nil {
+			return nil, fmt.Errorf("apiserver: register metrics: %w", err)
+		}
+		if err := cfg.Metrics.Register(newInventory(s)); err != nil {
+			return nil, fmt.Errorf("apiserver: register metrics: %w", err)
+		}
+	}
 	computed, err := s.computed()
 	if err != nil {
 		return nil, err
@@ -143,15 +164,20 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
-		return nil, fmt.Errorf("apiserver: register metrics: %w", err)
-	}
 	hc := handlers.Config{Registry: s.registry, Kinds: s.kinds, Codec: s.codec, Now: cfg.Now}
 	if err := s.connect(&hc); err != nil {
 		return nil, err
 	}
 	s.resources = handlers.New(hc)
-	s.discovery = discovery.New(s.kinds, s.codec)
+	if cfg.FrontProxy != nil {
+		if s.remote, err = aggregation.New(aggregation.Config{
+			Store: cfg.Store, Kinds: s.kinds, Registry: s.registry, Source: live.New(cfg.Store, cfg.Kinds),
+			Identity: cfg.FrontProxy, Logger: cfg.Logger,
+		}); err != nil {
+			return nil, err
+		}
+	}
+	s.discovery = discovery.New(s.kinds, s.codec, s.remote.View)
 	return s, s.routes()
 }
 
@@ -170,13 +196,26 @@ func (s *Server) Schema(gvk schema.GroupVersionKind) (*spec.Schema, error) {
 // ServeCustomResources keeps serving what CustomResourceDefinitions define until
 // ctx ends. ready is called when those that are there are served.
 func (s *Server) ServeCustomResources(ctx context.Context, ready func()) error {
+	webhooks := webhookclient.New(connect.Services{Source: live.New(s.cfg.Store, s.cfg.Kinds)}.Address)
+	defer webhooks.Close()
 	custom, err := customresources.New(customresources.Config{
-		Store: s.cfg.Store, Kinds: s.kinds, Registry: s.registry, Types: s.types, Logger: s.cfg.Logger,
+		Store: s.cfg.Store, Kinds: s.kinds, Registry: s.registry, Types: s.types, Logger: s.cfg.Logger, Webhooks: webhooks,
 	})
 	if err != nil {
 		return err
 	}
 	return custom.Run(ctx, ready)
+}
+
+// ServeAggregated keeps leading requests on to the servers that APIServices name
+// until ctx ends. ready is called when those that are there are known.
+func (s *Server) ServeAggregated(ctx context.Context, ready func()) error {
+	if s.remote == nil {
+		ready()
+		<-ctx.Done()
+		return nil
+	}
+	return s.remote.Run(ctx, ready)
 }
 
 const (

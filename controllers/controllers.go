@@ -47,6 +47,8 @@ import (
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
 	"github.com/proa-dev/proa/controllers/serviceaccounttoken"
+	"github.com/proa-dev/proa/controllers/servicecidr"
+	"github.com/proa-dev/proa/controllers/servicelb"
 	"github.com/proa-dev/proa/controllers/statefulset"
 	"github.com/proa-dev/proa/controllers/tainteviction"
 	"github.com/proa-dev/proa/controllers/ttlafterfinished"
@@ -74,6 +76,11 @@ type Config struct {
 	MetricsAPI *rest.Config
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
+	// ServiceCIDR is what Services take their addresses from, unless ServiceCIDRs
+	// say otherwise.
+	ServiceCIDR netip.Prefix
+	// NoServiceLB leaves Services of type LoadBalancer to somebody else.
+	NoServiceLB bool
 	// Certificates says who signs certificate requests, and how.
 	Certificates certificates.Config
 }
@@ -93,17 +100,20 @@ func (c *Config) Validate() error {
 		return errors.New("controllers: no API of metrics")
 	case !c.PodCIDR.IsValid():
 		return errors.New("controllers: no pod network")
+	case !c.ServiceCIDR.IsValid():
+		return errors.New("controllers: no addresses of Services")
 	}
 	return nil
 }
 
-// Controllers are all controllers of one process, made for one Run.
+// Controllers are all controllers of one process.
 type Controllers struct {
-	logger *slog.Logger
-	loops  []loop.Loop
+	cluster client.Cluster
+	cfg     Config
+	metrics horizontalpodautoscaler.Metrics
 }
 
-// All makes every controller. It must be called before the cluster's caches
+// All prepares every controller. It must be called before the cluster's caches
 // start: it adds their indexes.
 func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers, error) {
 	if err := cfg.Validate(); err != nil {
@@ -119,8 +129,14 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 	if err != nil {
 		return nil, err
 	}
+	return &Controllers{cluster: cluster, cfg: cfg, metrics: metrics}, nil
+}
+
+// loops makes every controller anew: each is made for one run.
+func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
+	cfg := &c.cfg
 	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock}
-	c := &Controllers{logger: cfg.Logger}
+	var loops []loop.Loop
 	for _, newLoop := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
 		func() (loop.Loop, error) { return replicaset.New(env) },
@@ -130,7 +146,7 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) { return cronjob.New(env) },
 		func() (loop.Loop, error) { return ttlafterfinished.New(env) },
 		func() (loop.Loop, error) {
-			return horizontalpodautoscaler.New(env, horizontalpodautoscaler.Config{Metrics: metrics})
+			return horizontalpodautoscaler.New(env, horizontalpodautoscaler.Config{Metrics: c.metrics})
 		},
 		func() (loop.Loop, error) { return daemonset.New(env) },
 		func() (loop.Loop, error) { return disruption.New(env, cfg.Kinds) },
@@ -151,6 +167,8 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		func() (loop.Loop, error) {
 			return policystatus.New(env, policystatus.Config{Kinds: cfg.Kinds, Schema: cfg.Schema})
 		},
+		func() (loop.Loop, error) { return servicecidr.New(env, cfg.ServiceCIDR) },
+		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
@@ -162,17 +180,23 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 		if err != nil {
 			return nil, err
 		}
-		c.loops = append(c.loops, l)
+		loops = append(loops, l)
 	}
-	return c, nil
+	return loops, nil
 }
 
 // Run starts every controller and works until ctx ends, or one of them fails.
 // The cluster's caches must be running or about to. Only one process of a
-// cluster may run it at a time.
-func (c *Controllers) Run(ctx context.Context) error {
+// cluster may run it at a time; once it has returned it may be run again.
+func (c *Controllers) Run(ctx context.Context) (err error) {
+	term := newTerm(c.cluster)
+	defer func() { err = errors.Join(err, term.cache.end()) }()
+	loops, err := c.loops(term)
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, l := range c.loops {
+	for _, l := range loops {
 		g.Go(func() error {
 			err := l.Run(ctx)
 			if ctx.Err() != nil {
@@ -184,6 +208,6 @@ func (c *Controllers) Run(ctx context.Context) error {
 			return fmt.Errorf("controller %s: %w", l.Name, err)
 		})
 	}
-	c.logger.Debug("controllers started", "count", len(c.loops))
+	c.cfg.Logger.Debug("controllers started", "count", len(loops))
 	return g.Wait()
 }

@@ -35,12 +35,14 @@ import (
 	"github.com/proa-dev/proa/kubelet/cri"
 	"github.com/proa-dev/proa/kubelet/evict"
 	"github.com/proa-dev/proa/kubelet/images"
+	"github.com/proa-dev/proa/kubelet/metrics"
 	"github.com/proa-dev/proa/kubelet/node"
 	"github.com/proa-dev/proa/kubelet/objects"
 	"github.com/proa-dev/proa/kubelet/pods"
 	"github.com/proa-dev/proa/kubelet/server"
 	"github.com/proa-dev/proa/kubelet/spec"
 	"github.com/proa-dev/proa/kubelet/static"
+	"github.com/proa-dev/proa/kubelet/stats"
 	"github.com/proa-dev/proa/kubelet/status"
 	"github.com/proa-dev/proa/kubelet/volumes"
 )
@@ -164,6 +166,8 @@ type parts struct {
 	static  *static.Source
 	evictor *evict.Evictor
 	server  *server.Server
+	metrics *metrics.Metrics
+	stats   *stats.Reader
 }
 
 // Run works until ctx ends and leaves containers running. It calls ready when
@@ -201,6 +205,9 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) error {
 	wg.Wait()
 	p.pods.Wait()
 	p.objects.Wait()
+	if p.stats != nil {
+		p.stats.Wait()
+	}
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -244,9 +251,9 @@ func (k *Kubelet) join(ctx context.Context, p *parts, wg *sync.WaitGroup, ready 
 
 // assemble makes the parts, once the runtime answers.
 func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
-	p := &parts{}
+	p := &parts{metrics: metrics.New()}
 	var err error
-	if p.cri, err = cri.Dial(k.cfg.RuntimeEndpoint, k.cfg.ImageEndpoint); err != nil {
+	if p.cri, err = cri.Dial(k.cfg.RuntimeEndpoint, k.cfg.ImageEndpoint, p.metrics.Runtime()); err != nil {
 		return nil, err
 	}
 	name, err := k.awaitRuntime(ctx, p.cri)
@@ -276,7 +283,8 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		Reader:       k.cluster.Reader(), Logger: k.log, Now: now, Plugins: k.cfg.VolumePlugins,
 		StorageDir: k.cfg.StorageDir, Node: p.node.Get})
 	p.images = images.New(images.Config{Client: p.cri, Now: now})
-	p.gc = &images.Collector{Client: p.cri, Logger: k.log, High: 85, Low: 80, MinAge: 2 * time.Minute, Now: now}
+	p.gc = &images.Collector{Client: p.cri, Logger: k.log, High: 85, Low: 80, MinAge: 2 * time.Minute, Now: now,
+		Removed: func() { p.metrics.Collected("space") }}
 	p.writer = status.NewWriter(k.cluster.Client(), k.log)
 	p.pods, err = pods.New(ctx, pods.Config{
 		CRI: p.cri, RuntimeName: name, RuntimeHandler: k.runtimeHandler, RecursiveReadOnly: k.recursiveReadOnly,
@@ -284,25 +292,33 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		Volumes: p.volumes, Objects: p.objects, Images: p.images, Cgroups: p.cgroups, Status: p.writer, Services: k.services,
 		Node: p.node.Get, HostIPs: p.node.HostIPs, Recorder: recorder, Clock: k.cfg.Clock, Logger: k.log,
 		PodLogsDir: k.cfg.PodLogsDir, ContainerLogsDir: k.cfg.ContainerLogsDir, SeccompDir: filepath.Join(k.cfg.RootDir, "seccomp"),
+		Metrics: p.metrics,
 	})
 	if err != nil {
 		return p, err
 	}
-	k.extras(p)
+	k.extras(ctx, p)
 	return p, nil
 }
 
 // extras makes the parts that not every kubelet has.
-func (k *Kubelet) extras(p *parts) {
+func (k *Kubelet) extras(ctx context.Context, p *parts) {
 	if k.cfg.StaticPodDir != "" {
 		p.static = static.New(static.Config{Dir: k.cfg.StaticPodDir, NodeName: k.cfg.NodeName, NodeUID: func() uidType { return p.node.Get().UID },
 			Client: k.cluster.Client(), Reader: k.cluster.Reader(), Logger: k.log, Default: k.cfg.DefaultPod,
 			Update: p.pods.Update, Remove: p.pods.Remove})
 	}
 	if k.cfg.Listen != "" {
+		p.stats = stats.New(ctx, stats.Config{NodeName: k.cfg.NodeName, Pods: p.pods, CRI: p.cri, Groups: p.cgroups, Volumes: p.volumes,
+			RootDir: k.cfg.RootDir, PodLogsDir: k.cfg.PodLogsDir, Clock: k.cfg.Clock, Logger: k.log})
+		version := 1
+		if p.cgroups.V2() {
+			version = 2
+		}
+		p.metrics.Gauges(k.cfg.NodeName, version, p.pods.Pods, pods.IsStatic, p.stats.Volumes())
 		p.server = server.New(server.Config{
-			Listen: k.cfg.Listen, TLS: k.cfg.TLS, NodeName: k.cfg.NodeName, Pods: p.pods, CRI: p.cri, Cgroups: p.cgroups, Volumes: p.volumes,
-			RootDir: k.cfg.RootDir, PodLogsDir: k.cfg.PodLogsDir, Client: k.cluster.Client(), Logger: k.log, Clock: k.cfg.Clock,
+			Listen: k.cfg.Listen, TLS: k.cfg.TLS, NodeName: k.cfg.NodeName, Pods: p.pods, CRI: p.cri, Stats: p.stats, Metrics: p.metrics,
+			PodLogsDir: k.cfg.PodLogsDir, Client: k.cluster.Client(), Logger: k.log, Clock: k.cfg.Clock,
 			Healthy: func() error { return nil },
 			Configz: map[string]any{"kubeletconfig": map[string]any{"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
 				"clusterDNS": k.cfg.ClusterDNS, "clusterDomain": k.cfg.ClusterDomain, "maxPods": k.cfg.MaxPods, "staticPodPath": k.cfg.StaticPodDir,

@@ -38,8 +38,8 @@ func (k *Kubelet) evictor(p *parts, recorder record.EventRecorder) *evict.Evicto
 		},
 		Evict:   func(uid uidType, v status.Verdict, grace *int64) error { return p.pods.Evict(uid, v, grace) },
 		Reclaim: func(ctx context.Context) error { return p.gc.Collect(ctx, true) },
-		Changed: func() { p.node.Poke() },
-		Node:    func() *corev1.ObjectReference { return p.node.Ref() }, Recorder: recorder,
+		Changed: func() { p.node.Poke() }, Evicted: func(signal node.Signal) { p.metrics.Evicted(string(signal)) },
+		Node: func() *corev1.ObjectReference { return p.node.Ref() }, Recorder: recorder,
 		Clock: k.cfg.Clock, Logger: k.log,
 	})
 }
@@ -55,7 +55,7 @@ func (k *Kubelet) use(ctx context.Context, p *parts, pod *corev1.Pod, of corev1.
 	out := evict.Use{Containers: map[string]int64{}}
 	switch of {
 	case "pids":
-		out.Total = int64(p.cgroups.Pod(pod).Processes)
+		out.Total = int64(p.cgroups.Pod(pod).Threads)
 		return out
 	case corev1.ResourceMemory:
 		out.Total = int64(p.cgroups.Pod(pod).WorkingSet)

@@ -222,10 +222,9 @@ func (e *etcd) watchMember(ctx context.Context, from int64, fn func([]rawChange,
 			if !ok {
 				return errors.New("the watch stream of etcd was closed")
 			}
-			if resp.CompactRevision != 0 {
-				return errCompacted
+			if err := deliver(resp, stream.Chan(), fn); err != nil {
+				return err
 			}
-			deliver(resp, fn)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-e.member.Server.StopNotify():
@@ -234,16 +233,36 @@ func (e *etcd) watchMember(ctx context.Context, from int64, fn func([]rawChange,
 	}
 }
 
-func deliver(resp mvcc.WatchResponse, fn func([]rawChange, int64)) {
-	if len(resp.Events) == 0 {
-		fn(nil, resp.Revision)
-		return
+// deliver hands on a response, and with it those that wait behind it: each is
+// one transaction, and in busy times several come before we do.
+func deliver(resp mvcc.WatchResponse, more <-chan mvcc.WatchResponse, fn func([]rawChange, int64)) error {
+	var batch []rawChange
+	var rev int64
+	for ok := true; ok; {
+		if resp.CompactRevision != 0 {
+			if len(batch) > 0 {
+				fn(batch, rev)
+			}
+			return errCompacted
+		}
+		for _, ev := range resp.Events {
+			batch = append(batch, rawChangeOf(ev))
+		}
+		// Not resp.Revision: a response to a watch that lags holds only a part
+		// of what there is up to it.
+		if len(batch) == 0 {
+			rev = resp.Revision
+		} else {
+			rev = batch[len(batch)-1].rev
+		}
+		ok = false
+		if len(batch) < maxBatch {
+			select {
+			case resp, ok = <-more: // when it is closed, the next read says so
+			default:
+			}
+		}
 	}
-	batch := make([]rawChange, len(resp.Events))
-	for i, ev := range resp.Events {
-		batch[i] = rawChangeOf(ev)
-	}
-	// Not resp.Revision: a response to a watch that lags holds only a part
-	// of what there is up to it.
-	fn(batch, batch[len(batch)-1].rev)
+	fn(batch, rev)
+	return nil
 }

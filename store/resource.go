@@ -17,10 +17,12 @@ import (
 // from the watch cache.
 type Resource struct {
 	store  *Store
-	kind   atomic.Pointer[api.Kind]
+	kind   *api.Kind
 	prefix string // of etcd's keys
 	ctx    context.Context
 	cancel context.CancelFunc // ends loads
+	// next took its place.
+	next atomic.Pointer[Resource]
 
 	changed atomic.Int64 // the latest change
 	ttl     atomic.Int64 // of the latest create that had one
@@ -41,19 +43,31 @@ func newResource(s *Store, k *api.Kind) *Resource {
 		prefix: root + k.StoragePath + "/",
 		log:    newEventLog(),
 		tree:   newTree(),
+		kind:   k,
 	}
-	r.kind.Store(k)
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	r.pending.init()
 	r.loading, r.loaded = true, make(chan struct{})
 	return r
 }
 
+// now is what r was replaced by, or r.
+func (r *Resource) now() *Resource {
+	for {
+		n := r.next.Load()
+		if n == nil {
+			return r
+		}
+		r = n
+	}
+}
+
 // Create stores obj under key (see Entry). obj is handed over, whatever the
 // outcome: the caller must not change it again. An existing key is an
 // AlreadyExists status error. ttl is in seconds, 0 for none (Events have one).
 func (r *Resource) Create(ctx context.Context, key string, obj api.Object, ttl int64) (*Entry, error) {
-	k := r.kind.Load()
+	r = r.now()
+	k := r.kind
 	data, err := encode(k, obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("encode %s %s: %w", k.GVK.Kind, key, err))
@@ -77,7 +91,8 @@ func (r *Resource) Create(ctx context.Context, key string, obj api.Object, ttl i
 // returns ErrChanged; the caller reads again and decides. An object equal to
 // old is not written: old itself is returned. obj is handed over as in Create.
 func (r *Resource) Update(ctx context.Context, old *Entry, obj api.Object) (*Entry, error) {
-	k := r.kind.Load()
+	r = r.now()
+	k := r.kind
 	data, err := encode(k, obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("encode %s %s: %w", k.GVK.Kind, old.Key, err))
@@ -116,6 +131,9 @@ func (r *Resource) Delete(ctx context.Context, old *Entry) (*Entry, error) {
 // commit carries out w; ErrChanged says that its condition does not hold.
 func (r *Resource) commit(ctx context.Context, w write, p *pendingWrite, verb string) (*Entry, error) {
 	if r.ctx.Err() != nil {
+		if n := r.next.Load(); n != nil {
+			return n.commit(ctx, w, p, verb)
+		}
 		return nil, asStatus(errClosed, verb) // nobody would wait for the event
 	}
 	r.pending.add(p)
@@ -164,11 +182,21 @@ var ErrChanged error = changedError{}
 // Latest returns the newest entry of key, at least as new as every write that
 // was acknowledged before the call. Nil, nil where there is none.
 func (r *Resource) Latest(ctx context.Context, key string) (*Entry, error) {
-	if err := r.catchUp(ctx); err != nil {
-		return nil, err
+	for {
+		r = r.now()
+		err := r.catchUp(ctx)
+		if r.next.Load() != nil {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return r.Cached(key), nil
 	}
-	return r.Cached(key), nil
 }
+
+// Revision is that of the latest change that the cache has seen.
+func (r *Resource) Revision() int64 { return r.changed.Load() }
 
 // Cached returns what the cache has now, without waiting.
 func (r *Resource) Cached(key string) *Entry {
@@ -199,7 +227,7 @@ func (r *Resource) catchUp(ctx context.Context) error {
 }
 
 func (r *Resource) decode(key string, value []byte) (api.Object, error) {
-	return decode(r.kind.Load(), r.store.cfg.Lookup, value)
+	return decode(r.kind, r.store.cfg.Lookup, value)
 }
 
 // verify checks that nobody changed a cached object.

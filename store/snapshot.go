@@ -71,6 +71,16 @@ const futureWait = 3 * time.Second
 // waited for a few seconds, then it is a "Too large resource version" timeout
 // status error; one that is gone is a 410 status error with reason Expired.
 func (r *Resource) Snapshot(ctx context.Context, m Match, rev int64) (*Snapshot, error) {
+	for {
+		r = r.now()
+		s, err := r.snapshot(ctx, m, rev)
+		if r.next.Load() == nil {
+			return s, err
+		}
+	}
+}
+
+func (r *Resource) snapshot(ctx context.Context, m Match, rev int64) (*Snapshot, error) {
 	switch {
 	case m == MatchLatest:
 		if err := r.catchUp(ctx); err != nil {

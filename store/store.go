@@ -174,9 +174,6 @@ const loadTimeout = 30 * time.Second
 // the stored version.
 func (s *Store) Resource(k *api.Kind) *Resource {
 	if r := s.table.Load().byPath[k.StoragePath]; r != nil {
-		if old := r.kind.Load(); old != k {
-			r.kind.Store(k)
-		}
 		return r
 	}
 	s.mu.Lock()
@@ -201,6 +198,35 @@ func (s *Store) Resource(k *api.Kind) *Resource {
 		s.log.Warn("cache is still loading", "resource", k.StoragePath, "err", err)
 	}
 	return r
+}
+
+// Replace makes k the kind by which what is stored at its StoragePath is read,
+// and reads all of it again. Watches end; whoever holds the resource goes on with
+// the new one.
+func (s *Store) Replace(k *api.Kind) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.table.Load()
+	old := t.byPath[k.StoragePath]
+	if old == nil {
+		return // the first call of Resource starts it
+	}
+	r := newResource(s, k)
+	next := &table{byPath: maps.Clone(t.byPath), byGR: maps.Clone(t.byGR)}
+	next.byPath[k.StoragePath] = r
+	for gr, other := range next.byGR {
+		if other == old {
+			delete(next.byGR, gr)
+		}
+	}
+	next.byGR[k.GR()] = r
+	s.table.Store(next)
+	if s.ctx.Err() == nil {
+		s.wg.Go(func() { r.load(s.ctx) })
+	}
+	old.next.Store(r)
+	old.cancel()
+	old.log.close()
 }
 
 // Forget drops the cache of k's StoragePath and ends its watches: for kinds
@@ -286,7 +312,7 @@ func (s *Store) Current(gr schema.GroupResource) *Snapshot {
 // has seen: what was derived from the resource stays valid while it is equal.
 func (s *Store) Revision(gr schema.GroupResource) int64 {
 	if r := s.table.Load().byGR[gr]; r != nil {
-		return r.changed.Load()
+		return r.Revision()
 	}
 	return 0
 }

@@ -130,3 +130,13 @@ func (s *Store) watchSpace(rev int64, urgent bool) {
 		s.log.Info("etcd has space again, writes are accepted")
 	}
 }
+
+// Size is how large the database's file is, and the id of its cluster; false
+// when it is another's.
+func (s *Store) Size() (cluster uint64, size int64, ok bool) {
+	if s.etcd.member == nil {
+		return 0, 0, false
+	}
+	srv := s.etcd.member.Server
+	return uint64(srv.Cluster().ID()), srv.Backend().Size(), true
+}

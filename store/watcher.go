@@ -59,6 +59,7 @@ func (r *Resource) Watch(opts WatchOptions) (*Watcher, error) {
 	if opts.Since < 0 {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version %d", opts.Since))
 	}
+	r = r.now()
 	w := &Watcher{r: r, opts: opts, stop: make(chan struct{}), since: opts.Since, seen: opts.Since}
 	if opts.Since == 0 || opts.Initial {
 		w.initial = &initial{} // opened by Next, which has a context

@@ -61,6 +61,7 @@ func CustomResourceDefinition() *api.Kind {
 			}),
 		},
 		BeginDelete:            api.On(beginDelete),
+		Warnings:               warnings,
 		RequireVersionOnUpdate: true,
 		ResetFields:            map[string][]string{"": {"status"}, "status": {"spec"}},
 	}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/apiserver/kinds"
 )
 
 // Operation is what a request does.
@@ -45,27 +46,11 @@ type Attributes struct {
 	User    user.Info
 	// Warn adds a warning to the response.
 	Warn func(text string)
+	// Kinds is what is served while the write is decided on; nil: no kind is
+	// known in other versions.
+	Kinds *kinds.Set
 
-	again, second bool
-	notes         map[string]any
-}
-
-// CallAgain asks that the mutators be called a second time, since one of them
-// changed the object after others had seen it.
-func (a *Attributes) CallAgain() { a.again = true }
-
-// Second says that this is the second time.
-func (a *Attributes) Second() bool { return a.second }
-
-// Note is what a plugin has noted for the second time, nil for nothing.
-func (a *Attributes) Note(plugin string) any { return a.notes[plugin] }
-
-// SetNote notes something for the second time.
-func (a *Attributes) SetNote(plugin string, note any) {
-	if a.notes == nil {
-		a.notes = map[string]any{}
-	}
-	a.notes[plugin] = note
+	rounds
 }
 
 // Plugin is one admission plugin; it implements Mutator, Validator or both.
@@ -97,16 +82,16 @@ type Source interface {
 type Chain []Plugin
 
 // Admit runs the mutators in order, up to the first error, and once more if one
-// of them asks for that: each must bear to see what it has done.
+// of them says by Recall that others have to see what it changed.
 func (c Chain) Admit(ctx context.Context, a *Attributes) error {
-	if err := c.admit(ctx, a); err != nil || !a.again {
+	if err := c.round(ctx, a); err != nil || !a.wanted {
 		return err
 	}
-	a.second = true
-	return c.admit(ctx, a)
+	a.again = true
+	return c.round(ctx, a)
 }
 
-func (c Chain) admit(ctx context.Context, a *Attributes) error {
+func (c Chain) round(ctx context.Context, a *Attributes) error {
 	for _, p := range c {
 		if m, ok := p.(Mutator); ok {
 			if err := m.Admit(ctx, a); err != nil {

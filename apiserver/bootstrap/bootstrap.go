@@ -28,6 +28,9 @@ type Config struct {
 	// ServiceIP is the address of the Service kubernetes: the first of the
 	// service network.
 	ServiceIP netip.Addr
+	// ServiceCIDR is what Services take their addresses from; no ServiceCIDR is
+	// made when it is invalid.
+	ServiceCIDR netip.Prefix
 	// ClientCA and FrontProxyCA (PEM) are published to extension API servers,
 	// with the common names of front proxies.
 	ClientCA, FrontProxyCA []byte
@@ -63,6 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 		group.Go(func() error { return ensure(groupCtx, cfg.Client, class) })
 	}
 	group.Go(func() error { return ensureFlows(groupCtx, cfg) })
+	group.Go(func() error { return ensureRange(groupCtx, cfg) })
 	group.Go(func() error { return ensureService(groupCtx, cfg) })
 	if len(cfg.ClientCA) > 0 {
 		group.Go(func() error { return ensureTrust(groupCtx, cfg) })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -16,6 +17,18 @@ const (
 	servicePort = 443
 	portName    = "https"
 )
+
+// ensureRange makes the first ServiceCIDR. One that names another range stays:
+// it is not this server's alone.
+func ensureRange(ctx context.Context, cfg Config) error {
+	if !cfg.ServiceCIDR.IsValid() {
+		return nil
+	}
+	return ensure(ctx, cfg.Client, &networkingv1.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: serviceName},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{cfg.ServiceCIDR.String()}},
+	})
+}
 
 // ensureService makes the Service kubernetes. Its address is in certificates
 // and in the environment of every pod: one that has another address is made

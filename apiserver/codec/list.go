@@ -35,13 +35,13 @@ var (
 	listEnd    = []byte("]}\n")
 )
 
-// JSONListHead is what comes before the items of a list.
+// JSONListHead is what comes before the items of a list; gvk is that of the list.
 func JSONListHead(gvk schema.GroupVersionKind, meta metav1.ListMeta) ([]byte, error) {
 	head, err := json.Marshal(struct {
 		Kind       string          `json:"kind"`
 		APIVersion string          `json:"apiVersion"`
 		Metadata   metav1.ListMeta `json:"metadata"`
-	}{gvk.Kind + "List", gvk.GroupVersion().String(), meta})
+	}{gvk.Kind, gvk.GroupVersion().String(), meta})
 	if err != nil {
 		return nil, err
 	}

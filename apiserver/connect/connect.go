@@ -90,7 +90,8 @@ func (p *Proxy) ServeConnect(w http.ResponseWriter, r *http.Request, t registry.
 	if err := p.mayStream(r, t, rest); err != nil {
 		return err
 	}
-	if err := p.admit(r.Context(), t); err != nil {
+	r, rest, err := p.admit(r, t, rest)
+	if err != nil {
 		return err
 	}
 	switch t.Kind.Resource + "/" + t.Subresource {
@@ -150,13 +151,6 @@ func (p *Proxy) mayStream(r *http.Request, t registry.Target, rest string) error
 		User: u, Verb: "create", Namespace: t.Namespace, Name: t.Name, APIVersion: "v1",
 		Resource: t.Kind.Resource, Subresource: t.Subresource, ResourceRequest: true,
 	})
-}
-
-func (p *Proxy) admit(ctx context.Context, t registry.Target) error {
-	if p.cfg.Registry == nil || t.Subresource == "log" {
-		return nil
-	}
-	return p.cfg.Registry.AdmitConnect(ctx, t)
 }
 
 func (p *Proxy) pod(ctx context.Context, t registry.Target) (*corev1.Pod, error) {

@@ -3,7 +3,6 @@ package connect
 import (
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -11,9 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/proxy"
 
@@ -156,19 +153,16 @@ func (p *Proxy) serviceProxy(w http.ResponseWriter, r *http.Request, t registry.
 	if err != nil {
 		return err
 	}
-	obj, ok := p.cfg.Source.Live(r.Context(), services, t.Namespace, name)
-	if !ok {
-		return apierrors.NewNotFound(services, name)
-	}
-	svc, ok := obj.(*corev1.Service)
-	if !ok {
-		return apierrors.NewInternalError(fmt.Errorf("unexpected object type: %T", obj))
+	at := Services{Source: p.cfg.Source}
+	svc, err := at.service(r.Context(), t.Namespace, name)
+	if err != nil {
+		return err
 	}
 	portName, err := servicePort(svc, port)
 	if err != nil {
 		return err
 	}
-	host, err := p.endpoint(svc, portName)
+	host, err := at.endpoint(svc, portName)
 	if err != nil {
 		return err
 	}
@@ -190,30 +184,4 @@ func servicePort(svc *corev1.Service, port string) (string, error) {
 		}
 	}
 	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", port, svc.Name))
-}
-
-// endpoint picks one of the ready endpoints of a service by chance.
-func (p *Proxy) endpoint(svc *corev1.Service, portName string) (string, error) {
-	var found []string
-	for _, obj := range p.cfg.Source.List(schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}, svc.Namespace) {
-		slice, ok := obj.(*discoveryv1.EndpointSlice)
-		if !ok || slice.Labels[discoveryv1.LabelServiceName] != svc.Name {
-			continue
-		}
-		for _, port := range slice.Ports {
-			if port.Port == nil || port.Name != nil && *port.Name != portName || port.Name == nil && portName != "" {
-				continue
-			}
-			for _, e := range slice.Endpoints {
-				if e.Conditions.Ready != nil && !*e.Conditions.Ready || len(e.Addresses) == 0 || dialable(e.Addresses[0], false) != nil {
-					continue
-				}
-				found = append(found, net.JoinHostPort(e.Addresses[0], strconv.Itoa(int(*port.Port))))
-			}
-		}
-	}
-	if len(found) == 0 {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", svc.Name))
-	}
-	return found[rand.IntN(len(found))], nil
 }

@@ -7,6 +7,9 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/registry"
@@ -14,13 +17,17 @@ import (
 
 // clean removes the objects of a definition that goes, then lets it go. done
 // is false while objects wait for their finalizers.
-func (s *Server) clean(ctx context.Context, d *definition, served bool) (done bool, err error) {
+func (s *Server) clean(ctx context.Context, st *state, d *definition) (done bool, err error) {
 	end := apiextensionsv1.CustomResourceDefinitionCondition{
 		Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionFalse,
 		Reason: "NeverEstablished", Message: "resource was never established",
 	}
-	if st := s.known[d.Name]; served && st != nil && st.family != nil {
-		left, err := s.removeObjects(ctx, st.family.stored)
+	if apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established) {
+		stored := bare(d)
+		if st.family != nil {
+			stored = st.family.stored
+		}
+		left, err := s.removeObjects(ctx, stored)
 		if err != nil || left > 0 {
 			c := apiextensionsv1.CustomResourceDefinitionCondition{
 				Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue,
@@ -46,6 +53,24 @@ func (s *Server) clean(ctx context.Context, d *definition, served bool) (done bo
 	apihelpers.CRDRemoveFinalizer(d, apiextensionsv1.CustomResourceCleanupFinalizer)
 	_, err = s.cfg.Registry.Update(ctx, registry.Target{Kind: s.kind, Name: d.Name}, d, &metav1.UpdateOptions{FieldManager: "proa"})
 	return err == nil, err
+}
+
+// bare is the kind of a definition whose schema cannot be used: enough to remove
+// its objects.
+func bare(d *definition) *api.Kind {
+	names := d.Status.AcceptedNames
+	k := &api.Kind{
+		Resource: names.Plural, Namespaced: d.Spec.Scope == apiextensionsv1.NamespaceScoped, ListKind: names.ListKind,
+		New:         func() api.Object { return &unstructured.Unstructured{Object: map[string]any{}} },
+		NewList:     func() runtime.Object { return &unstructured.UnstructuredList{Object: map[string]any{}} },
+		StoragePath: d.Spec.Group + "/" + names.Plural,
+	}
+	for _, v := range d.Spec.Versions {
+		if v.Storage {
+			k.GVK = schema.GroupVersionKind{Group: d.Spec.Group, Version: v.Name, Kind: names.Kind}
+		}
+	}
+	return k
 }
 
 // removeObjects asks all objects of a kind to go and says how many stay.

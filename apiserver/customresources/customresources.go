@@ -6,17 +6,19 @@
 // else has; served, which its condition Established tells; terminating, when its
 // objects go first; gone.
 //
-// When a schema changes, the cache of its objects is dropped and read again:
-// what is stored is pruned and completed by the new one. That ends watches, as
-// it does upstream.
+// When a schema changes, the cache of its objects is read again: what is stored
+// is pruned and completed by the new one. That ends watches, as it does upstream;
+// requests that began by the old schema end by it.
 package customresources
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
+	"strings"
 	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
@@ -33,6 +35,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/apiserver/openapi"
 	"github.com/proa-dev/proa/apiserver/registry"
+	"github.com/proa-dev/proa/apiserver/webhookclient"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -42,8 +45,11 @@ type Config struct {
 	Kinds    *kinds.Table
 	Registry *registry.Core
 	// Types tells how the fields of metadata merge.
-	Types  managedfields.TypeConverter
-	Logger *slog.Logger
+	Types managedfields.TypeConverter
+	// Webhooks calls those that convert; nil: definitions that need them are
+	// not served.
+	Webhooks *webhookclient.Client
+	Logger   *slog.Logger
 }
 
 // Server keeps the table of kinds.
@@ -56,13 +62,47 @@ type Server struct {
 
 // state is what was made of a definition.
 type state struct {
-	revision int64 // of the definition, when all was done for it
-	uid      types.UID
-	spec     int64 // its generation
-	names    apiextensionsv1.CustomResourceDefinitionNames
-	leaving  bool
-	family   *family
+	made
+	revision int64   // of the definition, when all was done for it
+	family   *family // nil: not served
+	failure  error   // why not, though it should be
+	former   *family // what requests that began long ago may use
+	told     string  // the error that was logged last
 }
+
+// made is what a family depends on. It is compared.
+type made struct {
+	uid        types.UID
+	generation int64
+	names      string
+	stored     string // versions
+	leaving    bool
+	served     bool
+}
+
+func madeOf(d *definition) made {
+	names, _ := json.Marshal(d.Status.AcceptedNames) // strings alone
+	m := made{
+		uid: d.UID, generation: d.Generation, names: string(names),
+		leaving: d.DeletionTimestamp != nil, served: apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established),
+	}
+	if byWebhook(d) {
+		m.stored = strings.Join(d.Status.StoredVersions, ",")
+	}
+	return m
+}
+
+// progress is how far a definition got.
+type progress int
+
+const (
+	// settled: nothing to do until the definition changes.
+	settled progress = iota
+	// waiting for others to give names free.
+	waiting
+	// unfinished: it failed, or objects have to go first.
+	unfinished
+)
 
 // New returns a server that serves nothing yet.
 func New(cfg Config) (*Server, error) {
@@ -73,8 +113,11 @@ func New(cfg Config) (*Server, error) {
 	return &Server{cfg: cfg, kind: k, known: map[string]*state{}}, nil
 }
 
-// retry is how long what failed, or waits for objects to go, rests.
-const retry = time.Second
+// What is unfinished is looked at again after a while, which grows.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 5 * time.Second
+)
 
 // Run follows the definitions until ctx ends. ready is called when all that
 // are there are served.
@@ -86,30 +129,33 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("custom resources: %w", err)
 	}
 	definitions := s.cfg.Store.Resource(s.kind)
+	retry := firstRetry
 	for first := true; ctx.Err() == nil; first = false {
 		snap, err := definitions.Snapshot(ctx, store.MatchLatest, 0)
 		if err != nil {
 			s.cfg.Logger.Warn("read the definitions of custom resources", "error", err)
-			pause(ctx, retry)
+			pause(ctx, lastRetry)
 			continue
 		}
 		again := s.all(ctx, snap)
 		if first {
 			ready()
 		}
-		s.await(ctx, definitions, snap.Revision, again)
+		if !again {
+			retry = firstRetry
+			s.await(ctx, definitions, snap.Revision)
+			continue
+		}
+		limited, cancel := context.WithTimeout(ctx, retry)
+		s.await(limited, definitions, snap.Revision)
+		cancel()
+		retry = min(2*retry, lastRetry)
 	}
 	return nil
 }
 
-// await returns when a definition changed since a revision or, if something is
-// left to do, after a while.
-func (s *Server) await(ctx context.Context, definitions *store.Resource, since int64, again bool) {
-	if again {
-		limited, cancel := context.WithTimeout(ctx, retry)
-		defer cancel()
-		ctx = limited
-	}
+// await returns when a definition changed since a revision, or ctx ends.
+func (s *Server) await(ctx context.Context, definitions *store.Resource, since int64) {
 	w, err := definitions.Watch(store.WatchOptions{Since: since})
 	if err != nil {
 		return // too long ago: look again
@@ -117,7 +163,7 @@ func (s *Server) await(ctx context.Context, definitions *store.Resource, since i
 	defer w.Stop()
 	if _, err := w.Next(ctx, nil); err != nil && ctx.Err() == nil {
 		s.cfg.Logger.Warn("watch the definitions of custom resources", "error", err)
-		pause(ctx, retry)
+		pause(ctx, lastRetry)
 	}
 }
 
@@ -134,10 +180,10 @@ func pause(ctx context.Context, d time.Duration) {
 // something is left to do.
 func (s *Server) all(ctx context.Context, snap *store.Snapshot) (again bool) {
 	var defs []*definition
-	var entries []*store.Entry
+	var revisions []int64
 	snap.Ascend("", "", func(e *store.Entry) bool {
 		if d, ok := e.Object.(*definition); ok {
-			defs, entries = append(defs, d), append(entries, e)
+			defs, revisions = append(defs, d), append(revisions, e.Revision)
 		}
 		return true
 	})
@@ -147,89 +193,129 @@ func (s *Server) all(ctx context.Context, snap *store.Snapshot) (again bool) {
 	}
 	for name, st := range s.known {
 		if !here[name] {
-			s.drop(name, st.family)
+			s.drop(name, st)
 			delete(s.known, name)
 		}
 	}
 	for i, d := range defs {
 		st := s.known[d.Name]
-		if st != nil && st.revision == entries[i].Revision {
+		if st == nil {
+			st = &state{}
+			s.known[d.Name] = st
+		}
+		if st.revision == revisions[i] {
 			continue
 		}
-		next, done, err := s.one(ctx, d.DeepCopy(), defs)
-		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-			s.cfg.Logger.Warn("serve a custom resource", "definition", d.Name, "error", err)
-		}
+		next, at, err := s.one(ctx, st, d.DeepCopy(), defs)
+		s.tell(ctx, d, st, err)
 		if next != nil {
 			defs[i] = next // its names are taken from now on
 		}
-		if st = s.known[d.Name]; err == nil && done && st != nil {
-			st.revision = entries[i].Revision
-		} else {
+		switch {
+		case err != nil || at == unfinished:
 			again = true
+		case at == settled:
+			st.revision = revisions[i]
 		}
 	}
 	return again
 }
 
-// one does what a definition, which is a copy, asks for. done says that there
-// is nothing to wait for.
-func (s *Server) one(ctx context.Context, d *definition, defs []*definition) (_ *definition, done bool, err error) {
+// tell logs what went wrong, once.
+func (s *Server) tell(ctx context.Context, d *definition, st *state, err error) {
+	if err == nil {
+		err = st.failure
+	}
+	if err == nil || ctx.Err() != nil || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return
+	}
+	if text := err.Error(); text != st.told {
+		st.told = text
+		s.cfg.Logger.Warn("serve a custom resource", "definition", d.Name, "error", err)
+	}
+}
+
+// one does what a definition, which is a copy, asks for.
+func (s *Server) one(ctx context.Context, st *state, d *definition, defs []*definition) (*definition, progress, error) {
 	before := d.Status.DeepCopy()
+	was := apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established)
 	acceptNames(d, defs)
 	approve(d)
-	serve := apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established)
-	if err := s.serve(ctx, d, serve); err != nil {
-		return nil, false, err
+	structure(d)
+	s.serve(ctx, st, d)
+	if st.failure != nil && !was {
+		setCondition(d, apiextensionsv1.CustomResourceDefinitionCondition{
+			Type: apiextensionsv1.Established, Status: apiextensionsv1.ConditionFalse, Reason: "NotServed", Message: st.failure.Error(),
+		})
 	}
 	if !reflect.DeepEqual(before, &d.Status) {
 		// What is told is true: it is served already.
+		var err error
 		if d, err = s.write(ctx, d); err != nil {
-			return nil, false, err
+			return nil, unfinished, err
 		}
 	}
 	if d.DeletionTimestamp != nil && apihelpers.CRDHasFinalizer(d, apiextensionsv1.CustomResourceCleanupFinalizer) {
-		done, err := s.clean(ctx, d, serve)
-		return d, done, err
+		done, err := s.clean(ctx, st, d)
+		if done {
+			return d, settled, err
+		}
+		return d, unfinished, err
 	}
-	// Names that are not accepted may become free.
-	return d, apihelpers.IsCRDConditionTrue(d, apiextensionsv1.NamesAccepted), nil
+	if !apihelpers.IsCRDConditionTrue(d, apiextensionsv1.NamesAccepted) {
+		return d, waiting, nil
+	}
+	return d, settled, nil
 }
 
-// serve puts the kinds of d into the table, unless they are there.
-func (s *Server) serve(ctx context.Context, d *definition, served bool) error {
-	st := s.known[d.Name]
-	next := &state{uid: d.UID, spec: d.Generation, names: *d.Status.AcceptedNames.DeepCopy(), leaving: d.DeletionTimestamp != nil}
-	if st != nil && st.uid == next.uid && st.spec == next.spec && st.leaving == next.leaving && reflect.DeepEqual(st.names, next.names) && (st.family != nil) == served {
-		return nil
+// serve puts the kinds of d into the table, unless they are there. Where they
+// cannot be made, what was served goes on.
+func (s *Server) serve(ctx context.Context, st *state, d *definition) {
+	want := madeOf(d)
+	if st.made == want {
+		return
 	}
-	if served {
-		var err error
-		if next.family, err = build(ctx, d, s.metadata); err != nil {
-			return err
+	was := st.made
+	st.made, st.failure = want, nil
+	old := st.family
+	if was.leaving = want.leaving; was == want && old != nil {
+		st.family = old.leaving() // by the same schema: watches go on
+		s.cfg.Kinds.Put(d.Name, st.family.served)
+		s.forget(old)
+		return
+	}
+	var next *family
+	if want.served {
+		if next, st.failure = s.build(ctx, d); st.failure != nil && was.uid == want.uid {
+			return
 		}
 	}
-	s.known[d.Name] = next
-	if next.family != nil {
-		s.cfg.Kinds.Put(d.Name, next.family.served)
+	st.family = next
+	if next == nil {
+		s.drop(d.Name, &state{family: old, former: st.former})
+		st.former = nil
+		return
 	}
-	if st != nil && st.family != nil {
-		if next.family == nil {
-			s.drop(d.Name, st.family)
-		} else {
-			s.forget(st.family)
-		}
-	}
-	return nil
+	s.cfg.Store.Replace(next.stored)
+	s.cfg.Kinds.Put(d.Name, next.served)
+	s.forget(st.former)
+	s.forget(old)
+	st.former = old
 }
 
 // drop ends the service of a definition.
-func (s *Server) drop(name string, f *family) {
+func (s *Server) drop(name string, st *state) {
+	s.forget(st.former)
+	if st.family == nil {
+		return
+	}
 	s.cfg.Kinds.Put(name, nil)
-	s.forget(f)
+	s.forget(st.family)
+	s.cfg.Store.Forget(st.family.stored)
 }
 
-// forget drops the caches of kinds that were replaced.
+// forget drops what the registry keeps of kinds that were replaced. A request
+// that began before brings it back, so it is done once more later.
 func (s *Server) forget(f *family) {
 	if f == nil {
 		return
@@ -238,7 +324,6 @@ func (s *Server) forget(f *family) {
 		s.cfg.Registry.Forget(k)
 	}
 	s.cfg.Registry.Forget(f.stored)
-	s.cfg.Store.Forget(f.stored)
 }
 
 // write stores the status of d.

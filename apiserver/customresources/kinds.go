@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubeversion "k8s.io/apimachinery/pkg/version"
-	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -31,29 +30,51 @@ type family struct {
 	served []*api.Kind
 }
 
-// build makes the kinds of a definition whose names are accepted. ctx ends
-// validation that is under way. Upstream's compilers trip over some schemas that
-// make no sense: those are an error like any other, not the server's end.
-func build(ctx context.Context, d *definition, metadata map[string]*spec.Schema) (_ *family, err error) {
+// leaving is a family whose objects may go, and be helped to, but not come.
+func (f *family) leaving() *family {
+	out := &family{stored: f.stored}
+	for _, k := range f.served {
+		going := *k
+		going.Verbs = []string{"delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+		out.served = append(out.served, &going)
+	}
+	return out
+}
+
+// build makes the kinds of a definition whose names are accepted. Upstream's
+// compilers trip over some schemas that make no sense: those are an error like
+// any other, not the server's end.
+func (s *Server) build(ctx context.Context, d *definition) (_ *family, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%s: its schema cannot be used: %v", d.Name, p)
+			err = fmt.Errorf("its schema cannot be used: %v", p)
 		}
 	}()
-	all := map[string]*api.Kind{}
 	versions := map[string]*version{}
+	for i := range d.Spec.Versions {
+		v := &d.Spec.Versions[i]
+		if versions[v.Name], err = compile(d, v); err != nil {
+			return nil, err
+		}
+	}
+	merge, err := mergeTypes(versions, s.metadata)
+	if err != nil {
+		return nil, err
+	}
+	conv, err := newConversions(ctx, d, versions, s.cfg.Webhooks)
+	if err != nil {
+		return nil, err
+	}
+	var all []*api.Kind
 	f := &family{}
 	for i := range d.Spec.Versions {
 		v := &d.Spec.Versions[i]
-		compiled, err := compile(d, v)
-		if err != nil {
-			return nil, err
+		k := kindOf(ctx, d, v, versions[v.Name])
+		k.Types, k.Versions = merge, map[string]func(api.Object) (api.Object, error){}
+		for name, other := range versions {
+			k.Versions[name] = conv.to(other)
 		}
-		k, err := kindOf(ctx, d, v, compiled, metadata)
-		if err != nil {
-			return nil, err
-		}
-		all[v.Name], versions[v.Name] = k, compiled
+		all = append(all, k)
 		if v.Storage {
 			f.stored = k
 		}
@@ -64,65 +85,36 @@ func build(ctx context.Context, d *definition, metadata map[string]*spec.Schema)
 	if f.stored == nil {
 		return nil, errors.New("no version is stored")
 	}
-	webhook := d.Spec.Conversion != nil && d.Spec.Conversion.Strategy == apiextensionsv1.WebhookConverter
-	f.stored.Read = reader(versions[f.stored.GVK.Version], webhook)
-	for name, k := range all {
-		if k != f.stored {
-			k.Storage = conversion(f.stored, versions[f.stored.GVK.Version], versions[name], webhook)
+	storage := versions[f.stored.GVK.Version]
+	if conv.review != nil && len(d.Status.StoredVersions) > 1 {
+		// A webhook is not asked by the cache, which holds objects as they are
+		// stored: in several versions. So no version is served as it is stored.
+		own := *f.stored
+		f.stored = &own
+	}
+	f.stored.Read = func(o api.Object) { conv.read(o, storage) }
+	for _, k := range all {
+		if k == f.stored {
+			continue
 		}
+		v := versions[k.GVK.Version]
+		k.Storage = &api.Conversion{Kind: f.stored.GVK, Stored: f.stored, To: conv.to(storage), From: conv.from(v)}
+		if conv.review != nil {
+			k.Storage.Prepare = conv.prepare(v)
+		}
+	}
+	if d.DeletionTimestamp != nil {
+		return f.leaving(), nil
 	}
 	return f, nil
 }
 
-// reader brings what is stored into the stored version and its schema.
-func reader(v *version, webhook bool) func(api.Object) {
-	return func(o api.Object) {
-		u, ok := o.(*unstructured.Unstructured)
-		if !ok || u.Object == nil {
-			return
-		}
-		if want := v.gvk.GroupVersion().String(); u.GetAPIVersion() != want {
-			if webhook {
-				return
-			}
-			u.SetAPIVersion(want)
-		}
-		if _, err := v.coerce(u, true); err != nil {
-			return // as it is: better seen, and deleted, than hidden
-		}
-		v.defaults(u)
-	}
-}
-
-// conversion leads between two versions, which differ in nothing but their
-// names and schemas.
-func conversion(stored *api.Kind, storage, served *version, webhook bool) *api.Conversion {
-	to := func(v *version) func(api.Object) (api.Object, error) {
-		return func(o api.Object) (api.Object, error) {
-			if webhook {
-				return nil, fmt.Errorf("conversion webhook for %s failed: webhooks that convert are not called by this server", v.gvk)
-			}
-			u, ok := o.DeepCopyObject().(*unstructured.Unstructured)
-			if !ok {
-				return nil, fmt.Errorf("%T is not a custom resource", o)
-			}
-			u.SetAPIVersion(v.gvk.GroupVersion().String())
-			if _, err := v.coerce(u, true); err != nil {
-				return nil, err
-			}
-			v.defaults(u)
-			return u, nil
-		}
-	}
-	return &api.Conversion{Kind: stored.GVK, Stored: stored, To: to(storage), From: to(served)}
-}
-
 // kindOf makes the row of one version.
-func kindOf(ctx context.Context, d *definition, v *apiextensionsv1.CustomResourceDefinitionVersion, c *version, metadata map[string]*spec.Schema) (*api.Kind, error) {
+func kindOf(ctx context.Context, d *definition, v *apiextensionsv1.CustomResourceDefinitionVersion, c *version) *api.Kind {
 	names := d.Status.AcceptedNames
 	listKind := c.gvk.GroupVersion().WithKind(names.ListKind)
 	k := &api.Kind{
-		GVK: c.gvk, Resource: names.Plural, Singular: names.Singular, ShortNames: names.ShortNames, Categories: names.Categories,
+		GVK: c.gvk, ListKind: names.ListKind, Resource: names.Plural, Singular: names.Singular, ShortNames: names.ShortNames, Categories: names.Categories,
 		Namespaced:  d.Spec.Scope == apiextensionsv1.NamespaceScoped,
 		StoragePath: d.Spec.Group + "/" + names.Plural,
 		New: func() api.Object {
@@ -159,15 +151,10 @@ func kindOf(ctx context.Context, d *definition, v *apiextensionsv1.CustomResourc
 		}
 		k.ResetFields = map[string][]string{"": {"status"}, "status": {"metadata", "spec"}}
 	}
-	if d.DeletionTimestamp != nil { // objects may go, and be helped to, but not come
-		k.Verbs = []string{"delete", "deletecollection", "get", "list", "patch", "update", "watch"}
-	}
 	if v.Deprecated {
 		k.Deprecated = deprecation(d, v)
 	}
-	var err error
-	k.Types, err = c.types(metadata)
-	return k, err
+	return k
 }
 
 func coerceOwn(c *version, o api.Object) ([]string, error) {

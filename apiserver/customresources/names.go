@@ -6,7 +6,10 @@ import (
 	"strings"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // acceptNames says which of the names that d asks for it gets, beside those of
@@ -98,4 +101,46 @@ func approve(d *definition) {
 		c.Reason = "UnknownAnnotation"
 	}
 	setCondition(d, c)
+}
+
+// structure says whether a schema leaves open what objects look like. Only
+// definitions of another server's making do.
+func structure(d *definition) {
+	// Upstream's checks trip over some schemas that make no sense; that they cannot
+	// be served is told elsewhere.
+	defer func() { _ = recover() }()
+	c := apiextensionsv1.CustomResourceDefinitionCondition{
+		Type: apiextensionsv1.NonStructuralSchema, Status: apiextensionsv1.ConditionTrue, Reason: "Violations",
+	}
+	var errs field.ErrorList
+	if d.Spec.PreserveUnknownFields {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "preserveUnknownFields"), true, "must be false"))
+	}
+	for i, v := range d.Spec.Versions {
+		if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
+			continue
+		}
+		s, err := structureOf(v.Schema.OpenAPIV3Schema)
+		if err != nil {
+			c.Status, c.Reason = apiextensionsv1.ConditionUnknown, "StructuralError"
+			c.Message = fmt.Sprintf("failed to check validation schema for version %s: %v", v.Name, err)
+			setCondition(d, c)
+			return
+		}
+		errs = append(errs, structural.ValidateStructural(field.NewPath("spec", "versions").Index(i).Child("schema", "openAPIV3Schema"), s)...)
+	}
+	if len(errs) == 0 {
+		apihelpers.RemoveCRDCondition(d, apiextensionsv1.NonStructuralSchema)
+		return
+	}
+	c.Message = errs.ToAggregate().Error()
+	setCondition(d, c)
+}
+
+func structureOf(s *apiextensionsv1.JSONSchemaProps) (*structural.Structural, error) {
+	in := &apiextensions.JSONSchemaProps{}
+	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(s.DeepCopy(), in, nil); err != nil {
+		return nil, err
+	}
+	return structural.NewStructural(in)
 }

@@ -42,13 +42,16 @@ func addType(s *spec.Schema, v3 bool) {
 	text := func(description string) spec.Schema {
 		return *spec.StringProperty().WithDescription(description)
 	}
-	s.SetProperty("apiVersion", text("APIVersion defines the versioned schema of this representation of an object."))
-	s.SetProperty("kind", text("Kind is a string value representing the REST resource this object represents."))
-	prefix := "#/definitions/"
-	if v3 {
-		prefix = "#/components/schemas/"
+	s.SetProperty("apiVersion", text("APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"))
+	s.SetProperty("kind", text("Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))
+	about := "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
+	if !v3 {
+		s.SetProperty("metadata", *spec.RefSchema("#/definitions/" + metadataModel).WithDescription(about))
+		return
 	}
-	s.SetProperty("metadata", *spec.RefSchema(prefix + metadataModel).WithDescription("Standard object's metadata."))
+	// Beside a reference nothing else counts.
+	meta := (&spec.Schema{}).WithAllOf(*spec.RefSchema("#/components/schemas/" + metadataModel)).WithDescription(about)
+	s.SetProperty("metadata", *meta)
 }
 
 // addEmbedded does so for objects inside of the object.
@@ -93,26 +96,35 @@ func (v *version) published(v3 bool) map[string]any {
 	return out
 }
 
-// types tells how the fields of a version merge.
-func (v *version) types(metadata map[string]*spec.Schema) (managedfields.TypeConverter, error) {
+// mergeTypes tells how the fields of all versions merge.
+func mergeTypes(versions map[string]*version, metadata map[string]*spec.Schema) (managedfields.TypeConverter, error) {
 	models := maps.Clone(metadata)
-	group := strings.Split(v.gvk.Group, ".")
-	slices.Reverse(group)
-	models[strings.Join(group, ".")+"."+v.gvk.Version+"."+v.gvk.Kind] = v.document(false)
-	if v.schema != nil {
-		// The second version of OpenAPI says less; its references are wanted.
-		s := v.schema.Unfold().ToKubeOpenAPI()
-		addType(s, false)
-		addEmbedded(s, false)
-		s.Extensions = maps.Clone(s.Extensions)
-		s.AddExtension("x-kubernetes-group-version-kind", []any{
-			map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind},
-		})
-		models[strings.Join(group, ".")+"."+v.gvk.Version+"."+v.gvk.Kind] = s
+	preserve := false
+	for _, v := range versions {
+		group := strings.Split(v.gvk.Group, ".")
+		slices.Reverse(group)
+		models[strings.Join(group, ".")+"."+v.gvk.Version+"."+v.gvk.Kind] = v.model()
+		preserve = preserve || v.preserve || v.schema == nil
 	}
-	out, err := managedfields.NewTypeConverter(models, v.preserve || v.schema == nil)
+	out, err := managedfields.NewTypeConverter(models, preserve)
 	if err != nil {
-		return nil, fmt.Errorf("version %s: how fields merge: %w", v.gvk.Version, err)
+		return nil, fmt.Errorf("how fields merge: %w", err)
 	}
 	return out, nil
+}
+
+// model is the schema of a version by which fields merge. The second version
+// of OpenAPI says less than is needed; its references are wanted.
+func (v *version) model() *spec.Schema {
+	if v.schema == nil {
+		return v.document(false)
+	}
+	s := v.schema.Unfold().ToKubeOpenAPI()
+	addType(s, false)
+	addEmbedded(s, false)
+	s.Extensions = maps.Clone(s.Extensions)
+	s.AddExtension("x-kubernetes-group-version-kind", []any{
+		map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind},
+	})
+	return s
 }

@@ -17,7 +17,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/proa-dev/proa/apiserver/apiservices"
 	"github.com/proa-dev/proa/apiserver/codec"
 	"github.com/proa-dev/proa/apiserver/kinds"
 )
@@ -26,12 +28,15 @@ import (
 type Handler struct {
 	kinds   *kinds.Table
 	codec   *codec.Codec
+	view    func() *apiservices.View
 	current atomic.Pointer[documents]
 }
 
-// documents are those of one generation of the table.
+// documents are those of one generation of the table, and of what other servers
+// serve.
 type documents struct {
 	set  *kinds.Set
+	view *apiservices.View
 	made sync.Map // docKey to doc
 }
 
@@ -46,15 +51,17 @@ type doc struct {
 	etag string
 }
 
-// New returns a handler over the table.
-func New(k *kinds.Table, c *codec.Codec) *Handler { return &Handler{kinds: k, codec: c} }
+// New returns a handler over the table and what other servers serve.
+func New(k *kinds.Table, c *codec.Codec, view func() *apiservices.View) *Handler {
+	return &Handler{kinds: k, codec: c, view: view}
+}
 
 func (h *Handler) documents() *documents {
-	set := h.kinds.Set()
-	if d := h.current.Load(); d != nil && d.set == set {
+	set, view := h.kinds.Set(), h.view()
+	if d := h.current.Load(); d != nil && d.set == set && d.view == view {
 		return d
 	}
-	d := &documents{set: set}
+	d := &documents{set: set, view: view}
 	h.current.Store(d)
 	return d
 }
@@ -112,7 +119,7 @@ func (h *Handler) document(key docKey) (*doc, error) {
 	if d, ok := ds.made.Load(key); ok {
 		return d.(*doc), nil
 	}
-	obj := build(ds.set, key.path, key.v2)
+	obj := ds.build(key.path, key.v2)
 	if obj == nil {
 		return nil, nil
 	}
@@ -129,23 +136,24 @@ func (h *Handler) document(key docKey) (*doc, error) {
 }
 
 // build makes the document at path, nil where there is none.
-func build(set *kinds.Set, path string, v2 bool) runtime.Object {
+func (ds *documents) build(path string, v2 bool) runtime.Object {
+	set, groups := ds.set, ds.view.Groups(ds.set)
 	switch {
 	case path == "/api" && v2:
-		return aggregate(set, true)
+		return ds.aggregate(groups, true)
 	case path == "/apis" && v2:
-		return aggregate(set, false)
+		return ds.aggregate(groups, false)
 	case path == "/api":
-		return legacyVersions(set)
+		return legacyVersions(groups)
 	case path == "/apis":
-		return groupList(set)
+		return groupList(groups)
 	}
 	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
 	switch {
 	case parts[0] == "api" && len(parts) == 2:
 		return resourceList(set, "", parts[1])
 	case parts[0] == "apis" && len(parts) == 2:
-		for _, g := range set.Groups {
+		for _, g := range groups {
 			if g.Name == parts[1] && g.Name != "" {
 				out := group(g)
 				out.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
@@ -158,13 +166,13 @@ func build(set *kinds.Set, path string, v2 bool) runtime.Object {
 	return nil
 }
 
-func legacyVersions(set *kinds.Set) runtime.Object {
+func legacyVersions(groups []kinds.Group) runtime.Object {
 	out := &metav1.APIVersions{
 		TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"},
 		// Clients ignore the address; it names the server they speak to.
 		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
 	}
-	for _, g := range set.Groups {
+	for _, g := range groups {
 		if g.Name == "" {
 			out.Versions = g.Versions
 		}
@@ -172,9 +180,9 @@ func legacyVersions(set *kinds.Set) runtime.Object {
 	return out
 }
 
-func groupList(set *kinds.Set) runtime.Object {
+func groupList(groups []kinds.Group) runtime.Object {
 	out := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
-	for _, g := range set.Groups {
+	for _, g := range groups {
 		if g.Name != "" {
 			out.Groups = append(out.Groups, group(g))
 		}
@@ -226,19 +234,23 @@ func resourceList(set *kinds.Set, groupName, version string) runtime.Object {
 	return out
 }
 
-func aggregate(set *kinds.Set, core bool) runtime.Object {
+func (ds *documents) aggregate(groups []kinds.Group, core bool) runtime.Object {
 	out := &apidiscoveryv2.APIGroupDiscoveryList{
 		TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"},
 		Items:    []apidiscoveryv2.APIGroupDiscovery{},
 	}
-	for _, g := range set.Groups {
+	for _, g := range groups {
 		if (g.Name == "") != core {
 			continue
 		}
 		item := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.Name}}
 		for _, v := range g.Versions {
+			if remote := ds.view.Remote(schema.GroupVersion{Group: g.Name, Version: v}); remote != nil {
+				item.Versions = append(item.Versions, remote.Discovery)
+				continue
+			}
 			item.Versions = append(item.Versions, apidiscoveryv2.APIVersionDiscovery{
-				Version: v, Resources: aggregateResources(set, g.Name, v), Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
+				Version: v, Resources: aggregateResources(ds.set, g.Name, v), Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
 			})
 		}
 		out.Items = append(out.Items, item)

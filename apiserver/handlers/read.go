@@ -99,22 +99,24 @@ func (c *call) list(ctx context.Context) error {
 		return err
 	}
 	if c.accept.As != "" {
-		return c.transformedList(f.List())
+		l, err := f.List()
+		if err != nil {
+			return err
+		}
+		return c.transformedList(l)
 	}
 	var parts codec.Parts
 	switch {
 	case c.accept.Format == codec.Protobuf:
-		var items []codec.Item
-		l := f.List()
-		if items, err = itemsOf(l); err == nil {
-			parts, err = c.cfg.Codec.ProtobufList(t.Kind.GVK, l.Meta, items)
-		}
+		parts, err = c.protobufList(f)
 	case f.Same != nil:
 		parts, err = c.sameList(f)
 	default:
-		l := f.List()
-		if parts, err = c.jsonItems(l); err == nil {
-			parts, err = withHead(t.Kind.GVK, l.Meta, parts)
+		var l *registry.List
+		if l, err = f.List(); err == nil {
+			if parts, err = c.jsonItems(l); err == nil {
+				parts, err = withHead(t.Kind.ListGVK(), l.Meta, parts)
+			}
 		}
 	}
 	if err == nil && c.accept.Format == codec.YAML {
@@ -126,20 +128,42 @@ func (c *call) list(ctx context.Context) error {
 		return notAcceptable()
 	}
 	if err != nil {
+		var status apierrors.APIStatus
+		if errors.As(err, &status) {
+			return err
+		}
 		return apierrors.NewInternalError(err)
 	}
 	writeParts(c.w, c.r, http.StatusOK, c.accept.Format, parts)
 	return nil
 }
 
+func (c *call) protobufList(f *registry.Found) (codec.Parts, error) {
+	l, err := f.List()
+	if err != nil {
+		return nil, err
+	}
+	items, err := itemsOf(l)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Codec.ProtobufList(c.target.Kind.GVK, l.Meta, items)
+}
+
 // sameList is a large list in JSON, whose items may be at hand in one piece.
 func (c *call) sameList(f *registry.Found) (codec.Parts, error) {
-	items, err := c.lists.get(f.Same, func() (codec.Parts, error) { return c.jsonItems(f.List()) })
+	items, err := c.lists.get(f.Same, func() (codec.Parts, error) {
+		l, err := f.List()
+		if err != nil {
+			return nil, err
+		}
+		return c.jsonItems(l)
+	})
 	if err != nil {
 		return nil, err
 	}
 	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(f.Revision, 10)}
-	return withHead(c.target.Kind.GVK, meta, items)
+	return withHead(c.target.Kind.ListGVK(), meta, items)
 }
 
 func withHead(gvk schema.GroupVersionKind, meta metav1.ListMeta, items codec.Parts) (codec.Parts, error) {
@@ -159,17 +183,17 @@ func (c *call) jsonItems(l *registry.List) (codec.Parts, error) {
 // itemsOf makes the kind's version of the entries where they are of another.
 func itemsOf(l *registry.List) ([]codec.Item, error) {
 	items := make([]codec.Item, len(l.Entries))
-	for i, e := range l.Entries {
-		if l.Convert == nil {
+	if l.Convert == nil {
+		for i, e := range l.Entries {
 			items[i].Entry = e
-			continue
 		}
-		var err error
-		if items[i].Object, err = l.Convert(e.Object); err != nil {
-			return nil, err
-		}
+		return items, nil
 	}
-	return items, nil
+	objs, err := l.Objects()
+	for i, o := range objs {
+		items[i].Object = o
+	}
+	return items, err
 }
 
 func (c *call) transformedList(l *registry.List) error {

@@ -28,6 +28,8 @@ type Handler struct {
 	// Path is "/healthz", "/livez" or "/readyz".
 	Path   string
 	Checks []Check
+	// Observe is told what each check has found; may be nil.
+	Observe func(check string, err error)
 }
 
 // ServeHTTP implements http.Handler.
@@ -52,11 +54,19 @@ func (h *Handler) one(w http.ResponseWriter, r *http.Request, name string) {
 		http.Error(w, "404 page not found", http.StatusNotFound)
 		return
 	}
-	if err := h.Checks[i].Ask(r.Context()); err != nil {
+	if err := h.ask(r.Context(), h.Checks[i]); err != nil {
 		http.Error(w, fmt.Sprintf("internal server error: %v", err), http.StatusInternalServerError)
 		return
 	}
 	_, _ = fmt.Fprint(w, "ok")
+}
+
+func (h *Handler) ask(ctx context.Context, c Check) error {
+	err := c.Ask(ctx)
+	if h.Observe != nil {
+		h.Observe(c.Name, err)
+	}
+	return err
 }
 
 // Ask runs the check, for as long as it may take.
@@ -78,7 +88,7 @@ func (h *Handler) all(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(&report, "[+]%s excluded: ok\n", c.Name)
 			continue
 		}
-		if err := c.Ask(r.Context()); err != nil {
+		if err := h.ask(r.Context(), c); err != nil {
 			// The reason may name internals and the caller may be anyone.
 			fmt.Fprintf(&report, "[-]%s failed: reason withheld\n", c.Name)
 			failed = true

@@ -51,7 +51,7 @@ func (t *Table) Put(source string, kinds []*api.Kind) {
 // Set returns the kinds as they are now.
 func (t *Table) Set() *Set { return t.current.Load() }
 
-// Set is an immutable table of kinds.
+// Set is an immutable table of kinds. A nil Set is empty.
 type Set struct {
 	// Generation grows with every change of the table.
 	Generation int64
@@ -62,6 +62,7 @@ type Set struct {
 
 	byResource map[schema.GroupVersionResource]*api.Kind
 	byKind     map[schema.GroupVersionKind]*api.Kind
+	byPath     map[string][]*api.Kind
 }
 
 // Group is one API group with its versions, the preferred one first.
@@ -75,6 +76,7 @@ func newSet(sources map[string][]*api.Kind, generation int64) *Set {
 		Generation: generation,
 		byResource: map[schema.GroupVersionResource]*api.Kind{},
 		byKind:     map[schema.GroupVersionKind]*api.Kind{},
+		byPath:     map[string][]*api.Kind{},
 	}
 	names := make([]string, 0, len(sources))
 	for name := range sources {
@@ -89,6 +91,9 @@ func newSet(sources map[string][]*api.Kind, generation int64) *Set {
 			}
 			s.byResource[k.GVR()] = k
 			s.byKind[k.GVK] = k
+			if !k.Virtual {
+				s.byPath[k.StoragePath] = append(s.byPath[k.StoragePath], k)
+			}
 			s.All = append(s.All, k)
 			i, ok := groups[k.GVK.Group]
 			if !ok {
@@ -126,10 +131,20 @@ func groupRank(name string) int {
 }
 
 // ByResource returns the kind served as gvr, or nil.
-func (s *Set) ByResource(gvr schema.GroupVersionResource) *api.Kind { return s.byResource[gvr] }
+func (s *Set) ByResource(gvr schema.GroupVersionResource) *api.Kind {
+	if s == nil {
+		return nil
+	}
+	return s.byResource[gvr]
+}
 
 // ByKind returns the kind named gvk, or nil.
-func (s *Set) ByKind(gvk schema.GroupVersionKind) *api.Kind { return s.byKind[gvk] }
+func (s *Set) ByKind(gvk schema.GroupVersionKind) *api.Kind {
+	if s == nil {
+		return nil
+	}
+	return s.byKind[gvk]
+}
 
 // Stored returns the kind in whose version k's objects are stored.
 func (s *Set) Stored(k *api.Kind) *api.Kind {
@@ -140,6 +155,32 @@ func (s *Set) Stored(k *api.Kind) *api.Kind {
 		return k.Storage.Stored
 	}
 	return s.byKind[k.Storage.Kind]
+}
+
+// Equivalents returns the kinds that show the same objects as k, with k itself.
+func (s *Set) Equivalents(k *api.Kind) []*api.Kind { return s.byPath[k.StoragePath] }
+
+// Convert returns an object of one kind as its equivalent. It may share parts
+// with obj, and others may have it too: neither is to be changed.
+func Convert(obj api.Object, from, to *api.Kind) (api.Object, error) {
+	if from.GVK == to.GVK {
+		return obj, nil
+	}
+	var err error
+	if from.Storage != nil {
+		if obj, err = from.Storage.To(obj); err != nil {
+			return nil, err
+		}
+	}
+	if to.Storage != nil {
+		if obj, err = to.Storage.From(obj); err != nil {
+			return nil, err
+		}
+	}
+	if k := obj.GetObjectKind(); k.GroupVersionKind() != to.GVK {
+		k.SetGroupVersionKind(to.GVK)
+	}
+	return obj, nil
 }
 
 // ByGroupResource returns the kind of the group's preferred version.

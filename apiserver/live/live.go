@@ -100,10 +100,10 @@ func (r *Reader) List(gr schema.GroupResource, namespace string) []api.Object {
 
 // Revision implements admission.Source.
 func (r *Reader) Revision(gr schema.GroupResource) int64 {
-	if r.resource(gr) == nil {
-		return 0
+	if res := r.resource(gr); res != nil {
+		return res.Revision()
 	}
-	return r.store.Revision(gr)
+	return 0
 }
 
 // Live is an admission.Live.

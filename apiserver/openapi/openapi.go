@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 
+	"github.com/proa-dev/proa/apiserver/apiservices"
 	"github.com/proa-dev/proa/apiserver/kinds"
 )
 
@@ -36,14 +37,16 @@ const (
 type Handler struct {
 	kinds *kinds.Table
 	types managedfields.TypeConverter
+	view  func() *apiservices.View
 
 	mu      sync.Mutex // held while documents are made, so that it happens once
 	current *documents
 }
 
-// New returns a handler over the table. types tells how lists and maps merge.
-func New(k *kinds.Table, types managedfields.TypeConverter) *Handler {
-	return &Handler{kinds: k, types: types}
+// New returns a handler over the table and what other servers serve. types tells
+// how lists and maps merge.
+func New(k *kinds.Table, types managedfields.TypeConverter, view func() *apiservices.View) *Handler {
+	return &Handler{kinds: k, types: types, view: view}
 }
 
 // document is one document in its encodings.
@@ -56,6 +59,7 @@ type document struct {
 // documents are those of one generation of the table.
 type documents struct {
 	set     *kinds.Set
+	view    *apiservices.View
 	builder *builder
 	v2      *document
 	v3      map[string]*document // by path below /openapi/v3/
@@ -134,9 +138,11 @@ func (h *Handler) write(w http.ResponseWriter, r *http.Request, d *document, asP
 func (h *Handler) get(find func(*documents) (*document, error)) (*document, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	set := h.kinds.Set()
-	if h.current == nil || h.current.set != set {
-		h.current = &documents{set: set, builder: newBuilder(set, h.types), v3: map[string]*document{}}
+	set, view := h.kinds.Set(), h.view()
+	if h.current == nil || h.current.set != set || h.current.view != view {
+		b := newBuilder(set, h.types)
+		b.elsewhere = func(gv schema.GroupVersion) bool { return view.Remote(gv) != nil }
+		h.current = &documents{set: set, view: view, builder: b, v3: map[string]*document{}}
 	}
 	return find(h.current)
 }
@@ -152,11 +158,13 @@ func newDocument(content any) (*document, error) {
 
 func (ds *documents) swagger(asProto bool) (*document, error) {
 	if ds.v2 == nil {
-		d, err := newDocument(ds.builder.swagger())
+		content, err := ds.withRemotes(ds.builder.swagger())
 		if err != nil {
 			return nil, err
 		}
-		ds.v2 = d
+		if ds.v2, err = newDocument(content); err != nil {
+			return nil, err
+		}
 	}
 	if asProto && ds.v2.proto == nil {
 		parsed, err := openapi_v2.ParseDocument(ds.v2.json)
@@ -184,8 +192,16 @@ func (ds *documents) group(path string, asProto bool) (*document, error) {
 		if !ok {
 			return nil, errNoDocument
 		}
+		var content any = ds.builder.openapi(gv)
+		if ds.view.Remote(gv) != nil {
+			doc := ds.converted(gv)
+			if doc == nil {
+				return nil, errNoDocument
+			}
+			content = doc
+		}
 		var err error
-		if d, err = newDocument(ds.builder.openapi(gv)); err != nil {
+		if d, err = newDocument(content); err != nil {
 			return nil, err
 		}
 		ds.v3[path] = d
@@ -203,7 +219,7 @@ func (ds *documents) group(path string, asProto bool) (*document, error) {
 }
 
 func (ds *documents) find(path string) (schema.GroupVersion, bool) {
-	for _, g := range ds.set.Groups {
+	for _, g := range ds.view.Groups(ds.set) {
 		for _, v := range g.Versions {
 			if gv := (schema.GroupVersion{Group: g.Name, Version: v}); pathOf(gv) == path {
 				return gv, true
@@ -219,10 +235,18 @@ func (ds *documents) root() (*document, error) {
 		return ds.index, nil
 	}
 	paths := map[string]any{}
-	for _, g := range ds.set.Groups {
+	for _, g := range ds.view.Groups(ds.set) {
 		for _, v := range g.Versions {
-			path := pathOf(schema.GroupVersion{Group: g.Name, Version: v})
+			gv := schema.GroupVersion{Group: g.Name, Version: v}
+			path := pathOf(gv)
+			if remote := ds.view.Remote(gv); remote != nil && remote.V3URL != "" {
+				paths[path] = map[string]string{"serverRelativeURL": remote.V3URL}
+				continue
+			}
 			d, err := ds.group(path, false)
+			if errors.Is(err, errNoDocument) {
+				continue // another server that does not describe itself
+			}
 			if err != nil {
 				return nil, err
 			}

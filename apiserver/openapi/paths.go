@@ -19,7 +19,9 @@ func (b *builder) swagger() object {
 	d := &definitions{builder: b, made: map[string]object{}}
 	paths := object{}
 	for _, k := range b.set.All {
-		d.addPaths(k, paths)
+		if b.elsewhere == nil || !b.elsewhere(k.GVK.GroupVersion()) {
+			d.addPaths(k, paths)
+		}
 	}
 	return object{"swagger": "2.0", "info": info(), "paths": paths, "definitions": d.made}
 }
@@ -175,7 +177,8 @@ func (d *definitions) custom(k *api.Kind, list bool) object {
 	properties := object{"apiVersion": object{"type": "string"}, "kind": object{"type": "string"}, "metadata": meta}
 	if list {
 		item := d.custom(k, false)
-		name, gvk.Kind = name+"List", gvk.Kind+"List"
+		gvk = k.ListGVK()
+		name = strings.TrimSuffix(name, k.GVK.Kind) + gvk.Kind
 		properties["metadata"] = d.ref(reflect.TypeFor[metav1.ListMeta]())
 		properties["items"] = object{"type": "array", "items": item}
 	}

@@ -21,6 +21,9 @@ type object = map[string]any
 // builder makes documents of one generation of the table.
 type builder struct {
 	set *kinds.Set
+	// elsewhere says that another server serves a group and version; nil: none
+	// does.
+	elsewhere func(schema.GroupVersion) bool
 	// gvks are the kinds that a Go type serves.
 	gvks  map[reflect.Type][]schema.GroupVersionKind
 	merge *smdschema.Schema
@@ -35,7 +38,7 @@ func newBuilder(set *kinds.Set, types managedfields.TypeConverter) *builder {
 		}
 		b.addKind(obj, k.GVK)
 		if k.NewList != nil {
-			b.addKind(k.NewList(), k.GVK.GroupVersion().WithKind(k.GVK.Kind+"List"))
+			b.addKind(k.NewList(), k.ListGVK())
 		}
 		if b.merge == nil && types != nil {
 			obj.GetObjectKind().SetGroupVersionKind(k.GVK)

@@ -106,7 +106,13 @@ func (c *Core) resource(k *api.Kind) (*resource, error) {
 }
 
 // Forget drops what is kept for a kind that is no longer served.
-func (c *Core) Forget(k *api.Kind) { c.resources.Delete(k) }
+func (c *Core) Forget(k *api.Kind) {
+	c.resources.Delete(k)
+	c.resources.Delete(scaleKey{k})
+}
+
+// scaleKey is the key of what is kept for the Scales of a kind.
+type scaleKey struct{ *api.Kind }
 
 // served returns the entry's object in the version of the kind. It may be
 // shared: never mutate it.
@@ -118,8 +124,25 @@ func (r *resource) served(e *store.Entry) (api.Object, error) {
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
+	if k := obj.GetObjectKind(); k.GroupVersionKind() != r.kind.GVK {
+		k.SetGroupVersionKind(r.kind.GVK)
+	}
 	return obj, nil
+}
+
+// prepare makes ready to serve entries in one go, where that is faster.
+func (r *resource) prepare(entries []*store.Entry) error {
+	if r.kind.Storage == nil || r.kind.Storage.Prepare == nil || len(entries) < 2 {
+		return nil
+	}
+	objs := make([]api.Object, len(entries))
+	for i, e := range entries {
+		objs[i] = e.Object
+	}
+	if err := r.kind.Storage.Prepare(objs); err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return nil
 }
 
 // toStored returns obj in the stored version, ready to be handed to the store.
@@ -132,7 +155,9 @@ func (r *resource) toStored(obj api.Object) (api.Object, error) {
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	out.GetObjectKind().SetGroupVersionKind(r.stored.GVK)
+	if k := out.GetObjectKind(); k.GroupVersionKind() != r.stored.GVK {
+		k.SetGroupVersionKind(r.stored.GVK)
+	}
 	return out, nil
 }
 

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -112,10 +113,7 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 		return nil, err
 	}
 	if obj.GetResourceVersion() != "" {
-		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
-			Message: "resourceVersion should not be set on objects to be created",
-		}}
+		return nil, versionOfNew()
 	}
 	c.fillSystemFields(obj)
 	if k.Default != nil {
@@ -127,6 +125,9 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	}
 	a := c.attributes(ctx, t, admission.Create, obj, nil, args.options, args.dryRun)
 	if err := c.admit(ctx, a); err != nil {
+		return nil, err
+	}
+	if err := admitted(obj); err != nil {
 		return nil, err
 	}
 	if err := matchNamespace(t, obj); err != nil {
@@ -165,6 +166,26 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 		}
 		return out, err
 	}
+}
+
+func versionOfNew() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
+		Message: "resourceVersion should not be set on objects to be created",
+	}}
+}
+
+// admitted checks that admission left a new object what only the server gives.
+func admitted(obj api.Object) error {
+	if created := obj.GetCreationTimestamp(); obj.GetUID() == "" || created.IsZero() {
+		return apierrors.NewInternalError(errors.New("system metadata was not initialized"))
+	}
+	if obj.GetResourceVersion() != "" {
+		return versionOfNew()
+	}
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	return nil
 }
 
 // storeNew claims what an object that is ready holds, and writes it.
@@ -246,7 +267,7 @@ func (c *Core) attributes(ctx context.Context, t Target, op admission.Operation,
 	a := &admission.Attributes{
 		Operation: op, GVK: t.Kind.GVK, GVR: t.Kind.GVR(), Subresource: t.Subresource,
 		Namespace: t.Namespace, Name: t.Name, Object: obj, OldObject: old, Options: opts, DryRun: dry,
-		User: userOf(ctx), Warn: func(text string) { warn(ctx, text) },
+		User: userOf(ctx), Warn: func(text string) { warn(ctx, text) }, Kinds: c.cfg.Kinds.Set(),
 	}
 	if a.Name == "" {
 		if o, ok := obj.(metav1.Object); ok {

@@ -74,15 +74,15 @@ func (c *Core) removeOnce(ctx context.Context, r *resource, t Target, e *store.E
 	if err := checkPreconditions(t, live, opts.Preconditions); err != nil {
 		return nil, false, err
 	}
+	dry := dryRun(opts.DryRun)
+	next, done := c.nextState(t.Kind, live, opts)
+	if next == nil && !done {
+		return live, false, nil // it is ending already, and nothing changes
+	}
 	if err := c.admitDelete(ctx, t, live, opts); err != nil {
 		return nil, false, err
 	}
-	dry := dryRun(opts.DryRun)
-	next, done := c.nextState(t.Kind, live, opts)
-	switch {
-	case next == nil && !done:
-		return live, false, nil
-	case next == nil:
+	if next == nil {
 		gone, err := c.finishDelete(ctx, r, t, e, live, dry)
 		if err != nil {
 			return nil, false, err
@@ -343,7 +343,7 @@ func (c *Core) DeleteCollection(ctx context.Context, t Target, opts *metav1.Dele
 	if err := meta.SetList(out, items); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	out.GetObjectKind().SetGroupVersionKind(t.Kind.GVK.GroupVersion().WithKind(t.Kind.GVK.Kind + "List"))
+	out.GetObjectKind().SetGroupVersionKind(t.Kind.ListGVK())
 	return out, nil
 }
 
@@ -390,21 +390,4 @@ func (c *Core) deleteAll(ctx context.Context, t Target, objs []api.Object, opts 
 		}
 	}
 	return first
-}
-
-// Objects returns the list's objects in the version of the kind. They are
-// shared: never mutate them.
-func (l *List) Objects() ([]api.Object, error) {
-	out := make([]api.Object, len(l.Entries))
-	for i, e := range l.Entries {
-		out[i] = e.Object
-		if l.Convert == nil {
-			continue
-		}
-		var err error
-		if out[i], err = l.Convert(e.Object); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }

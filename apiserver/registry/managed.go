@@ -40,6 +40,9 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 			set.Insert(fieldpath.MakePathOrDie(parts...))
 		}
 		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(set)
+		for v := range r.kind.Versions {
+			reset[fieldpath.APIVersion(schema.GroupVersion{Group: gv.Group, Version: v}.String())] = fieldpath.NewExcludeSetFilter(set)
+		}
 	}
 	types := c.cfg.Types
 	newManager := managedfields.NewDefaultFieldManager
@@ -148,14 +151,21 @@ func keepManagedTimes(obj, old api.Object) {
 	obj.SetManagedFields(had)
 }
 
-// versions stands in for a scheme's conversions: a kind's objects are managed
-// in its own version alone, and fields owned in another version are unknown.
+// versions stands in for a scheme's conversions: objects of built-in kinds are
+// managed in their own version alone, and fields owned in another one are
+// unknown. Those of custom resources are compared in the version in which they
+// are owned.
 type versions struct{ kind *api.Kind }
 
 // ConvertToVersion implements runtime.ObjectConvertor.
 func (v versions) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
 	gvk := in.GetObjectKind().GroupVersionKind()
 	want, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{v.kind.GVK})
+	if to := v.kind.Versions[want.Version]; ok && to != nil && want.Group == v.kind.GVK.Group {
+		if obj, custom := in.(*unstructured.Unstructured); custom {
+			return to(obj)
+		}
+	}
 	if !ok || want.GroupVersion() != v.kind.GVK.GroupVersion() {
 		return nil, runtime.NewNotRegisteredErrForKind("the served version", gvk)
 	}

@@ -89,14 +89,28 @@ func checkFieldNames(k *api.Kind, sel fields.Selector) error {
 	return nil
 }
 
-// matcher returns nil when everything matches.
+// reads says that matching needs objects as they are served.
+func (s *selection) reads(r *resource) bool {
+	return (s.labels != nil || s.fields != nil) && r.kind.Storage != nil && r.kind.Storage.Prepare != nil
+}
+
+// matcher returns nil when everything matches. What cannot be served matches:
+// clients are told why, rather than that it does not exist.
 func (s *selection) matcher(r *resource) func(api.Object) bool {
 	if s.labels == nil && s.fields == nil && s.name == "" {
 		return nil
 	}
+	reads := s.reads(r)
 	return func(obj api.Object) bool {
 		if s.name != "" && obj.GetName() != s.name {
 			return false
+		}
+		if reads {
+			served, err := r.served(&store.Entry{Object: obj})
+			if err != nil {
+				return true
+			}
+			obj = served
 		}
 		if s.labels != nil && !s.labels.Matches(labels.Set(obj.GetLabels())) {
 			return false
@@ -145,7 +159,7 @@ func (c *fieldCache) of(r *resource, obj api.Object) fields.Set {
 		return f.set
 	}
 	served := obj
-	if r.kind.Storage != nil {
+	if r.kind.Storage != nil && obj.GetObjectKind().GroupVersionKind() != r.kind.GVK {
 		var err error
 		if served, err = r.served(&store.Entry{Object: obj}); err != nil {
 			return nil

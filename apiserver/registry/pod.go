@@ -23,9 +23,9 @@ func success(code int32) *metav1.Status {
 	return &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess, Code: code}
 }
 
-// bind gives a pod its node. Nothing else of the pod changes, so it is neither
+// bind gives a pod its node; asked is the request's own target. Nothing else of the pod changes, so it is neither
 // validated anew nor are fields tracked, as upstream has it.
-func (c *Core) bind(ctx context.Context, t Target, b *corev1.Binding, opts *metav1.CreateOptions) (runtime.Object, error) {
+func (c *Core) bind(ctx context.Context, asked, t Target, b *corev1.Binding, opts *metav1.CreateOptions) (runtime.Object, error) {
 	if err := matchNamespace(t, b); err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (c *Core) bind(ctx context.Context, t Target, b *corev1.Binding, opts *meta
 	if err != nil {
 		return nil, err
 	}
-	a := c.attributes(ctx, t, admission.Create, b, nil, opts, dryRun(opts.DryRun))
+	a := c.attributes(ctx, asked, admission.Create, b, nil, opts, dryRun(opts.DryRun))
 	a.GVK = corev1.SchemeGroupVersion.WithKind("Binding")
 	if err := c.admit(ctx, a); err != nil {
 		return nil, err

@@ -116,7 +116,7 @@ func (c *Core) List(ctx context.Context, t Target, opts *metav1.ListOptions) (*L
 	if err != nil {
 		return nil, err
 	}
-	return f.List(), nil
+	return f.List()
 }
 
 // Found is a list that is not collected yet.
@@ -127,7 +127,7 @@ type Found struct {
 	// Revision is what the list reports as its resourceVersion.
 	Revision int64
 	// List collects the entries.
-	List func() *List
+	List func() (*List, error)
 }
 
 // manyEntries is from how many objects on it is worth knowing that nothing
@@ -155,7 +155,7 @@ func (c *Core) list(ctx context.Context, t Target, opts *metav1.ListOptions) (*L
 	if err != nil {
 		return nil, err
 	}
-	return f.List(), nil
+	return f.List()
 }
 
 func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*Found, error) {
@@ -167,7 +167,7 @@ func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*F
 		if err != nil {
 			return nil, err
 		}
-		return &Found{List: func() *List { return l }}, nil
+		return &Found{List: func() (*List, error) { return l, nil }}, nil
 	}
 	r, err := c.resource(t.Kind)
 	if err != nil {
@@ -207,7 +207,7 @@ func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*F
 		}
 		return nil, storeError(err, t.Kind.GR(), "list")
 	}
-	f := &Found{Revision: snap.Revision, List: func() *List { return r.collect(snap, sel, t, prefix, from, limit) }}
+	f := &Found{Revision: snap.Revision, List: func() (*List, error) { return r.collect(snap, sel, t, prefix, from, limit) }}
 	if limit == 0 && from == "" && t.Name == "" && snap.Len() >= manyEntries {
 		f.Same = sameList{t.Kind, snap.State(), prefix, opts.LabelSelector, opts.FieldSelector}
 	}
@@ -215,14 +215,19 @@ func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*F
 }
 
 // collect walks the snapshot.
-func (r *resource) collect(snap *store.Snapshot, sel *selection, t Target, prefix, from string, limit int64) *List {
-	out := &List{Meta: metav1.ListMeta{ResourceVersion: formatVersion(snap.Revision)}, Convert: r.converter()}
+func (r *resource) collect(snap *store.Snapshot, sel *selection, t Target, prefix, from string, limit int64) (*List, error) {
+	out := &List{Meta: metav1.ListMeta{ResourceVersion: formatVersion(snap.Revision)}, Convert: r.converter(), prepare: r.prepare}
 	matches := sel.matcher(r)
 	if sel.name != "" && (prefix != "" || !t.Kind.Namespaced) {
 		if e := snap.Get(prefix + sel.name); e != nil && e.Key >= from && (matches == nil || matches(e.Object)) {
 			out.Entries = []*store.Entry{e}
 		}
-		return out
+		return out, nil
+	}
+	if sel.reads(r) {
+		if err := r.prepareAll(snap, prefix, from); err != nil {
+			return nil, err
+		}
 	}
 	if matches == nil && prefix == "" && limit == 0 {
 		out.Entries = make([]*store.Entry, 0, snap.Len())
@@ -249,7 +254,20 @@ func (r *resource) collect(snap *store.Snapshot, sel *selection, t Target, prefi
 			out.Meta.RemainingItemCount = &rest
 		}
 	}
-	return out
+	return out, nil
+}
+
+// prepareAll prepares what is in a snapshot.
+func (r *resource) prepareAll(snap *store.Snapshot, prefix, from string) error {
+	if r.kind.Storage == nil || r.kind.Storage.Prepare == nil {
+		return nil
+	}
+	var entries []*store.Entry
+	snap.Ascend(prefix, from, func(e *store.Entry) bool {
+		entries = append(entries, e)
+		return true
+	})
+	return r.prepare(entries)
 }
 
 // Watch implements Registry.
@@ -277,13 +295,15 @@ func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*
 		w.Key = w.Prefix + sel.name
 	}
 	w.Match = sel.matcher(r)
+	// The state that the watch begins with is no older than any acknowledged
+	// write, unless the client says which.
+	var snap *store.Snapshot
 	if opts.SendInitialEvents != nil {
 		match := store.MatchNotOlder
 		if opts.ResourceVersion == "" {
 			match = store.MatchLatest
 		}
-		snap, err := r.store.Snapshot(ctx, match, rev)
-		if err != nil {
+		if snap, err = r.store.Snapshot(ctx, match, rev); err != nil {
 			return nil, storeError(err, t.Kind.GR(), "watch")
 		}
 		w.Initial = *opts.SendInitialEvents
@@ -291,10 +311,13 @@ func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*
 			w.Since = snap.Revision
 		}
 	} else if opts.ResourceVersion == "" {
-		// The state that the watch begins with is no older than any
-		// acknowledged write.
-		if _, err := r.store.Snapshot(ctx, store.MatchLatest, 0); err != nil {
+		if snap, err = r.store.Snapshot(ctx, store.MatchLatest, 0); err != nil {
 			return nil, storeError(err, t.Kind.GR(), "watch")
+		}
+	}
+	if snap != nil && w.Since == 0 && w.Key == "" {
+		if err := r.prepareAll(snap, w.Prefix, ""); err != nil {
+			return nil, err
 		}
 	}
 	watcher, err := r.store.Watch(w)

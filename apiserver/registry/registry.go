@@ -53,6 +53,29 @@ type List struct {
 	Entries []*store.Entry
 	// Convert is nil when the stored version is the wanted one.
 	Convert func(api.Object) (api.Object, error)
+	prepare func([]*store.Entry) error
+}
+
+// Objects returns the list's objects in the version of the kind. They are
+// shared: never mutate them.
+func (l *List) Objects() ([]api.Object, error) {
+	out := make([]api.Object, len(l.Entries))
+	if l.prepare != nil {
+		if err := l.prepare(l.Entries); err != nil {
+			return nil, err
+		}
+	}
+	for i, e := range l.Entries {
+		out[i] = e.Object
+		if l.Convert == nil {
+			continue
+		}
+		var err error
+		if out[i], err = l.Convert(e.Object); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // Watch is an open watch; see store.Watcher.

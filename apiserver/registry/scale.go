@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/apiserver/admission"
 )
 
 var scaleGVK = schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}
@@ -112,11 +113,10 @@ func (c *Core) patchScale(ctx context.Context, t Target, pt types.PatchType, dat
 
 // scaleResource has the field manager of Scales.
 func (c *Core) scaleResource(t Target) *resource {
-	type key struct{ *api.Kind }
-	if r, ok := c.resources.Load(key{t.Kind}); ok {
+	if r, ok := c.resources.Load(scaleKey{t.Kind}); ok {
 		return r.(*resource)
 	}
-	r, _ := c.resources.LoadOrStore(key{t.Kind}, &resource{kind: scaleKind()})
+	r, _ := c.resources.LoadOrStore(scaleKey{t.Kind}, &resource{kind: scaleKind()})
 	return r.(*resource)
 }
 
@@ -126,7 +126,7 @@ func (c *Core) writeScale(ctx context.Context, t Target, w scaleWrite) (runtime.
 		return nil, err
 	}
 	scales := c.scaleResource(t)
-	ch := change{rules: mainRules(t.Kind), tracked: true, dryRun: w.dryRun, options: w.options}
+	ch := change{rules: mainRules(t.Kind), tracked: true, dryRun: w.dryRun, options: w.options, view: r.viewScale}
 	ch.make = func(live *state) (api.Object, error) {
 		now, err := r.scaleOf(live.Object)
 		if err != nil {
@@ -138,6 +138,11 @@ func (c *Core) writeScale(ctx context.Context, t Target, w scaleWrite) (runtime.
 		}
 		if !w.managed {
 			c.manageUpdate(scales, "scale", now, next, w.manager)
+		}
+		a := c.attributes(ctx, t, admission.Update, next, now, w.options, w.dryRun)
+		a.GVK = scaleGVK
+		if err := c.admit(ctx, a); err != nil {
+			return nil, err
 		}
 		if errs := validateScale(next); len(errs) > 0 {
 			return nil, apierrors.NewInvalid(scaleGVK.GroupKind(), t.Name, errs)
@@ -158,6 +163,20 @@ func (c *Core) writeScale(ctx context.Context, t Target, w scaleWrite) (runtime.
 		return nil, err
 	}
 	return r.scaleOf(obj)
+}
+
+// viewScale shows a write to an object as one to its Scale.
+func (r *resource) viewScale(a *admission.Attributes) error {
+	obj, err := r.scaleOf(a.Object.(api.Object))
+	if err != nil {
+		return err
+	}
+	old, err := r.scaleOf(a.OldObject.(api.Object))
+	if err != nil {
+		return err
+	}
+	a.GVK, a.Object, a.OldObject = scaleGVK, obj, old
+	return nil
 }
 
 func validateScale(s *autoscalingv1.Scale) field.ErrorList {

@@ -29,13 +29,13 @@ func (c *Core) createSubresource(ctx context.Context, t Target, obj runtime.Obje
 		if pods == nil {
 			return nil, apierrors.NewNotFound(t.Kind.GR(), b.Name)
 		}
-		return c.bind(ctx, Target{Kind: pods, Namespace: t.Namespace, Name: b.Name, Subresource: "binding"}, b, opts)
+		return c.bind(ctx, t, Target{Kind: pods, Namespace: t.Namespace, Name: b.Name, Subresource: "binding"}, b, opts)
 	case isPod(t.Kind) && t.Subresource == "binding":
 		b, ok := obj.(*corev1.Binding)
 		if !ok {
 			return nil, wrongObject("Binding", obj)
 		}
-		return c.bind(ctx, t, b, opts)
+		return c.bind(ctx, t, t, b, opts)
 	case isPod(t.Kind) && t.Subresource == "eviction":
 		e, ok := obj.(*policyv1.Eviction)
 		if !ok {
@@ -96,9 +96,11 @@ func (c *Core) issueToken(ctx context.Context, t Target, tr *authenticationv1.To
 }
 
 // AdmitConnect asks the admission plugins about a request that leads out of
-// the API server (exec, attach, port forwarding, proxies).
-func (c *Core) AdmitConnect(ctx context.Context, t Target) error {
-	a := c.attributes(ctx, t, admission.Connect, nil, nil, nil, false)
+// the API server (exec, attach, port forwarding, proxies). opts are its options,
+// which the plugins may change.
+func (c *Core) AdmitConnect(ctx context.Context, t Target, opts runtime.Object) error {
+	a := c.attributes(ctx, t, admission.Connect, opts, nil, nil, false)
+	a.GVK = opts.GetObjectKind().GroupVersionKind()
 	if err := c.admit(ctx, a); err != nil {
 		return err
 	}

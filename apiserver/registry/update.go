@@ -41,6 +41,9 @@ type change struct {
 	// put marks a replacement, which some kinds want to name the version that
 	// it replaces; patches carry the one they began with.
 	put bool
+	// view, if set, says how admission sees the write; make has asked the plugins
+	// that mutate then.
+	view func(a *admission.Attributes) error
 }
 
 // state is the object that a change starts from, in the version of the kind.
@@ -247,8 +250,10 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 		c.manageUpdate(r, t.Subresource, live, obj, ch.manager)
 	}
 	a := c.attributes(ctx, t, admission.Update, obj, live, ch.options, ch.dryRun)
-	if err := c.admit(ctx, a); err != nil {
-		return nil, err
+	if ch.view == nil {
+		if err := c.admit(ctx, a); err != nil {
+			return nil, err
+		}
 	}
 	c.prepare(ctx, t, ch, obj, live)
 	claim, err := c.claim(ctx, t, obj, live, ch.dryRun)
@@ -266,6 +271,11 @@ func (c *Core) writeClaimed(ctx context.Context, r *resource, t Target, ch chang
 	share(obj, live)
 	if err := c.check(ctx, t, ch, obj, live); err != nil {
 		return nil, err
+	}
+	if ch.view != nil {
+		if err := ch.view(a); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.validate(ctx, a); err != nil {
 		return nil, err

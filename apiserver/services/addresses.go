@@ -3,9 +3,9 @@ package services
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -17,23 +17,37 @@ import (
 	"github.com/proa-dev/proa/store"
 )
 
+// Upstream's words for why an address cannot be had.
+var (
+	errAllocated = errors.New("provided IP is already allocated")
+	errNoRange   = errors.New("the provided network does not match the current range")
+	errFull      = errors.New("range is full")
+)
+
 // addresses hands out cluster IPs: who creates the IPAddress of that name
 // holds the address.
 type addresses struct {
-	kind *api.Kind
-	res  *store.Resource
-	cidr netip.Prefix
-	now  func() metav1.Time
+	kind  *api.Kind
+	res   *store.Resource
+	cidrs *store.Resource // of ServiceCIDRs
+	cidr  netip.Prefix    // the configured one
+	now   func() metav1.Time
 }
 
-// take claims exactly ip for svc.
+// take claims exactly ip for svc, if a range may hand it out.
 func (a *addresses) take(ctx context.Context, ip netip.Addr, svc *corev1.Service) error {
-	if !a.cidr.Contains(ip) {
-		return fmt.Errorf("provided IP is not in the valid range. The range of valid IPs is %s", a.cidr)
+	list, err := a.ranges(ctx)
+	if err != nil {
+		return err
 	}
-	if ip == a.cidr.Masked().Addr() || ip == lastAddr(a.cidr) {
-		return errors.New("provided IP is not usable: it is the first or the last of the range")
+	if !slices.ContainsFunc(list, func(p netip.Prefix) bool { return gives(p, ip) }) {
+		return errNoRange
 	}
+	return a.claim(ctx, ip, svc)
+}
+
+// claim claims ip for svc, whatever the ranges.
+func (a *addresses) claim(ctx context.Context, ip netip.Addr, svc *corev1.Service) error {
 	obj := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:              ip.String(),
@@ -51,15 +65,29 @@ func (a *addresses) take(ctx context.Context, ip netip.Addr, svc *corev1.Service
 	obj.SetGroupVersionKind(a.kind.GVK)
 	_, err := a.res.Create(ctx, ip.String(), obj, 0)
 	if apierrors.IsAlreadyExists(err) {
-		return errors.New("provided IP is already allocated")
+		return errAllocated
 	}
 	return err
 }
 
-// next claims a free address for svc. The first addresses of the range are
-// kept for those who ask by number, until the rest is used up (KEP-3070).
+// next claims a free address for svc, of the first range that has one.
 func (a *addresses) next(ctx context.Context, svc *corev1.Service) (netip.Addr, error) {
-	bits := a.cidr.Addr().BitLen() - a.cidr.Bits()
+	list, err := a.ranges(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, p := range list {
+		if ip, err := a.nextIn(ctx, p, svc); !errors.Is(err, errFull) {
+			return ip, err
+		}
+	}
+	return netip.Addr{}, errFull
+}
+
+// nextIn claims a free address of one range. Its first addresses are kept for
+// those who ask by number, until the rest is used up (KEP-3070).
+func (a *addresses) nextIn(ctx context.Context, p netip.Prefix, svc *corev1.Service) (netip.Addr, error) {
+	bits := p.Addr().BitLen() - p.Bits()
 	size := 1 << min(bits, 30)
 	reserved := min(max(16, size/16), 256)
 	if reserved >= size-1 {
@@ -72,19 +100,16 @@ func (a *addresses) next(ctx context.Context, svc *corev1.Service) (netip.Addr, 
 		}
 		start := rand.IntN(width)
 		for i := range width {
-			ip := addrAt(a.cidr, band[0]+(start+i)%width)
+			ip := addrAt(p, band[0]+(start+i)%width)
 			if a.res.Cached(ip.String()) != nil {
 				continue
 			}
-			switch err := a.take(ctx, ip, svc); {
-			case err == nil:
-				return ip, nil
-			case ctx.Err() != nil:
-				return netip.Addr{}, ctx.Err()
+			if err := a.claim(ctx, ip, svc); !errors.Is(err, errAllocated) {
+				return ip, err
 			}
 		}
 	}
-	return netip.Addr{}, errors.New("range is full")
+	return netip.Addr{}, errFull
 }
 
 // release gives ip back if svc holds it.

@@ -42,10 +42,10 @@ func (a *Allocator) Repair(ctx context.Context, services *store.Resource) error 
 	})
 	for text, svc := range inUse {
 		ip, err := netip.ParseAddr(text)
-		if err != nil || a.ips.res.Cached(text) != nil || !a.ips.cidr.Contains(ip) {
+		if err != nil || a.ips.res.Cached(text) != nil {
 			continue
 		}
-		if err := a.ips.take(ctx, ip, svc); err != nil {
+		if err := a.ips.claim(ctx, ip, svc); err != nil {
 			return err
 		}
 	}

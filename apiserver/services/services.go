@@ -25,7 +25,7 @@ import (
 // Config says what there is to hand out.
 type Config struct {
 	Store     *store.Store
-	CIDR      netip.Prefix // of cluster IPs
+	CIDR      netip.Prefix // of cluster IPs, beside those of ServiceCIDRs
 	PortFirst int32        // node ports, both ends inclusive
 	PortLast  int32
 	Now       func() metav1.Time
@@ -42,7 +42,9 @@ type Allocator struct {
 func New(cfg Config) *Allocator {
 	ipKind := networking.IPAddress()
 	return &Allocator{
-		ips:   &addresses{kind: ipKind, res: cfg.Store.Resource(ipKind), cidr: cfg.CIDR.Masked(), now: cfg.Now},
+		ips: &addresses{
+			kind: ipKind, res: cfg.Store.Resource(ipKind), cidrs: cfg.Store.Resource(networking.ServiceCIDR()), cidr: cfg.CIDR.Masked(), now: cfg.Now,
+		},
 		ports: &ports{within: portRange{cfg.PortFirst, cfg.PortLast}, res: cfg.Store.Resource(portRanges())},
 	}
 }

@@ -111,19 +111,14 @@ func (c *localClient) List(ctx context.Context, list ctrl.ObjectList, opts ...ct
 	if err != nil {
 		return err
 	}
-	objs := make([]api.Object, len(res.Entries))
-	for i, e := range res.Entries {
-		objs[i] = e.Object
-		if res.Convert != nil {
-			if objs[i], err = res.Convert(e.Object); err != nil {
-				return err
-			}
-		}
+	objs, err := res.Objects()
+	if err != nil {
+		return err
 	}
 	list.SetResourceVersion(res.Meta.ResourceVersion)
 	list.SetContinue(res.Meta.Continue)
 	list.SetRemainingItemCount(res.Meta.RemainingItemCount)
-	list.GetObjectKind().SetGroupVersionKind(k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List"))
+	list.GetObjectKind().SetGroupVersionKind(k.ListGVK())
 	return intoList(list, first(objs, limit), share)
 }
 
@@ -157,7 +152,9 @@ func (c *localClient) listFollowed(k *api.Kind, list ctrl.ObjectList, o *ctrl.Li
 	list.SetResourceVersion(formatRevision(snap.Revision))
 	list.SetContinue("")
 	list.SetRemainingItemCount(nil)
-	list.GetObjectKind().SetGroupVersionKind(k.GVK.GroupVersion().WithKind(k.GVK.Kind + "List"))
+	if _, ok := list.(runtime.Unstructured); ok { // a Go type says what it is
+		list.GetObjectKind().SetGroupVersionKind(k.ListGVK())
+	}
 	return true, intoList(list, objs, share)
 }
 

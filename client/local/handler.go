@@ -17,7 +17,8 @@ const (
 	syncedMark // the initial state ends here
 )
 
-// notice is one call of a handler to be made.
+// notice is one call of a handler to be made. Handlers share it: it never
+// changes.
 type notice struct {
 	kind     noticeKind
 	key      string
@@ -25,8 +26,13 @@ type notice struct {
 	initial  bool
 }
 
-// maxBehind is how many notices may wait before the informer waits too.
-const maxBehind = 50_000
+const (
+	// maxBehind is how many notices may wait before the informer waits too.
+	maxBehind = 50_000
+	// joinFrom is the length of a queue from which on updates join: a handler
+	// that keeps up with events pays nothing for those that do not.
+	joinFrom = 64
+)
 
 // handler calls one event handler, in order, from a goroutine of its own. A
 // slow one finds the updates of an object joined into one; creations and
@@ -41,10 +47,10 @@ type handler struct {
 
 	mu    sync.Mutex
 	queue []*notice
-	// open are the waiting notices that an update can join.
-	open map[string]*notice
+	// open are the places in a long queue of what an update can join.
+	open map[string]int
 	wake chan struct{} // holds one
-	room chan struct{} // closed when the queue is taken
+	room chan struct{} // nil unless somebody waits for the queue to be taken
 }
 
 func newHandler(i *informer, callee toolscache.ResourceEventHandler, resync time.Duration) *handler {
@@ -54,9 +60,7 @@ func newHandler(i *informer, callee toolscache.ResourceEventHandler, resync time
 		resync:   resync,
 		synced:   make(chan struct{}),
 		stopped:  make(chan struct{}),
-		open:     map[string]*notice{},
 		wake:     make(chan struct{}, 1),
-		room:     make(chan struct{}),
 	}
 }
 
@@ -77,19 +81,11 @@ func (h *handler) HasSyncedChecker() toolscache.DoneChecker {
 	return checker{"handler of " + h.informer.gvk.Kind, h.synced}
 }
 
-func (h *handler) put(n notice) {
+func (h *handler) put(news ...*notice) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if before := h.open[n.key]; n.kind == updated && before != nil {
-		before.new = n.new
-		return
-	}
-	h.queue = append(h.queue, &n)
-	switch n.kind {
-	case added, updated:
-		h.open[n.key] = &n
-	case deleted:
-		delete(h.open, n.key)
+	for _, n := range news {
+		h.putLocked(n)
 	}
 	select {
 	case h.wake <- struct{}{}:
@@ -97,14 +93,46 @@ func (h *handler) put(n notice) {
 	}
 }
 
+func (h *handler) putLocked(n *notice) {
+	if at, ok := h.open[n.key]; ok && n.kind == updated {
+		joined := *h.queue[at]
+		joined.new = n.new
+		h.queue[at] = &joined
+		return
+	}
+	h.queue = append(h.queue, n)
+	switch {
+	case h.open != nil:
+		h.openLocked(len(h.queue) - 1)
+	case len(h.queue) == joinFrom:
+		h.open = map[string]int{}
+		for at := range h.queue {
+			h.openLocked(at)
+		}
+	}
+}
+
+func (h *handler) openLocked(at int) {
+	switch n := h.queue[at]; n.kind {
+	case added, updated:
+		h.open[n.key] = at
+	case deleted:
+		delete(h.open, n.key)
+	}
+}
+
 // awaitRoom returns when the queue is not too long.
 func (h *handler) awaitRoom(ctx context.Context) {
 	h.mu.Lock()
-	full, room := len(h.queue) > maxBehind, h.room
-	h.mu.Unlock()
-	if !full {
+	if len(h.queue) <= maxBehind {
+		h.mu.Unlock()
 		return
 	}
+	if h.room == nil {
+		h.room = make(chan struct{})
+	}
+	room := h.room
+	h.mu.Unlock()
 	select {
 	case <-room:
 	case <-h.stopped:
@@ -119,13 +147,16 @@ func (h *handler) run(ctx context.Context) {
 		defer t.Stop()
 		resync = t.C
 	}
+	var batch []*notice
 	for {
 		select {
 		case <-h.wake:
-			for _, n := range h.takeAll() {
+			batch = h.takeAll(batch)
+			for at, n := range batch {
 				if ctx.Err() != nil {
 					return
 				}
+				batch[at] = nil
 				h.call(n)
 			}
 		case <-resync:
@@ -138,14 +169,19 @@ func (h *handler) run(ctx context.Context) {
 	}
 }
 
-func (h *handler) takeAll() []*notice {
+// takeAll takes what waits, and leaves the room of what was done for more.
+func (h *handler) takeAll(done []*notice) []*notice {
+	if cap(done) > 2*joinFrom {
+		done = nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	list := h.queue
-	h.queue = nil
-	clear(h.open)
-	close(h.room)
-	h.room = make(chan struct{})
+	h.queue, h.open = done[:0], nil
+	if h.room != nil {
+		close(h.room)
+		h.room = nil
+	}
 	return list
 }
 
@@ -168,6 +204,6 @@ func (h *handler) putAll() {
 	defer h.informer.mu.RUnlock()
 	for _, obj := range h.informer.indexer.List() {
 		key, _ := toolscache.MetaNamespaceKeyFunc(obj)
-		h.put(notice{kind: updated, key: key, old: obj, new: obj})
+		h.put(&notice{kind: updated, key: key, old: obj, new: obj})
 	}
 }

@@ -29,10 +29,12 @@ type informer struct {
 	indexer toolscache.Indexer
 	synced  chan struct{}
 	stopped chan struct{}
+	hurry   chan struct{} // holds one: somebody waits for a revision
 	once    sync.Once
 
 	mu       sync.RWMutex
 	handlers []*handler
+	news     []*notice // noted, not told yet
 	isSynced bool
 	running  context.Context // nil before run
 	revision int64
@@ -53,6 +55,7 @@ func newInformer(a *access, gvk schema.GroupVersionKind, view func(api.Object) (
 		indexer: toolscache.NewIndexer(toolscache.MetaNamespaceKeyFunc, toolscache.Indexers{}),
 		synced:  make(chan struct{}),
 		stopped: make(chan struct{}),
+		hurry:   make(chan struct{}, 1),
 	}
 }
 
@@ -172,6 +175,9 @@ func (i *informer) follow(ctx context.Context) error {
 	defer w.Stop()
 	round := &round{present: map[string]bool{}, convert: w.Convert}
 	var buf []store.Event
+	pace := time.NewTimer(breath)
+	defer pace.Stop()
+	var last time.Time
 	for {
 		buf, err = w.Next(ctx, buf)
 		if errors.Is(err, io.EOF) {
@@ -184,8 +190,23 @@ func (i *informer) follow(ctx context.Context) error {
 			return err
 		}
 		i.holdBack(ctx)
+		if time.Since(last) < breath {
+			pace.Reset(breath)
+			select {
+			case <-pace.C:
+			case <-i.hurry:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		last = time.Now()
 	}
 }
+
+// breath is the pause between events that come in quick succession. A dozen
+// loops hear of every pod: waking each for each of thousands of changes a second
+// would cost more than what they do.
+const breath = 2 * time.Millisecond
 
 // round is the state of one watch.
 type round struct {
@@ -198,6 +219,7 @@ type round struct {
 func (i *informer) take(r *round, batch []store.Event) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	defer i.tellLocked()
 	for n := range batch {
 		ev := &batch[n]
 		switch {
@@ -228,7 +250,7 @@ func (i *informer) takeOneLocked(r *round, ev *store.Event) {
 	if ev.Type == watch.Deleted {
 		if had {
 			_ = i.indexer.Delete(obj) // fails for objects without metadata alone
-			i.tellLocked(&notice{kind: deleted, key: ev.Entry.Key, new: obj})
+			i.noteLocked(notice{kind: deleted, key: ev.Entry.Key, new: obj})
 		}
 		return
 	}
@@ -240,9 +262,9 @@ func (i *informer) takeOneLocked(r *round, ev *store.Event) {
 	}
 	_ = i.indexer.Add(obj)
 	if had {
-		i.tellLocked(&notice{kind: updated, key: ev.Entry.Key, old: old, new: obj})
+		i.noteLocked(notice{kind: updated, key: ev.Entry.Key, old: old, new: obj})
 	} else {
-		i.tellLocked(&notice{kind: added, key: ev.Entry.Key, new: obj, initial: !i.isSynced})
+		i.noteLocked(notice{kind: added, key: ev.Entry.Key, new: obj, initial: !i.isSynced})
 	}
 }
 
@@ -267,28 +289,36 @@ func (i *informer) completeLocked(r *round) {
 		}
 		if old, ok, _ := i.indexer.GetByKey(key); ok {
 			_ = i.indexer.Delete(old)
-			i.tellLocked(&notice{kind: deleted, key: key, new: toolscache.DeletedFinalStateUnknown{Key: key, Obj: old}})
+			i.noteLocked(notice{kind: deleted, key: key, new: toolscache.DeletedFinalStateUnknown{Key: key, Obj: old}})
 		}
 	}
 	r.present = nil
 	if !i.isSynced {
 		i.isSynced = true
 		close(i.synced)
-		i.tellLocked(&notice{kind: syncedMark})
+		i.noteLocked(notice{kind: syncedMark})
 	}
 }
 
-func (i *informer) tellLocked(n *notice) {
-	for _, h := range i.handlers {
-		h.put(*n)
+func (i *informer) noteLocked(n notice) { i.news = append(i.news, &n) }
+
+// tellLocked tells every handler what was noted.
+func (i *informer) tellLocked() {
+	if len(i.news) == 0 {
+		return
 	}
+	for _, h := range i.handlers {
+		h.put(i.news...)
+	}
+	clear(i.news)
+	i.news = i.news[:0]
 }
 
 // holdBack waits for handlers that are far behind: the log of the store waits
 // for us, nothing else does.
 func (i *informer) holdBack(ctx context.Context) {
 	i.mu.RLock()
-	handlers := slices.Clone(i.handlers)
+	handlers := i.handlers // replaced, never changed
 	i.mu.RUnlock()
 	for _, h := range handlers {
 		h.awaitRoom(ctx)
@@ -306,6 +336,10 @@ func (i *informer) awaitRevision(ctx context.Context, rev int64) {
 	at, _ := slices.BinarySearchFunc(i.waiting, rev, func(w revisionWaiter, rev int64) int { return int(w.revision - rev) })
 	i.waiting = slices.Insert(i.waiting, at, w)
 	i.mu.Unlock()
+	select {
+	case i.hurry <- struct{}{}:
+	default:
+	}
 	limit := time.NewTimer(time.Second)
 	defer limit.Stop()
 	select {
@@ -345,10 +379,10 @@ func (i *informer) AddEventHandlerWithResyncPeriod(eh toolscache.ResourceEventHa
 	defer i.mu.Unlock()
 	for _, obj := range i.indexer.List() {
 		key, _ := toolscache.MetaNamespaceKeyFunc(obj)
-		h.put(notice{kind: added, key: key, new: obj, initial: true})
+		h.put(&notice{kind: added, key: key, new: obj, initial: true})
 	}
 	if i.isSynced {
-		h.put(notice{kind: syncedMark})
+		h.put(&notice{kind: syncedMark})
 	}
 	i.handlers = append(slices.Clip(i.handlers), h)
 	if i.running != nil {

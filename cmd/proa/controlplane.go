@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -29,23 +30,24 @@ import (
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/admission/policy"
 	"github.com/proa-dev/proa/apiserver/admission/quotas"
+	"github.com/proa-dev/proa/apiserver/admission/webhook"
 	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/authz"
 	"github.com/proa-dev/proa/apiserver/bootstrap"
+	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/health"
-	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/apiserver/live"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/services"
 	"github.com/proa-dev/proa/apiserver/typeschema"
 	"github.com/proa-dev/proa/apiserver/virtual"
+	"github.com/proa-dev/proa/apiserver/webhookclient"
 	"github.com/proa-dev/proa/client"
 	"github.com/proa-dev/proa/client/join"
 	"github.com/proa-dev/proa/client/local"
 	"github.com/proa-dev/proa/controllers"
 	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/internal/certs"
-	"github.com/proa-dev/proa/scheduler"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -59,6 +61,7 @@ type controlPlane struct {
 	authenticator *authn.Authenticator
 	server        *apiserver.Server
 	listener      net.Listener
+	webhooks      *webhookclient.Client
 
 	bootstrapped atomic.Bool
 
@@ -109,6 +112,25 @@ func lookup() func(schema.GroupVersionKind) *api.Kind {
 	return func(gvk schema.GroupVersionKind) *api.Kind { return kinds[gvk] }
 }
 
+// extensions admit by the policies and webhooks of the cluster's users, in
+// upstream's order.
+func extensions(policies policy.Config, webhooks webhook.Config) (admission.Chain, error) {
+	mutating, err := policy.NewMutating(policies)
+	if err != nil {
+		return nil, err
+	}
+	validating, err := policy.NewValidating(policies)
+	if err != nil {
+		return nil, err
+	}
+	access, err := policy.NewAccess(policies)
+	if err != nil {
+		return nil, err
+	}
+	asking, refusing, err := webhook.New(webhooks)
+	return admission.Chain{mutating, asking, access, validating, refusing}, err
+}
+
 func (p *controlPlane) newServer() error {
 	cfg := p.cfg
 	serving, err := p.authority.Server(p.names())
@@ -119,8 +141,12 @@ func (p *controlPlane) newServer() error {
 	if err != nil {
 		return err
 	}
-	served := builtin.Kinds()
-	objects := live.New(p.store, served)
+	frontProxy, err := p.authority.FrontProxyClient(certs.FrontProxyUser)
+	if err != nil {
+		return err
+	}
+	kinds := builtin.Kinds()
+	objects := live.New(p.store, kinds)
 	p.authenticator, err = authn.New(authn.Config{
 		Key: p.authority.SigningKey(), ClientCAs: p.authority.Pool(), FrontProxyCAs: p.authority.FrontProxyPool(),
 		FrontProxyNames: []string{certs.FrontProxyUser},
@@ -135,11 +161,14 @@ func (p *controlPlane) newServer() error {
 	}
 	maps.Copy(paths, profiles())
 	authorizer := authz.New(objects)
-	lookup := admission.Lookup{Source: objects, Live: objects.Live}
 	types := typeschema.Converter(builtin.Scheme())
-	policies, err := policy.Plugins(policy.Config{
+	lookup := admission.Lookup{Source: objects, Live: objects.Live}
+	metrics := prometheus.NewRegistry()
+	p.webhooks = webhookclient.New(connect.Services{Source: objects}.Address)
+	extended, err := extensions(policy.Config{
 		Lookup: lookup, Authorizer: authorizer, Converter: types, Scheme: builtin.Scheme(),
-		Kinds: func() *kinds.Set { return p.server.Kinds().Set() }, // asked by requests, which only the server has
+	}, webhook.Config{
+		Lookup: lookup, Authorizer: authorizer, Client: p.webhooks, Metrics: metrics, Logger: cfg.logger.With("component", "webhooks"),
 	})
 	if err != nil {
 		return err
@@ -147,11 +176,10 @@ func (p *controlPlane) newServer() error {
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
-	metrics := prometheus.NewRegistry()
 	p.server, err = apiserver.New(apiserver.Config{
-		Store: p.store, Kinds: served, Scheme: builtin.Scheme(), Types: types,
+		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(), Types: types,
 		Authenticator: p.authenticator, Authorizer: authorizer,
-		Admission: append(append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}), policies...),
+		Admission: append(append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}), extended...),
 			authz.NewEscalation(authorizer, lookup),
 			quotas.New(quotas.Config{Lookup: lookup, Replace: func(ctx context.Context, q *corev1.ResourceQuota) error {
 				return objects.Replace(ctx, corev1.Resource("resourcequotas"), q)
@@ -162,6 +190,7 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
+		FrontProxy: frontProxy.GetClientCertificate,
 		Components: []health.Check{
 			// They run in this process from the end of bootstrapping to its own end.
 			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
@@ -229,7 +258,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
 		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All }, Schema: p.server.Schema,
-		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, MetricsAPI: p.overHTTP(metrics),
+		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, ServiceCIDR: p.cfg.services, NoServiceLB: slices.Contains(p.cfg.disabled, serviceLB), MetricsAPI: p.overHTTP(metrics),
 		Certificates: certificates.Config{Issuer: p.authority, CA: p.authority.CAPEM(), Reserved: p.names(), Life: certs.Life},
 	})
 	return err
@@ -292,7 +321,7 @@ func (p *controlPlane) runAPIServer(ctx context.Context, ready func()) error {
 // runBootstrap makes the first objects, then keeps this server's address
 // among the endpoints of the Service kubernetes.
 func (p *controlPlane) runBootstrap(ctx context.Context, ready func()) error {
-	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr,
+	if err := bootstrap.Run(ctx, bootstrap.Config{Client: p.admin.Client(), Reader: p.admin.Reader(), ServiceIP: p.cfg.apiAddr, ServiceCIDR: p.cfg.services,
 		ClientCA: p.authority.CAPEM(), FrontProxyCA: p.authority.FrontProxyCAPEM(), FrontProxyNames: []string{certs.FrontProxyUser},
 		Server: "https://" + netip.AddrPortFrom(p.cfg.hostAddr, uint16(p.cfg.port)).String(), Settings: p.settings().Data()}); err != nil {
 		return err
@@ -356,24 +385,12 @@ func (p *controlPlane) runRepair(ctx context.Context, ready func()) error {
 	}
 }
 
-func (p *controlPlane) runControllers(ctx context.Context, ready func()) error {
-	ready()
-	return p.controllers.Run(ctx)
-}
-
-func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
-	cfg := p.cfg.scheduling
-	cfg.Logger = p.cfg.logger.With("component", "scheduler")
-	s, err := scheduler.New(p.forPods, cfg)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx, ready)
-}
-
 func (p *controlPlane) close() {
 	if p.listener != nil {
 		p.listener.Close()
+	}
+	if p.webhooks != nil {
+		p.webhooks.Close()
 	}
 	if p.store != nil {
 		if err := p.store.Close(); err != nil {

@@ -28,12 +28,17 @@ type serverOptions struct {
 	bindAddress    string
 	port           int
 	disableAgent   bool
+	disabled       []string
 	endpoints      []string
 	datastoreCA    string
 	datastoreCert  string
 	datastoreKey   string
 	schedulerArgs  []string
 }
+
+// serviceLB is the name by which --disable knows the addresses of LoadBalancer
+// Services.
+const serviceLB = "servicelb"
 
 const (
 	defaultDataDir    = "/var/lib/proa"
@@ -71,6 +76,7 @@ everywhere; "direct" routes between nodes of one segment, and is vxlan between o
 	f.StringVar(&o.bindAddress, "bind-address", "0.0.0.0", "address that the API server listens on")
 	f.IntVar(&o.port, "https-listen-port", 6443, "port that the API server listens on")
 	f.BoolVar(&o.disableAgent, "disable-agent", false, "run the control plane alone")
+	f.StringSliceVar(&o.disabled, "disable", nil, `what to leave out: "servicelb" leaves LoadBalancer Services to another load balancer`)
 	f.StringSliceVar(&o.endpoints, "datastore-endpoint", nil, "client URLs of an etcd cluster to use in place of the built-in one")
 	f.StringVar(&o.datastoreCA, "datastore-cafile", "", "CA of that etcd")
 	f.StringVar(&o.datastoreCert, "datastore-certfile", "", "client certificate for it")
@@ -110,6 +116,11 @@ func (o *serverOptions) config(ctx context.Context) (*serverConfig, error) {
 	}
 	if o.podNetwork != podnet.VXLAN && o.podNetwork != podnet.Direct {
 		errs = append(errs, fmt.Errorf("--pod-network: %q is neither %q nor %q", o.podNetwork, podnet.VXLAN, podnet.Direct))
+	}
+	for _, name := range o.disabled {
+		if name != serviceLB {
+			errs = append(errs, fmt.Errorf("--disable: %q is not %q, the only part that can be left out", name, serviceLB))
+		}
 	}
 	if cfg.services.IsValid() {
 		cfg.apiAddr = nth(cfg.services, 1)

@@ -51,6 +51,7 @@ func runServer(ctx context.Context, cfg *serverConfig) error {
 		{Name: "apiserver", Run: p.runAPIServer},
 		{Name: "bootstrap", Run: p.runBootstrap},
 		{Name: "custom resources", Run: p.server.ServeCustomResources},
+		{Name: "aggregation", Run: p.server.ServeAggregated},
 		{Name: "caches", Run: p.runCaches},
 		{Name: "service claims", Run: p.runRepair},
 		{Name: "controllers", Run: p.runControllers},

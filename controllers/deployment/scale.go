@@ -71,7 +71,8 @@ func (r *rollout) shrinkOld(ctx context.Context, newSet *appsv1.ReplicaSet, old 
 		old[i] = resized
 		unhealthy += n
 	}
-	available := sum(append(slices.Clone(old), newSet), func(rs *appsv1.ReplicaSet) int32 { return rs.Status.AvailableReplicas })
+	// A status that lags still counts pods which a smaller size gave up.
+	available := sum(append(slices.Clone(old), newSet), func(rs *appsv1.ReplicaSet) int32 { return min(replicas(rs), rs.Status.AvailableReplicas) })
 	surplus := available - minAvailable
 	for _, rs := range old {
 		n := min(surplus-healthy, replicas(rs))
@@ -86,17 +87,22 @@ func (r *rollout) shrinkOld(ctx context.Context, newSet *appsv1.ReplicaSet, old 
 	return unhealthy+healthy > 0, nil
 }
 
-// newSetSize is how large the new ReplicaSet may be next to all others.
+// newSetSize is how large the new ReplicaSet may be next to all others: those
+// count with the pods that they still have, not only with those that they
+// shall. A set that has not seen its size yet may be at any former one.
 func newSetSize(d *appsv1.Deployment, all []*appsv1.ReplicaSet, newSet *appsv1.ReplicaSet) int32 {
 	want, have := *d.Spec.Replicas, replicas(newSet)
 	if d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		return want
 	}
+	if slices.ContainsFunc(all, func(rs *appsv1.ReplicaSet) bool { return rs != nil && rs.Status.ObservedGeneration < rs.Generation }) {
+		return have // its status calls for the next pass
+	}
 	surge := int32(0)
 	if u := d.Spec.Strategy.RollingUpdate; u != nil {
 		surge = scaled(u.MaxSurge, want, true)
 	}
-	room := want + surge - sum(all, replicas)
+	room := want + surge - sum(all, func(rs *appsv1.ReplicaSet) int32 { return max(replicas(rs), rs.Status.Replicas) })
 	if room <= 0 {
 		return have
 	}

@@ -1,9 +1,6 @@
 package cgroups
 
 import (
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,7 +12,8 @@ type Usage struct {
 	Memory     uint64
 	WorkingSet uint64 // memory that cannot be dropped at once
 	RSS        uint64
-	Processes  uint64
+	Processes  uint64 // of Figures only: they have to be counted
+	Threads    uint64
 }
 
 // Pod reads what a pod uses.
@@ -32,10 +30,14 @@ func (m *Manager) usage(path string) Usage {
 	if m.v2 {
 		dir, _ := m.controller("", path)
 		u.CPUNanos = keyed(dir, "cpu.stat", "usage_usec") * 1000
-		u.Memory = number(dir, "memory.current")
+		if path == "/" { // the kernel accounts no memory to the root
+			u.Memory = inUse()
+		} else {
+			u.Memory = number(dir, "memory.current")
+		}
 		u.RSS = keyed(dir, "memory.stat", "anon")
 		u.WorkingSet = u.Memory - min(u.Memory, keyed(dir, "memory.stat", "inactive_file"))
-		u.Processes = number(dir, "pids.current")
+		u.Threads = number(dir, "pids.current")
 		return u
 	}
 	if dir, ok := m.controller("cpuacct", path); ok {
@@ -47,35 +49,35 @@ func (m *Manager) usage(path string) Usage {
 		u.WorkingSet = u.Memory - min(u.Memory, keyed(dir, "memory.stat", "total_inactive_file"))
 	}
 	if dir, ok := m.controller("pids", path); ok {
-		u.Processes = number(dir, "pids.current")
+		u.Threads = number(dir, "pids.current")
 	}
 	return u
 }
 
-func number(dir, file string) uint64 {
-	data, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil {
-		return 0
+func number(dir, file string) uint64 { return parse(line(dir, file)) }
+
+// inUse is the memory of the machine that is not free.
+func inUse() uint64 {
+	total, free := uint64(0), uint64(0)
+	for _, l := range strings.Split(line("/proc", "meminfo"), "\n") {
+		fields := strings.Fields(l)
+		if len(fields) < 2 {
+			continue
+		}
+		switch fields[0] {
+		case "MemTotal:":
+			total = parse(fields[1]) << 10
+		case "MemFree:":
+			free = parse(fields[1]) << 10
+		}
 	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
+	return total - min(total, free)
 }
 
 func keyed(dir, file, key string) uint64 {
-	data, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil {
-		return 0
-	}
-	for _, line := range strings.Split(string(data), "\n") {
-		if k, v, ok := strings.Cut(line, " "); ok && k == key {
-			n, err := strconv.ParseUint(v, 10, 64)
-			if err != nil {
-				return 0
-			}
-			return n
+	for _, l := range strings.Split(line(dir, file), "\n") {
+		if k, v, ok := strings.Cut(l, " "); ok && k == key {
+			return parse(v)
 		}
 	}
 	return 0

@@ -46,16 +46,17 @@ type Client struct {
 
 // Dial connects to the runtime's and the image service's endpoints
 // (unix:///path); an empty image endpoint means the same. Connecting is lazy:
-// an absent runtime shows as an error of the first call.
-func Dial(runtimeEndpoint, imageEndpoint string) (*Client, error) {
+// an absent runtime shows as an error of the first call. Interceptors see
+// every call.
+func Dial(runtimeEndpoint, imageEndpoint string, interceptors ...grpc.UnaryClientInterceptor) (*Client, error) {
 	c := &Client{}
-	conn, err := c.dial(runtimeEndpoint)
+	conn, err := c.dial(runtimeEndpoint, interceptors)
 	if err != nil {
 		return nil, err
 	}
 	images := conn
 	if imageEndpoint != "" && imageEndpoint != runtimeEndpoint {
-		if images, err = c.dial(imageEndpoint); err != nil {
+		if images, err = c.dial(imageEndpoint, interceptors); err != nil {
 			_ = c.Close()
 			return nil, err
 		}
@@ -65,13 +66,14 @@ func Dial(runtimeEndpoint, imageEndpoint string) (*Client, error) {
 	return c, nil
 }
 
-func (c *Client) dial(endpoint string) (*grpc.ClientConn, error) {
+func (c *Client) dial(endpoint string, interceptors []grpc.UnaryClientInterceptor) (*grpc.ClientConn, error) {
 	if !strings.HasPrefix(endpoint, "unix://") {
 		return nil, fmt.Errorf("container runtime endpoint %q: want unix:///path", endpoint)
 	}
 	conn, err := grpc.NewClient(endpoint,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithChainUnaryInterceptor(interceptors...),
 		grpc.WithAuthority("localhost"))
 	if err != nil {
 		return nil, fmt.Errorf("container runtime %s: %w", endpoint, err)

@@ -37,7 +37,9 @@ type Config struct {
 	// Reclaim frees disk space without ending pods.
 	Reclaim func(ctx context.Context) error
 	// Changed is told when Pressure says something new.
-	Changed  func()
+	Changed func()
+	// Evicted is told of every pod that a signal ended; may be nil.
+	Evicted  func(signal node.Signal)
 	Node     func() *corev1.ObjectReference
 	Recorder record.EventRecorder
 	Clock    clock.Clock

@@ -69,6 +69,8 @@ func (e *Evictor) evict(ctx context.Context, signal node.Signal, level node.Leve
 	grace := int64(1)
 	if err := e.cfg.Evict(victim.pod.UID, verdict, &grace); err != nil {
 		e.cfg.Logger.Warn("pod not evicted", "err", err)
+	} else if e.cfg.Evicted != nil {
+		e.cfg.Evicted(signal)
 	}
 }
 

@@ -21,6 +21,8 @@ type Collector struct {
 	High, Low int
 	MinAge    time.Duration
 	Now       func() time.Time
+	// Removed is told of every image that went; may be nil.
+	Removed func()
 
 	seen map[string]time.Time // when an image was last in use, or first seen
 }
@@ -71,6 +73,9 @@ func (c *Collector) Collect(ctx context.Context, pressed bool) error {
 			return fmt.Errorf("remove image %s: %w", i.Id, err)
 		}
 		need -= int64(min(i.Size, 1<<62))
+		if c.Removed != nil {
+			c.Removed()
+		}
 	}
 	return nil
 }

@@ -213,9 +213,14 @@ func (w *worker) advanceBackOff(k *container, attempt uint32) {
 }
 
 // start makes and starts a container, then runs its postStart hook.
-func (w *worker) start(ctx context.Context, c *corev1.Container, k *container, image *runtimeapi.Image, attempt uint32) error {
-	config, err := w.config(ctx, c, image, attempt)
-	if err != nil {
+func (w *worker) start(ctx context.Context, c *corev1.Container, k *container, image *runtimeapi.Image, attempt uint32) (err error) {
+	var config *runtimeapi.ContainerConfig
+	defer func() {
+		if ctx.Err() == nil {
+			w.countStart(c, config, err)
+		}
+	}()
+	if config, err = w.config(ctx, c, image, attempt); err != nil {
 		return err
 	}
 	sandbox := w.runtime.Sandbox()

@@ -90,11 +90,17 @@ func (w *worker) imageFailed(k *container, err error) time.Time {
 func (w *worker) startPull(k *container, req images.Request) {
 	ctx, cancel := context.WithCancel(w.m.ctx)
 	k.pull = &pull{cancel: cancel}
+	begin := w.now()
 	w.wg.Go(func() {
 		defer cancel()
 		image, err := w.m.cfg.Images.Pull(ctx, req)
+		took := w.m.cfg.Clock.Since(begin)
+		if err == nil {
+			w.m.cfg.Metrics.Pulled(image.GetSize(), took)
+		}
 		w.call(func() {
 			k.pull = nil
+			w.pulled += took
 			if w.state != running {
 				return
 			}

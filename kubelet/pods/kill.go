@@ -278,7 +278,7 @@ func (w *worker) cleanUp(ctx context.Context) error {
 			return err
 		}
 	}
-	return w.m.cfg.Cgroups.Remove(w.uid)
+	return w.removeGroup()
 }
 
 // purge removes dead containers, logs and sandboxes. The sandboxes go last:

@@ -25,6 +25,7 @@ import (
 
 	"github.com/proa-dev/proa/kubelet/cri"
 	"github.com/proa-dev/proa/kubelet/images"
+	"github.com/proa-dev/proa/kubelet/metrics"
 	"github.com/proa-dev/proa/kubelet/objects"
 	"github.com/proa-dev/proa/kubelet/spec"
 	"github.com/proa-dev/proa/kubelet/status"
@@ -75,6 +76,8 @@ type Config struct {
 	PodLogsDir       string
 	ContainerLogsDir string
 	SeccompDir       string
+	// Metrics count what is done; nil counts for nobody.
+	Metrics *metrics.Metrics
 }
 
 // Manager runs the pods. Safe for concurrent use.
@@ -97,6 +100,9 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		if err := os.MkdirAll(cfg.ContainerLogsDir, 0o755); err != nil {
 			return nil, fmt.Errorf("links to logs: %w", err)
 		}
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.New()
 	}
 	found, err := cfg.CRI.UIDs(ctx)
 	if err != nil {
@@ -145,12 +151,15 @@ func (m *Manager) Update(pod *corev1.Pod) {
 		return
 	}
 	w := m.newWorker(pod.UID, pod)
+	m.cfg.Metrics.ContainersPerPod.Observe(float64(len(pod.Spec.Containers)))
 	_, here := m.found[string(pod.UID)]
+	w.measured = here || pod.Status.StartTime != nil
 	final := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	if !here && !final && pod.DeletionTimestamp == nil {
 		if r := admit(pod, m.active(pod.UID), m.cfg.Node()); r != nil {
 			w.verdict = &status.Verdict{Phase: corev1.PodFailed, Reason: r.reason, Message: "Pod was rejected: " + r.message, Rejected: true}
 			m.cfg.Recorder.Event(pod, corev1.EventTypeWarning, r.reason, r.message)
+			m.cfg.Metrics.Rejected(r.reason)
 		}
 	}
 	m.start(w)
@@ -175,8 +184,8 @@ func (m *Manager) mirror(pod *corev1.Pod) *corev1.Pod {
 
 func (m *Manager) newWorker(uid types.UID, pod *corev1.Pod) *worker {
 	w := &worker{m: m, uid: uid, pod: pod, wake: make(chan struct{}, 1), dirty: true, status: *pod.Status.DeepCopy(),
-		log:        m.cfg.Logger.With("pod", pod.Namespace+"/"+pod.Name, "uid", uid),
-		containers: map[string]*container{}, kills: map[string]*killing{}, killed: map[string]bool{}, messages: map[string]string{}}
+		log:  m.cfg.Logger.With("pod", pod.Namespace+"/"+pod.Name, "uid", uid),
+		seen: m.cfg.Clock.Now(), containers: map[string]*container{}, kills: map[string]*killing{}, killed: map[string]bool{}, messages: map[string]string{}}
 	w.published = published{pod: pod, status: pod.Status}
 	return w
 }
@@ -194,6 +203,7 @@ func (m *Manager) start(w *worker) {
 		delete(m.found, string(w.uid))
 		m.mu.Unlock()
 		m.cfg.Status.Forget(w.uid)
+		m.cfg.Metrics.Forget(w.pod)
 		m.Poke()
 	})
 }
@@ -277,7 +287,8 @@ func (m *Manager) Reconcile(ctx context.Context, orphans bool) error {
 		}
 		m.cfg.Logger.Info("pod is in the API no more and is ended", "pod", p.Namespace+"/"+p.Name, "uid", uid)
 		w := m.newWorker(types.UID(uid), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid), Namespace: p.Namespace, Name: p.Name}})
-		w.gone = true
+		w.gone, w.measured = true, true
+		m.cfg.Metrics.OrphanedPods.Inc()
 		m.start(w)
 	}
 	return nil

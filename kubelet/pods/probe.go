@@ -11,6 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/kubelet/cri"
+	"github.com/proa-dev/proa/kubelet/metrics"
 	"github.com/proa-dev/proa/kubelet/probes"
 	"github.com/proa-dev/proa/kubelet/spec"
 )
@@ -141,9 +142,20 @@ func (w *worker) runProbe(ctx context.Context, c *corev1.Container, p *corev1.Pr
 	if ips := w.fields().PodIPs; len(ips) > 0 {
 		ip = ips[0]
 	}
+	counts := w.m.cfg.Metrics.Probe(kind, c.Name, w.pod)
 	worker := &probes.Worker{
 		Probe: p, Clock: w.m.cfg.Clock, Since: time.Unix(0, running.StartedAt), Once: o.once, Spread: o.spread,
 		Target: probes.Target{PodIP: ip, Container: c, Exec: w.m.exec(running.Id)},
+		Done: func(err error, took time.Duration) {
+			switch {
+			case err == nil:
+				counts.Done(metrics.Successful, took)
+			case errors.Is(err, probes.ErrUnknown):
+				counts.Done(metrics.Unknown, took)
+			default:
+				counts.Done(metrics.Failed, took)
+			}
+		},
 		Failed: func(err error) {
 			if errors.Is(err, probes.ErrUnknown) {
 				event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %v", kind,

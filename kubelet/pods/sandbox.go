@@ -78,7 +78,9 @@ func (w *worker) makeSandbox() error {
 	if err == nil {
 		err = w.runSandbox(ctx, config)
 	}
+	w.m.cfg.Metrics.StartedPods.Inc()
 	if err != nil {
+		w.m.cfg.Metrics.StartedPodsErrors.Inc()
 		w.dirty = true
 		if ctx.Err() == nil {
 			w.event("", corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+cri.Message(err))
@@ -98,7 +100,9 @@ func (w *worker) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxCo
 	if err != nil {
 		return err
 	}
+	begin := w.now()
 	made, err := w.m.cfg.CRI.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	w.m.cfg.Metrics.Sandbox(handler, w.m.cfg.Clock.Since(begin), err)
 	if err != nil {
 		return err
 	}

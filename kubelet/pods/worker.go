@@ -45,6 +45,8 @@ type worker struct {
 	published  published
 	watchers   []watcher
 
+	seen time.Time // when the kubelet heard of the pod
+
 	// Below: the goroutine's own.
 	pod        *corev1.Pod
 	asked      *corev1.Pod // the API's, when a resize has to wait
@@ -69,6 +71,9 @@ type worker struct {
 	messages   map[string]string
 	pending    *corev1.PodCondition // a resize that does not fit
 	resizing   *corev1.PodCondition // a resize that failed
+	synced     bool                 // once
+	measured   bool                 // its start was, or cannot be
+	pulled     time.Duration        // in which images were pulled
 }
 
 type inbox struct {
@@ -170,6 +175,11 @@ func (w *worker) now() time.Time { return w.m.cfg.Clock.Now() }
 func (w *worker) sync(ctx context.Context) (next time.Time, done bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	begin, before := w.now(), w.asked
+	if !w.synced {
+		w.m.cfg.Metrics.WorkerStart.Observe(begin.Sub(w.seen).Seconds())
+	}
+	defer func() { w.measureWork(begin, before) }()
 	w.take(cancel)
 	if err := w.refresh(ctx); err != nil {
 		if ctx.Err() == nil {
@@ -377,7 +387,7 @@ func (w *worker) prepare(ctx context.Context) error {
 			w.event("", corev1.EventTypeWarning, "Failed", fmt.Sprintf("error making pod data directories: %v", err))
 			return err
 		}
-		if err := w.m.cfg.Cgroups.Ensure(w.pod); err != nil {
+		if err := w.ensureGroup(); err != nil {
 			w.event("", corev1.EventTypeWarning, "FailedCreatePodContainer", fmt.Sprintf("unable to ensure pod container exists: %v", err))
 			return err
 		}
@@ -449,6 +459,7 @@ func (w *worker) report(remove bool) {
 	}
 	w.reported = true
 	w.status = got
+	w.measureStart()
 	w.publish()
 	if !IsStatic(w.pod) {
 		w.m.cfg.Status.Set(w.pod, got, remove)

@@ -23,6 +23,8 @@ type Worker struct {
 	Clock  clock.Clock
 	// Since is when the container started.
 	Since time.Time
+	// Done is told of every attempt and how long it took; may be nil.
+	Done func(err error, took time.Duration)
 	// Failed is told of every failed attempt, for an event.
 	Failed func(err error)
 	// Verdict is told of every change of the verdict, and of the first.
@@ -48,9 +50,13 @@ func (w *Worker) Run(ctx context.Context) {
 			return
 		}
 		wait = period
+		begin := w.Clock.Now()
 		err := Once(ctx, w.Probe, w.Target)
 		if ctx.Err() != nil {
 			return
+		}
+		if w.Done != nil {
+			w.Done(err, w.Clock.Since(begin))
 		}
 		if err != nil {
 			w.Failed(err)

@@ -18,9 +18,8 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/proa-dev/proa/kubelet/cgroups"
 	"github.com/proa-dev/proa/kubelet/cri"
-	"github.com/proa-dev/proa/kubelet/volumes"
+	"github.com/proa-dev/proa/kubelet/metrics"
 )
 
 // Pods is what the server knows pods from.
@@ -40,9 +39,8 @@ type Config struct {
 	NodeName   string
 	Pods       Pods
 	CRI        *cri.Client
-	Cgroups    *cgroups.Manager
-	Volumes    *volumes.Manager
-	RootDir    string
+	Stats      Stats
+	Metrics    *metrics.Metrics
 	PodLogsDir string
 	// Client asks who somebody is and what they may do.
 	Client  ctrl.Client
@@ -58,12 +56,11 @@ type Server struct {
 	cfg     Config
 	reviews *reviews
 	mux     *http.ServeMux
-	rates   *rates
 }
 
 // New makes a server.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, reviews: newReviews(cfg.Client, cfg.NodeName, cfg.Clock), mux: http.NewServeMux(), rates: &rates{seen: map[string]sample{}}}
+	s := &Server{cfg: cfg, reviews: newReviews(cfg.Client, cfg.NodeName, cfg.Clock), mux: http.NewServeMux()}
 	s.routes()
 	return s
 }
@@ -75,13 +72,7 @@ func (s *Server) routes() {
 	m.HandleFunc("GET /pods", s.pods)
 	m.HandleFunc("GET /runningpods/", s.pods)
 	m.HandleFunc("GET /configz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.cfg.Configz) })
-	m.HandleFunc("GET /stats/summary", s.summary)
-	m.HandleFunc("GET /metrics", s.metrics)
-	m.HandleFunc("GET /metrics/resource", s.resourceMetrics)
-	m.HandleFunc("GET /metrics/cadvisor", s.containerMetrics)
-	m.HandleFunc("GET /metrics/probes", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	})
+	s.statistics()
 	m.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
 	m.HandleFunc("GET /logs/", s.nodeLogs)
 	m.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.run)
@@ -117,6 +108,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, message, http.StatusForbidden)
 		return
 	}
+	begin := s.cfg.Clock.Now()
+	defer func() { s.count(r, begin) }()
 	s.mux.ServeHTTP(w, r)
 }
 

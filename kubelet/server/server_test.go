@@ -26,7 +26,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/proa-dev/proa/kubelet/cri"
+	"github.com/proa-dev/proa/kubelet/metrics"
 	"github.com/proa-dev/proa/kubelet/server"
+	"github.com/proa-dev/proa/kubelet/stats"
 )
 
 // node is one pod with one log.
@@ -80,7 +82,7 @@ func newServer(t *testing.T) (s *server.Server, reviews *int) {
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "waits"}}},
 		Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "waits", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}}}}}
-	return server.New(server.Config{NodeName: "n1", Pods: &node{pod, log}, Client: client, Logger: slog.New(slog.DiscardHandler),
+	return server.New(server.Config{NodeName: "n1", Pods: &node{pod, log}, Metrics: metrics.New(), Stats: stats.New(t.Context(), stats.Config{}), Client: client, Logger: slog.New(slog.DiscardHandler),
 		Clock: clock.RealClock{}, Healthy: func() error { return nil }}), &count
 }
 

@@ -79,6 +79,9 @@ func NewPod(obj *corev1.Pod, rules *Profile) *Pod {
 }
 
 func needsOf(obj *corev1.Pod) needs {
+	if n, ok := plainNeeds(obj); ok {
+		return n
+	}
 	opts := resourcehelpers.PodResourcesOptions{
 		UseStatusResources: true,
 		InPlacePodLevelResourcesVerticalScalingEnabled: true,
@@ -109,6 +112,42 @@ func needsOf(obj *corev1.Pod) needs {
 		n.nonzeroCPU, n.nonzeroMemory = clamp(list.Cpu().MilliValue()), clamp(list.Memory().Value())
 	}
 	return n
+}
+
+// plainNeeds is needsOf for nearly all pods: containers alone, with whole
+// requests of the usual resources, and not resized. It makes nothing, and every
+// pod that is bound anywhere comes by here.
+func plainNeeds(obj *corev1.Pod) (needs, bool) {
+	var n needs
+	if len(obj.Spec.InitContainers) > 0 || obj.Spec.Overhead != nil || obj.Spec.Resources != nil || len(obj.Status.ContainerStatuses) > 0 {
+		return n, false
+	}
+	for i := range obj.Spec.Containers {
+		cpu, memory := int64(assumedMilliCPU), int64(assumedMemory)
+		for name, q := range obj.Spec.Containers[i].Resources.Requests {
+			v := q.Value()
+			if q.CmpInt64(v) != 0 && name != corev1.ResourceCPU {
+				return n, false // sums round once, at the end
+			}
+			switch name {
+			case corev1.ResourceCPU:
+				cpu = clamp(q.MilliValue())
+				n.cpu += cpu
+			case corev1.ResourceMemory:
+				memory = clamp(v)
+				n.memory += memory
+			case corev1.ResourceEphemeralStorage:
+				n.ephemeral += clamp(v)
+			default:
+				return n, false
+			}
+		}
+		n.nonzeroCPU += cpu
+		n.nonzeroMemory += memory
+	}
+	n.cpu, n.memory, n.ephemeral = clamp(n.cpu), clamp(n.memory), clamp(n.ephemeral)
+	n.nonzeroCPU, n.nonzeroMemory = clamp(n.nonzeroCPU), clamp(n.nonzeroMemory)
+	return n, true
 }
 
 // maxQuantity is more than any machine has. Sums of what is clamped to it do

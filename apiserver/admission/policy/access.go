@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
 )
 
@@ -41,12 +42,12 @@ func (p *Access) Validate(ctx context.Context, a *admission.Attributes) error {
 	if kind, ok := kindIn(a.Object); ok {
 		path = field.NewPath("spec", "paramKind")
 		if old, _ := kindIn(a.OldObject); kind != nil && (old == nil || *old != *kind) {
-			err = p.mayGet(ctx, a.User, kind)
+			err = p.mayGet(ctx, a, kind)
 		}
 	} else if b, ok := boundIn(a.Object); ok {
 		path = field.NewPath("spec", "paramRef")
 		if old, _ := boundIn(a.OldObject); b.ref != nil && (old.policy != b.policy || !equality.Semantic.DeepEqual(old.ref, b.ref)) {
-			err = p.mayRead(ctx, a.User, b)
+			err = p.mayRead(ctx, a, b)
 		}
 	}
 	if err == nil {
@@ -85,14 +86,17 @@ func boundIn(obj runtime.Object) (bound, bool) {
 
 // resolve returns what is to be read: everything that could be meant, as far as
 // it is not known.
-func (p *Access) resolve(kind *admissionv1.ParamKind) (gvr schema.GroupVersionResource, parseErr, findErr error) {
+func resolve(a *admission.Attributes, kind *admissionv1.ParamKind) (gvr schema.GroupVersionResource, parseErr, findErr error) {
 	gvr = schema.GroupVersionResource{Group: "*", Version: "*", Resource: "*"}
 	gv, parseErr := schema.ParseGroupVersion(kind.APIVersion)
 	if parseErr != nil {
 		return gvr, parseErr, nil
 	}
 	gvr.Group, gvr.Version = gv.Group, gv.Version
-	k := p.cfg.Kinds().ByKind(gv.WithKind(kind.Kind))
+	var k *api.Kind
+	if a.Kinds != nil {
+		k = a.Kinds.ByKind(gv.WithKind(kind.Kind))
+	}
 	if k == nil {
 		return gvr, nil, fmt.Errorf("no matches for kind %q in version %q", kind.Kind, kind.APIVersion)
 	}
@@ -108,11 +112,12 @@ func (p *Access) allowed(ctx context.Context, who user.Info, verb, namespace, na
 	return d == authorizer.DecisionAllow, err
 }
 
-func (p *Access) mayGet(ctx context.Context, who user.Info, kind *admissionv1.ParamKind) error {
+func (p *Access) mayGet(ctx context.Context, a *admission.Attributes, kind *admissionv1.ParamKind) error {
+	who := a.User
 	if who == nil {
 		return errors.New("cannot identify user to authorize read access to paramKind resources")
 	}
-	gvr, _, _ := p.resolve(kind) // what cannot be found out widens what is asked for
+	gvr, _, _ := resolve(a, kind) // what cannot be found out widens what is asked for
 	ok, err := p.allowed(ctx, who, "get", "*", "*", gvr)
 	if err == nil && !ok {
 		err = fmt.Errorf(`user %v must have "get" permission on all objects of the referenced paramKind (kind=%s, apiVersion=%s)`, who, kind.Kind, kind.APIVersion)
@@ -120,7 +125,8 @@ func (p *Access) mayGet(ctx context.Context, who user.Info, kind *admissionv1.Pa
 	return err
 }
 
-func (p *Access) mayRead(ctx context.Context, who user.Info, b bound) error {
+func (p *Access) mayRead(ctx context.Context, a *admission.Attributes, b bound) error {
+	who := a.User
 	if who == nil {
 		return errors.New("cannot identify user to authorize read access to paramRef object")
 	}
@@ -130,7 +136,7 @@ func (p *Access) mayRead(ctx context.Context, who user.Info, b bound) error {
 	policy, known := p.cfg.Lookup.Get(ctx, b.policies, "", b.policy)
 	if known {
 		if kind, _ = kindIn(policy); kind != nil {
-			gvr, parseErr, findErr = p.resolve(kind)
+			gvr, parseErr, findErr = resolve(a, kind)
 		}
 	}
 	verb := "get"

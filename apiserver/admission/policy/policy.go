@@ -18,15 +18,12 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
-	"github.com/proa-dev/proa/apiserver/kinds"
 )
 
 // Config is what the plugins need.
 type Config struct {
 	Lookup     admission.Lookup
 	Authorizer authorizer.UnconditionalAuthorizer
-	// Kinds are those that are served, custom ones included.
-	Kinds func() *kinds.Set
 	// Converter and Scheme read and make the objects that mutations change.
 	Converter managedfields.TypeConverter
 	Scheme    *runtime.Scheme
@@ -34,24 +31,10 @@ type Config struct {
 
 // Validate says what is missing.
 func (c Config) Validate() error {
-	if c.Lookup.Source == nil || c.Authorizer == nil || c.Kinds == nil || c.Converter == nil || c.Scheme == nil {
+	if c.Lookup.Source == nil || c.Authorizer == nil || c.Converter == nil || c.Scheme == nil {
 		return errors.New("policy: every field of the configuration is required")
 	}
 	return nil
-}
-
-// Plugins are all plugins of the package, the mutating one first.
-func Plugins(cfg Config) (admission.Chain, error) {
-	mutating, err := NewMutating(cfg)
-	if err != nil {
-		return nil, err
-	}
-	validating, err := NewValidating(cfg)
-	if err != nil {
-		return nil, err
-	}
-	access, err := NewAccess(cfg)
-	return admission.Chain{mutating, validating, access}, err
 }
 
 func resource(name string) schema.GroupResource {

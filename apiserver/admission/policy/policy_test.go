@@ -70,14 +70,17 @@ func newWorld(t *testing.T, objects string, more ...admission.Plugin) *world {
 		}
 	}
 	scheme := builtin.Scheme()
-	plugins, err := policy.Plugins(policy.Config{
+	cfg := policy.Config{
 		Lookup: admission.Lookup{Source: source}, Authorizer: rights{"ann get /configmaps", "ann list example.com/limits", "bob get */*"},
-		Kinds: table.Set, Converter: typeschema.Converter(scheme), Scheme: scheme,
-	})
-	if err != nil {
+		Converter: typeschema.Converter(scheme), Scheme: scheme,
+	}
+	mutating, err := policy.NewMutating(cfg)
+	validating, err2 := policy.NewValidating(cfg)
+	access, err3 := policy.NewAccess(cfg)
+	if err := errors.Join(err, err2, err3); err != nil {
 		t.Fatal(err)
 	}
-	w.plugins = append(more, plugins...)
+	w.plugins = append(more, mutating, validating, access)
 	return w
 }
 
@@ -108,7 +111,7 @@ func (w *world) admit(obj, old api.Object, who string) error {
 	k := w.set.ByKind(obj.GetObjectKind().GroupVersionKind())
 	a := &admission.Attributes{
 		Operation: admission.Create, GVK: k.GVK, GVR: k.GVR(), Namespace: obj.GetNamespace(), Name: obj.GetName(), Object: obj,
-		User: &user.DefaultInfo{Name: who}, Warn: func(text string) { w.warnings = append(w.warnings, text) },
+		Kinds: w.set, User: &user.DefaultInfo{Name: who}, Warn: func(text string) { w.warnings = append(w.warnings, text) },
 	}
 	if old != nil {
 		a.Operation, a.OldObject = admission.Update, old

@@ -18,6 +18,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/admission/match"
 )
 
 // Validating refuses what ValidatingAdmissionPolicies refuse.
@@ -44,13 +45,29 @@ type validating struct {
 	*head
 	err                          error // of compiling
 	rules, messages, annotations plugincel.ConditionEvaluator
-	bindings                     []*admissionv1.ValidatingAdmissionPolicyBinding
+	bindings                     []validatingBinding
+}
+
+// validatingBinding is a binding with what it is for.
+type validatingBinding struct {
+	*admissionv1.ValidatingAdmissionPolicyBinding
+	criteria *match.Criteria
+}
+
+func bindValidating(p *validating, bindings []api.Object) *validating {
+	bound := *p
+	bound.bindings = nil
+	for _, o := range bindings {
+		b := o.(*admissionv1.ValidatingAdmissionPolicyBinding)
+		bound.bindings = append(bound.bindings, validatingBinding{b, match.Resources(b.Spec.MatchResources)})
+	}
+	return &bound
 }
 
 func compileValidating(o api.Object) *validating {
 	p := &validating{ValidatingAdmissionPolicy: o.(*admissionv1.ValidatingAdmissionPolicy)}
 	s := &p.Spec
-	if p.head, p.err = newHead(s.FailurePolicy, s.ParamKind, s.MatchConditions, s.Variables); p.err != nil {
+	if p.head, p.err = newHead(s.FailurePolicy, s.MatchConstraints, s.ParamKind, s.MatchConditions, s.Variables); p.err != nil {
 		return p
 	}
 	rules := make([]plugincel.ExpressionAccessor, len(s.Validations))
@@ -72,10 +89,9 @@ func compileValidating(o api.Object) *validating {
 
 // refusal is why a request is refused: by a policy, or by a binding of it.
 type refusal struct {
-	policy  *validating
-	binding *admissionv1.ValidatingAdmissionPolicyBinding
-	message string
-	reason  metav1.StatusReason
+	policy, binding string
+	message         string
+	reason          metav1.StatusReason
 }
 
 // Validate implements admission.Validator. Every policy is heard, for some warn;
@@ -86,25 +102,14 @@ func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	}
 	policies := v.policies.get(v.cfg.Lookup.Source,
 		func(b api.Object) string { return b.(*admissionv1.ValidatingAdmissionPolicyBinding).Spec.PolicyName },
-		compileValidating,
-		func(p *validating, bindings []api.Object) *validating {
-			bound := *p
-			bound.bindings = nil
-			for _, b := range bindings {
-				bound.bindings = append(bound.bindings, b.(*admissionv1.ValidatingAdmissionPolicyBinding))
-			}
-			return &bound
-		})
+		compileValidating, bindValidating)
 	if len(policies) == 0 {
 		return nil
 	}
-	r, err := newRequest(ctx, &v.cfg, a)
-	if err != nil {
-		return admission.Forbidden(a, err)
-	}
+	r := match.New(v.cfg.Lookup, a)
 	var first *refusal
 	for _, p := range policies {
-		if no := v.policy(ctx, r, p); first == nil && no != nil {
+		if no := v.policy(ctx, r, p); first == nil {
 			first = no
 		}
 	}
@@ -114,27 +119,33 @@ func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	return nil
 }
 
-// policy returns the first reason of a policy to deny.
-func (v *Validating) policy(ctx context.Context, r *request, p *validating) *refusal {
-	f, ok, err := r.matches(p.Spec.MatchConstraints)
+// policy returns the first reason of a policy to deny, nil for none.
+func (v *Validating) policy(ctx context.Context, r *match.Request, p *validating) *refusal {
+	broken := func(binding, what string, err error) *refusal {
+		if !refuses(p.Spec.FailurePolicy) {
+			return nil
+		}
+		return &refusal{policy: p.Name, binding: binding, message: fmt.Sprintf("failed to configure %s: %v", what, err)}
+	}
+	if p.err != nil { // it cannot even be asked what it is for
+		return broken("", "policy", p.err)
+	}
+	to, ok, err := r.Matches(ctx, p.head.criteria)
 	if err == nil && !ok {
 		return nil
 	}
-	if err == nil {
-		err = p.err
-	}
 	var kind *api.Kind
 	if err == nil {
-		kind, err = r.paramKind(p.Spec.ParamKind)
+		kind, err = paramKind(r, p.Spec.ParamKind)
 	}
 	if err != nil {
-		return p.misconfigured(nil, fmt.Errorf("failed to configure policy: %w", err))
+		return broken("", "policy", err)
 	}
 	var first *refusal
 	for _, b := range p.bindings {
-		no, err := v.binding(ctx, r, p, b, f, kind)
+		no, err := v.binding(ctx, r, to, p, b, kind)
 		if err != nil {
-			no = p.misconfigured(b, fmt.Errorf("failed to configure binding: %w", err))
+			no = broken(b.Name, "binding", err)
 		}
 		if first == nil {
 			first = no
@@ -143,93 +154,91 @@ func (v *Validating) policy(ctx context.Context, r *request, p *validating) *ref
 	return first
 }
 
-// misconfigured refuses, unless the policy says to ignore errors.
-func (p *validating) misconfigured(b *admissionv1.ValidatingAdmissionPolicyBinding, err error) *refusal {
-	if !refuses(p.Spec.FailurePolicy) {
-		return nil
-	}
-	return &refusal{policy: p, binding: b, message: err.Error()}
-}
-
 // binding returns the first reason to deny for all parameters; an error says
 // that the binding cannot be used.
-func (v *Validating) binding(ctx context.Context, r *request, p *validating, b *admissionv1.ValidatingAdmissionPolicyBinding, f form, kind *api.Kind) (*refusal, error) {
-	_, ok, err := r.matches(b.Spec.MatchResources)
+func (v *Validating) binding(ctx context.Context, r *match.Request, to match.Target, p *validating, b validatingBinding, kind *api.Kind) (*refusal, error) {
+	_, ok, err := r.Matches(ctx, b.criteria)
 	if err != nil || !ok {
 		return nil, err
 	}
 	params, err := v.cfg.params(ctx, r, kind, b.Spec.ParamRef)
-	if err != nil || len(params) == 0 {
-		return nil, err
-	}
-	seen, err := r.as(f)
 	if err != nil {
 		return nil, err
 	}
 	var first *refusal
+	deny := func(no *refusal) {
+		if first == nil {
+			no.binding, first = b.Name, no
+		}
+	}
 	for _, param := range params {
-		found, broken := v.evaluate(ctx, r, seen, p, param)
+		found, broken := v.evaluate(ctx, r, to, p, param)
 		for _, no := range found {
-			no.binding = b
 			for _, action := range b.Spec.ValidationActions {
-				switch {
-				case action == admissionv1.Deny && first == nil:
-					first = no
-				case action == admissionv1.Warn:
+				switch action {
+				case admissionv1.Deny:
+					deny(no)
+				case admissionv1.Warn:
 					r.Warn(fmt.Sprintf("Validation failed for ValidatingAdmissionPolicy '%s' with binding '%s': %s", p.Name, b.Name, no.message))
 				}
 			}
 		}
-		if broken != nil && first == nil {
-			broken.binding = b
-			first = broken
+		if broken != nil {
+			deny(broken)
 		}
 	}
 	return first, nil
 }
 
 // evaluate returns why the request is refused for one set of parameters. broken
-// refuses it whatever the binding does about failures: an audit annotation
-// could not be made.
-func (v *Validating) evaluate(ctx context.Context, r *request, seen *view, p *validating, params runtime.Object) (found []*refusal, broken *refusal) {
+// refuses it whatever the binding does about failures: an audit annotation could
+// not be made.
+func (v *Validating) evaluate(ctx context.Context, r *match.Request, to match.Target, p *validating, params runtime.Object) (out []*refusal, broken *refusal) {
 	failed := func(err error) []*refusal {
 		if p.ignore || err == nil {
 			return nil
 		}
-		return []*refusal{{policy: p, message: err.Error()}}
+		return []*refusal{{policy: p.Name, message: err.Error()}}
 	}
-	met, err := p.met(ctx, &v.cfg, r, seen, params)
+	met, err := p.met(ctx, v.cfg, r, to, params)
 	if err != nil {
 		return failed(err), nil
 	}
 	if !met {
 		return nil, nil
 	}
-	ns := plugincel.CreateNamespaceObject(r.namespace)
-	full := plugincel.OptionalVariableBindings{VersionedParams: params, Authorizer: v.cfg.Authorizer}
-	alone := plugincel.OptionalVariableBindings{VersionedParams: params}
-	results, budget, err := p.rules.ForInput(ctx, seen.VersionedAttributes, seen.asked, full, ns, celconfig.RuntimeCELCostBudget)
+	own, err := r.Namespace(ctx)
 	if err != nil {
 		return failed(err), nil
 	}
-	messages, _, messageErr := p.messages.ForInput(ctx, seen.VersionedAttributes, seen.asked, alone, ns, budget)
+	versioned, err := r.Versioned(to.GVK)
+	if err != nil {
+		return failed(err), nil
+	}
+	ns, asked := plugincel.CreateNamespaceObject(own), r.Review(to)
+	full := plugincel.OptionalVariableBindings{VersionedParams: params, Authorizer: v.cfg.Authorizer}
+	results, budget, err := p.rules.ForInput(ctx, versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
+	if err != nil {
+		return failed(err), nil
+	}
+	messages, _, messageErr := p.messages.ForInput(ctx, versioned, asked, plugincel.OptionalVariableBindings{VersionedParams: params}, ns, budget)
 	for i, one := range results {
 		rule := &p.Spec.Validations[i]
 		switch {
 		case one.Error != nil:
-			found = append(found, failed(one.Error)...)
+			out = append(out, failed(one.Error)...)
 		case errors.Is(messageErr, apicel.ErrInternal) || errors.Is(messageErr, apicel.ErrOutOfBudget):
-			found = append(found, failed(fmt.Errorf("failed messageExpression: %w", messageErr))...)
+			out = append(out, failed(fmt.Errorf("failed messageExpression: %w", messageErr))...)
 		case one.EvalResult != celtypes.True:
-			no := &refusal{policy: p, message: messageOf(rule, messages, i), reason: metav1.StatusReasonInvalid}
+			no := &refusal{policy: p.Name, message: messageOf(rule, messages, i), reason: metav1.StatusReasonInvalid}
 			if rule.Reason != nil {
 				no.reason = *rule.Reason
 			}
-			found = append(found, no)
+			out = append(out, no)
 		}
 	}
 	// There is no audit log to annotate; what fails to evaluate refuses still.
-	annotations, _, err := p.annotations.ForInput(ctx, seen.VersionedAttributes, seen.asked, full, ns, celconfig.RuntimeCELCostBudget)
+	annotations, _, err := p.annotations.ForInput(ctx, versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
 	if err != nil {
 		return failed(err), nil
 	}
@@ -238,7 +247,7 @@ func (v *Validating) evaluate(ctx context.Context, r *request, seen *view, p *va
 			broken = no[0]
 		}
 	}
-	return found, broken
+	return out, broken
 }
 
 // messageOf prefers what the message expression gives, if it is one short line.
@@ -257,10 +266,10 @@ func messageOf(rule *admissionv1.Validation, messages []plugincel.EvaluationResu
 	return "failed expression: " + strings.TrimSpace(rule.Expression)
 }
 
-func (no *refusal) error(r *request) error {
-	message := fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", no.policy.Name, no.message)
-	if no.binding != nil {
-		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", no.policy.Name, no.binding.Name, no.message)
+func (no *refusal) error(r *match.Request) error {
+	message := fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", no.policy, no.message)
+	if no.binding != "" {
+		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", no.policy, no.binding, no.message)
 	}
 	err := admission.Forbidden(r.Attributes, errors.New(message))
 	status := &err.ErrStatus

@@ -18,6 +18,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -65,7 +66,7 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	c := &Cluster{t: t, gets: map[string]int{}}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
 		WithStatusSubresource(&autoscalingv2.HorizontalPodAutoscaler{}). // the fake knows v1 alone
-		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}).
+		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}, &networkingv1.ServiceCIDR{}).
 		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateSubresource, SubResourceGet: getScale}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
@@ -360,7 +361,7 @@ func spec(o client.Object) any {
 }
 
 // clusterScoped are the kinds without a namespace that tests use.
-var clusterScoped = []string{"Node", "Namespace", "PersistentVolume", "ClusterRole"}
+var clusterScoped = []string{"Node", "Namespace", "PersistentVolume", "ClusterRole", "ServiceCIDR", "IPAddress", "VolumeAttributesClass"}
 
 func mapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(scheme.Scheme.PrioritizedVersionsAllGroups())

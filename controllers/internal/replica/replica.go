@@ -126,6 +126,11 @@ func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	}
 	now := c.env.Clock.Now()
 	status := newStatus(set, active, terminating, syncErr, now)
+	if !maySync {
+		// The counts lack what was done for a former size: who shares out pods
+		// among several sets must not take them for this one's.
+		status.ObservedGeneration = set.Status.ObservedGeneration
+	}
 	if err := c.writeStatus(ctx, set, status); err != nil {
 		return 0, err
 	}

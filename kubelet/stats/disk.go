@@ -1,0 +1,249 @@
+package stats
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/clock"
+)
+
+// fileSystem is what a file system has; nothing is known of one that is not
+// ok.
+type fileSystem struct {
+	ok                        bool
+	device                    string
+	capacity, available, used uint64
+	inodes, inodesFree        uint64
+}
+
+func statFS(dir string) fileSystem {
+	var st unix.Statfs_t
+	if dir == "" || unix.Statfs(dir, &st) != nil {
+		return fileSystem{}
+	}
+	size := uint64(max(st.Bsize, 0))
+	return fileSystem{ok: true, device: deviceOf(dir), capacity: st.Blocks * size, available: st.Bavail * size,
+		used: (st.Blocks - st.Bfree) * size, inodes: st.Files, inodesFree: st.Ffree}
+}
+
+// deviceOf is the device that a directory is on.
+func deviceOf(dir string) string {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil {
+		return ""
+	}
+	target, err := os.Readlink(filepath.Join("/sys/dev/block", devNumber(st.Dev)))
+	if err != nil {
+		return "" // overlays and memory have none
+	}
+	return "/dev/" + filepath.Base(target)
+}
+
+// stats is the file system as the summary shows it.
+func (f fileSystem) stats(at metav1.Time) *statsapi.FsStats {
+	out := &statsapi.FsStats{Time: at}
+	if f.ok {
+		used := f.inodes - min(f.inodes, f.inodesFree)
+		out.AvailableBytes, out.CapacityBytes, out.UsedBytes = &f.available, &f.capacity, &f.used
+		out.Inodes, out.InodesFree, out.InodesUsed = &f.inodes, &f.inodesFree, &used
+	}
+	return out
+}
+
+// within is what something takes of the file system.
+func (f fileSystem) within(at metav1.Time, bytes, inodes *uint64) *statsapi.FsStats {
+	out := f.stats(at)
+	out.UsedBytes, out.InodesUsed = bytes, inodes
+	return out
+}
+
+// size is what a tree of files takes.
+type size struct{ bytes, inodes uint64 }
+
+// measure adds up the files below dir that are on its file system. Files that
+// have several names count once.
+func measure(ctx context.Context, dir string) (size, error) {
+	var total size
+	var device uint64
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			if path == dir {
+				return err
+			}
+			return nil // it goes, as files do, while one looks
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil //nolint:nilerr // likewise
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if path == dir {
+			device = st.Dev
+		}
+		if st.Dev != device {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if st.Nlink > 1 && !d.IsDir() {
+			if seen[st.Ino] {
+				return nil
+			}
+			seen[st.Ino] = true
+		}
+		total.bytes += uint64(max(st.Blocks, 0)) * 512
+		total.inodes++
+		return nil
+	})
+	return total, err
+}
+
+// walks measures directories beside those who ask, a few at a time.
+type walks struct {
+	ctx   context.Context
+	clock clock.Clock
+	slots chan struct{}
+	wg    sync.WaitGroup
+
+	mu   sync.Mutex
+	dirs map[string]*walk
+}
+
+type walk struct {
+	size  size
+	known bool
+	at    time.Time
+	done  chan struct{} // of the walk that is under way; nil when none is
+}
+
+const (
+	// walkPeriod is for how long a size is good, as upstream has it.
+	walkPeriod = time.Minute
+	// walkPatience is how long a request waits for one that is not known.
+	walkPatience = 2 * time.Second
+	// walkTimeout ends what will not end.
+	walkTimeout = 10 * time.Minute
+	walkers     = 2
+	// maxWalks bounds what is remembered; pods come and go.
+	maxWalks = 4096
+)
+
+func newWalks(ctx context.Context, clk clock.Clock) *walks {
+	return &walks{ctx: ctx, clock: clk, slots: make(chan struct{}, walkers), dirs: map[string]*walk{}}
+}
+
+// size is what is below dir. A size that is outdated is still told while a new
+// one is measured; one that is not known is waited for, but not long.
+func (w *walks) size(ctx context.Context, dir string) (size, bool) {
+	w.mu.Lock()
+	x := w.dirs[dir]
+	if x == nil {
+		if len(w.dirs) >= maxWalks {
+			w.forget()
+		}
+		x = &walk{}
+		w.dirs[dir] = x
+	}
+	if x.done == nil && (!x.known || w.clock.Since(x.at) >= walkPeriod) && w.ctx.Err() == nil {
+		x.done = make(chan struct{})
+		w.wg.Add(1)
+		go w.walk(dir, x, x.done)
+	}
+	done, have, known := x.done, x.size, x.known
+	w.mu.Unlock()
+	if known || done == nil {
+		return have, known
+	}
+	timer := w.clock.NewTimer(walkPatience)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C():
+	case <-ctx.Done():
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return x.size, x.known
+}
+
+// forget drops what nobody measures now; w.mu is held.
+func (w *walks) forget() {
+	for dir, x := range w.dirs {
+		if x.done == nil {
+			delete(w.dirs, dir)
+		}
+	}
+}
+
+func (w *walks) walk(dir string, x *walk, done chan struct{}) {
+	defer w.wg.Done()
+	var got size
+	err := w.ctx.Err()
+	select {
+	case w.slots <- struct{}{}:
+		ctx, cancel := context.WithTimeout(w.ctx, walkTimeout)
+		got, err = measure(ctx, dir)
+		cancel()
+		<-w.slots
+	case <-w.ctx.Done():
+		err = w.ctx.Err()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil {
+		x.size, x.known = got, true
+	}
+	x.at, x.done = w.clock.Now(), nil
+	close(done)
+}
+
+// volume tells what one volume of a pod takes; nil where that says nothing: a
+// directory of the node is not the pod's.
+func (r *Reader) volume(ctx context.Context, at metav1.Time, node fileSystem, pod *corev1.Pod, v *corev1.Volume, path string) *statsapi.VolumeStats {
+	out := &statsapi.VolumeStats{Name: v.Name}
+	switch {
+	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
+		out.PVCRef = claimOf(pod, v)
+		out.FsStats = *statFS(path).stats(at)
+	case v.EmptyDir != nil && v.EmptyDir.Medium != corev1.StorageMediumDefault:
+		out.FsStats = *statFS(path).stats(at)
+	case v.EmptyDir != nil, v.ConfigMap != nil, v.Secret != nil, v.Projected != nil, v.DownwardAPI != nil:
+		got, known := r.walks.size(ctx, path)
+		out.FsStats = *node.stats(at)
+		out.UsedBytes, out.InodesUsed = nil, nil
+		if known {
+			out.UsedBytes, out.InodesUsed = &got.bytes, &got.inodes
+		}
+	default:
+		return nil
+	}
+	return out
+}
+
+// claimOf names the claim of a volume, nil of one that has none.
+func claimOf(pod *corev1.Pod, v *corev1.Volume) *statsapi.PVCReference {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return &statsapi.PVCReference{Name: v.PersistentVolumeClaim.ClaimName, Namespace: pod.Namespace}
+	case v.Ephemeral != nil:
+		return &statsapi.PVCReference{Name: pod.Name + "-" + v.Name, Namespace: pod.Namespace}
+	}
+	return nil
+}
