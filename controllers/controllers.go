@@ -66,8 +66,9 @@ type Config struct {
 	RootCA []byte
 	// Tokens makes the tokens that Secrets hold.
 	Tokens serviceaccounttoken.Issuer
-	// MetricsAPI is where autoscalers read metrics: over HTTP, for they may be
-	// another server's.
+	// MetricsAPI is the API over HTTP, which alone leads to other servers: where
+	// autoscalers read metrics, and what they have in a namespace that ends is
+	// deleted.
 	MetricsAPI *rest.Config
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
@@ -152,7 +153,7 @@ func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
 		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
 		func() (loop.Loop, error) { return tainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
-		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds, cfg.MetricsAPI) },
 		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return persistentvolume.New(env) },
 		func() (loop.Loop, error) { return volumeprotection.New(env) },
