@@ -14,7 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/utils/clock"
 
 	"github.com/proa-dev/proa/api"
@@ -35,12 +37,14 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/job"
+	"github.com/proa-dev/proa/controllers/legacytoken"
 	"github.com/proa-dev/proa/controllers/localpath"
 	"github.com/proa-dev/proa/controllers/namespace"
 	"github.com/proa-dev/proa/controllers/nodeipam"
 	"github.com/proa-dev/proa/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/controllers/persistentvolume"
 	"github.com/proa-dev/proa/controllers/podgc"
+	"github.com/proa-dev/proa/controllers/policystatus"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/replication"
 	"github.com/proa-dev/proa/controllers/resourcequota"
@@ -62,6 +66,8 @@ type Config struct {
 	Clock clock.WithTicker
 	// Kinds returns every kind that is served, custom ones included.
 	Kinds func() []*api.Kind
+	// Schema returns a kind's OpenAPI schema without references, nil for none.
+	Schema func(schema.GroupVersionKind) (*spec.Schema, error)
 	// NodeLifecycle and PodGC are times and limits; zero means the defaults.
 	NodeLifecycle nodelifecycle.Config
 	PodGC         podgc.Config
@@ -69,8 +75,9 @@ type Config struct {
 	RootCA []byte
 	// Tokens makes the tokens that Secrets hold.
 	Tokens serviceaccounttoken.Issuer
-	// MetricsAPI is where autoscalers read metrics: over HTTP, for they may be
-	// another server's.
+	// MetricsAPI is the API over HTTP, which alone leads to other servers: where
+	// autoscalers read metrics, and what they have in a namespace that ends is
+	// deleted.
 	MetricsAPI *rest.Config
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
@@ -88,8 +95,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Logger == nil:
 		return errors.New("controllers: no logger")
-	case c.Kinds == nil:
-		return errors.New("controllers: no kinds")
+	case c.Kinds == nil || c.Schema == nil:
+		return errors.New("controllers: no kinds, or no schemas of them")
 	case len(c.RootCA) == 0:
 		return errors.New("controllers: no root CA")
 	case c.Tokens == nil:
@@ -157,17 +164,21 @@ func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registere
 		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
 		func() (loop.Loop, error) { return tainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
-		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds, cfg.MetricsAPI) },
 		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return persistentvolume.New(env) },
 		func() (loop.Loop, error) { return volumeprotection.New(env) },
 		func() (loop.Loop, error) { return ephemeralvolume.New(env) },
 		func() (loop.Loop, error) { return localpath.New(env) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
+		func() (loop.Loop, error) {
+			return policystatus.New(env, policystatus.Config{Kinds: cfg.Kinds, Schema: cfg.Schema})
+		},
 		func() (loop.Loop, error) { return servicecidr.New(env, cfg.ServiceCIDR) },
 		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
+		func() (loop.Loop, error) { return legacytoken.New(env) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 		func() (loop.Loop, error) { return clusterroleaggregation.New(env) },
 		func() (loop.Loop, error) { return certificates.New(env, cfg.Certificates) },

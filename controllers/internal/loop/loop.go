@@ -125,9 +125,14 @@ func New(env Env, name string, workers int, fn Func, sources ...source.Source) (
 }
 
 // reconciler adapts fn. A conflict is no failure: the cache was behind, and
-// what changed is on its way.
+// what changed is on its way. A loop that is to stop begins nothing: the write
+// that failed because of that may have been done all the same, and would be
+// done twice.
 func reconciler(logger *slog.Logger, fn Func) reconcile.Func {
 	return func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+		if ctx.Err() != nil {
+			return reconcile.Result{}, nil
+		}
 		after, err := fn(ctx, req.NamespacedName)
 		switch {
 		case err == nil:
