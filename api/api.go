@@ -144,6 +144,9 @@ type Kind struct {
 	BeginDelete func(obj Object)
 	// OrphanByDefault makes "Orphan" the default propagation policy.
 	OrphanByDefault bool
+	// Governs marks kinds by whose objects other writes are admitted: the answer to
+	// a write of one waits until the server that gives it goes by it.
+	Governs bool
 	// ResetFields are the fields that server-side apply may not own, per
 	// subresource ("" is the main resource), as dotted paths, e.g.
 	// {"": {"status"}, "status": {"spec", "metadata.labels"}}.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,7 +21,6 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -32,6 +32,8 @@ type Env struct {
 	Cluster proa.Cluster
 	Logger  *slog.Logger
 	Clock   clock.WithTicker
+	// Metrics is where controllers register theirs; nil is nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Named returns the environment with a logger that tells the loop's name.
@@ -123,9 +125,14 @@ func New(env Env, name string, workers int, fn Func, sources ...source.Source) (
 }
 
 // reconciler adapts fn. A conflict is no failure: the cache was behind, and
-// what changed is on its way.
+// what changed is on its way. A loop that is to stop begins nothing: the write
+// that failed because of that may have been done all the same, and would be
+// done twice.
 func reconciler(logger *slog.Logger, fn Func) reconcile.Func {
 	return func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+		if ctx.Err() != nil {
+			return reconcile.Result{}, nil
+		}
 		after, err := fn(ctx, req.NamespacedName)
 		switch {
 		case err == nil:
@@ -150,7 +157,7 @@ type On[T client.Object] struct {
 
 // Watch feeds a loop from the changes of obj's kind.
 func Watch[T client.Object](c proa.Cluster, obj T, on On[T]) source.Source {
-	return source.TypedKind(c.Cache(), obj, handler.TypedEventHandler[T, Request](watcher[T]{on}))
+	return &watch[T]{cluster: c, obj: obj, on: on}
 }
 
 // Self queues every object of obj's kind that appears, changes or goes.
