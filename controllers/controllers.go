@@ -14,7 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/utils/clock"
 
 	"github.com/proa-dev/proa/api"
@@ -42,6 +44,7 @@ import (
 	"github.com/proa-dev/proa/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/controllers/persistentvolume"
 	"github.com/proa-dev/proa/controllers/podgc"
+	"github.com/proa-dev/proa/controllers/policystatus"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/replication"
 	"github.com/proa-dev/proa/controllers/resourcequota"
@@ -63,6 +66,8 @@ type Config struct {
 	Clock clock.WithTicker
 	// Kinds returns every kind that is served, custom ones included.
 	Kinds func() []*api.Kind
+	// Schema returns a kind's OpenAPI schema without references, nil for none.
+	Schema func(schema.GroupVersionKind) (*spec.Schema, error)
 	// NodeLifecycle and PodGC are times and limits; zero means the defaults.
 	NodeLifecycle nodelifecycle.Config
 	PodGC         podgc.Config
@@ -90,8 +95,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Logger == nil:
 		return errors.New("controllers: no logger")
-	case c.Kinds == nil:
-		return errors.New("controllers: no kinds")
+	case c.Kinds == nil || c.Schema == nil:
+		return errors.New("controllers: no kinds, or no schemas of them")
 	case len(c.RootCA) == 0:
 		return errors.New("controllers: no root CA")
 	case c.Tokens == nil:
@@ -166,6 +171,9 @@ func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registere
 		func() (loop.Loop, error) { return ephemeralvolume.New(env) },
 		func() (loop.Loop, error) { return localpath.New(env) },
 		func() (loop.Loop, error) { return nodeipam.New(env, cfg.PodCIDR) },
+		func() (loop.Loop, error) {
+			return policystatus.New(env, policystatus.Config{Kinds: cfg.Kinds, Schema: cfg.Schema})
+		},
 		func() (loop.Loop, error) { return servicecidr.New(env, cfg.ServiceCIDR) },
 		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },

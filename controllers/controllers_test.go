@@ -65,7 +65,7 @@ func start(t *testing.T) *cluster {
 	}
 	all, err := controllers.All(t.Context(), as, controllers.Config{
 		Logger: slog.New(slog.DiscardHandler), Kinds: builtin.Kinds,
-		RootCA: testCA(t), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"), MetricsAPI: &rest.Config{},
+		RootCA: testCA(t), Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"), MetricsAPI: &rest.Config{}, Schema: server.Schema,
 		Certificates: certificates.Config{Issuer: issuer{}, CA: testCA(t), Life: time.Hour},
 	})
 	if err != nil {

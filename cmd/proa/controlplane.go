@@ -130,8 +130,12 @@ func extensions(policies policy.Config, webhooks webhook.Config) (admission.Chai
 	if err != nil {
 		return nil, err
 	}
+	access, err := policy.NewAccess(policies)
+	if err != nil {
+		return nil, err
+	}
 	asking, refusing, err := webhook.New(webhooks)
-	return admission.Chain{mutating, asking, validating, refusing}, err
+	return admission.Chain{mutating, asking, access, validating, refusing}, err
 }
 
 func (p *controlPlane) newServer() error {
@@ -164,7 +168,7 @@ func (p *controlPlane) newServer() error {
 	}
 	maps.Copy(paths, profiles())
 	authorizer := authz.New(objects)
-	kindOf := lookup()
+	types := typeschema.Converter(builtin.Scheme())
 	lookup := admission.Lookup{Source: objects, Live: objects.Live}
 	p.metrics, p.resources = prometheus.NewRegistry(), prometheus.NewRegistry()
 	if err := p.metrics.Register(buildInfo()); err != nil {
@@ -172,7 +176,7 @@ func (p *controlPlane) newServer() error {
 	}
 	p.webhooks = webhookclient.New(connect.Services{Source: objects}.Address)
 	extended, err := extensions(policy.Config{
-		Lookup: lookup, Authorizer: authorizer, Kind: kindOf, Converter: typeschema.Converter(builtin.Scheme()), Scheme: builtin.Scheme(),
+		Lookup: lookup, Authorizer: authorizer, Converter: types, Scheme: builtin.Scheme(),
 	}, webhook.Config{
 		Lookup: lookup, Authorizer: authorizer, Client: p.webhooks, Metrics: p.metrics, Logger: cfg.logger.With("component", "webhooks"),
 	})
@@ -184,7 +188,7 @@ func (p *controlPlane) newServer() error {
 	})
 	paths["/metrics/resources"] = promhttp.HandlerFor(p.resources, promhttp.HandlerOpts{})
 	p.server, err = apiserver.New(apiserver.Config{
-		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(),
+		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(), Types: types,
 		Authenticator: p.authenticator, Authorizer: authorizer,
 		Admission: append(append(admission.Default(admission.Config{Source: objects, Live: objects.Live, Authorizer: authorizer}), extended...),
 			authz.NewEscalation(authorizer, lookup),
@@ -212,7 +216,11 @@ func (p *controlPlane) newServer() error {
 		// Those of controller-runtime and client-go: queues, requests, this process.
 		Metrics: p.metrics, OtherMetrics: []prometheus.Gatherer{prometheus.GathererFunc(libraryMetrics), prometheus.GathererFunc(p.leadingMetrics)}, Logger: cfg.logger.With("component", "apiserver"),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	objects.Follow(p.server.Kinds()) // policies have custom resources for parameters
+	return nil
 }
 
 // names are those under which the API server is reached.
@@ -265,7 +273,7 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 		return err
 	}
 	p.controllers, err = controllers.All(ctx, p.manager, controllers.Config{
-		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All },
+		Logger: p.cfg.logger.With("component", "controllers"), Kinds: func() []*api.Kind { return p.server.Kinds().Set().All }, Schema: p.server.Schema,
 		RootCA: p.authority.CAPEM(), Tokens: p.authenticator, PodCIDR: p.cfg.pods, ServiceCIDR: p.cfg.services, NoServiceLB: slices.Contains(p.cfg.disabled, serviceLB), MetricsAPI: p.overHTTP(metrics),
 		Certificates: certificates.Config{Issuer: p.authority, CA: p.authority.CAPEM(), Reserved: p.names(), Life: certs.Life},
 	})

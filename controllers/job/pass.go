@@ -41,6 +41,8 @@ type pass struct {
 	backoff backoff
 	// finished is the condition that the job is to end with, or has begun to.
 	finished *batchv1.JobCondition
+	// change is of whether the job is suspended.
+	change suspension
 	// again is when to look again without a change; zero is never.
 	again time.Duration
 	// flush says that the status is to be written.

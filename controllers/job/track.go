@@ -180,6 +180,7 @@ func (c *Controller) track(ctx context.Context, m *memory, p *pass) error {
 			return fmt.Errorf("adding uncounted pods to status: %w", err)
 		}
 		m.backoff = p.backoff
+		c.tell(p)
 	}
 	gone, releaseErr := c.release(ctx, p.job.UID, release)
 	held = held.Difference(gone)
