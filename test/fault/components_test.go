@@ -262,7 +262,7 @@ func (c *plane) kubelet(ctx context.Context, pod *corev1.Pod) {
 	pods := c.kube.CoreV1().Pods(pod.Namespace)
 	if pod.DeletionTimestamp != nil {
 		_ = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{
-			GracePeriodSeconds: ptr.To(int64(0)), Preconditions: &metav1.Preconditions{UID: ptr.To(types.UID(pod.UID))},
+			GracePeriodSeconds: ptr.To(int64(0)), Preconditions: &metav1.Preconditions{UID: &pod.UID},
 		})
 		return
 	}
