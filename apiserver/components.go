@@ -15,8 +15,8 @@ import (
 
 // computed are the kinds that are made when they are read: the status of each
 // component is its check, metrics are asked of the nodes.
-func (s *Server) computed() (map[schema.GroupVersionKind]registry.ComputedFunc, error) {
-	out := map[schema.GroupVersionKind]registry.ComputedFunc{}
+func (s *Server) computed() (map[schema.GroupVersionKind]*registry.Computed, error) {
+	out := map[schema.GroupVersionKind]*registry.Computed{}
 	if s.cfg.Kubelet != nil {
 		metrics, err := metricsapi.New(metricsapi.Config{
 			Source: live.New(s.cfg.Store, s.cfg.Kinds), Transport: s.cfg.Kubelet, Logger: s.cfg.Logger,
@@ -30,8 +30,8 @@ func (s *Server) computed() (map[schema.GroupVersionKind]registry.ComputedFunc, 
 	return out, nil
 }
 
-func statuses(components []health.Check) registry.ComputedFunc {
-	return func(ctx context.Context, _ string) []api.Object {
+func statuses(components []health.Check) *registry.Computed {
+	return &registry.Computed{Make: func(ctx context.Context, _ string) []api.Object {
 		var out []api.Object
 		for _, c := range components {
 			condition := corev1.ComponentCondition{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}
@@ -43,5 +43,5 @@ func statuses(components []health.Check) registry.ComputedFunc {
 			out = append(out, s)
 		}
 		return out
-	}
+	}}
 }

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
@@ -33,6 +34,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/health"
 	"github.com/proa-dev/proa/apiserver/kinds"
 	"github.com/proa-dev/proa/apiserver/live"
+	"github.com/proa-dev/proa/apiserver/openapi"
 	"github.com/proa-dev/proa/apiserver/registry"
 	"github.com/proa-dev/proa/apiserver/typeschema"
 	"github.com/proa-dev/proa/apiserver/webhookclient"
@@ -44,6 +46,9 @@ type Config struct {
 	Store  *store.Store
 	Kinds  []*api.Kind
 	Scheme *runtime.Scheme
+	// Types tells how the fields of Kinds merge; nil: the server reads the
+	// schema itself.
+	Types managedfields.TypeConverter
 
 	Authenticator authenticator.Request
 	Authorizer    authorizer.UnconditionalAuthorizer
@@ -126,9 +131,12 @@ func New(cfg Config) (_ *Server, err error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Types == nil {
+		cfg.Types = typeschema.Converter(cfg.Scheme)
+	}
 	s := &Server{
 		cfg: cfg, kinds: kinds.New(cfg.Kinds), codec: codec.New(cfg.Scheme),
-		types: typeschema.Converter(cfg.Scheme),
+		types: cfg.Types,
 		infos: request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		reads: newLimiter(cfg.MaxReads), writes: newLimiter(cfg.MaxWrites),
 	}
@@ -164,7 +172,7 @@ func New(cfg Config) (_ *Server, err error) {
 	if cfg.FrontProxy != nil {
 		if s.remote, err = aggregation.New(aggregation.Config{
 			Store: cfg.Store, Kinds: s.kinds, Registry: s.registry, Source: live.New(cfg.Store, cfg.Kinds),
-			Identity: cfg.FrontProxy, Logger: cfg.Logger,
+			Identity: cfg.FrontProxy, Metrics: cfg.Metrics, Logger: cfg.Logger,
 		}); err != nil {
 			return nil, err
 		}
@@ -178,6 +186,12 @@ func (s *Server) Registry() registry.Registry { return s.registry }
 
 // Kinds is the table of what is served.
 func (s *Server) Kinds() *kinds.Table { return s.kinds }
+
+// Schema is the OpenAPI schema of a kind, without references; nil: the kind is
+// not served.
+func (s *Server) Schema(gvk schema.GroupVersionKind) (*spec.Schema, error) {
+	return openapi.Whole(s.kinds.Set(), s.types, gvk)
+}
 
 // ServeCustomResources keeps serving what CustomResourceDefinitions define until
 // ctx ends. ready is called when those that are there are served.

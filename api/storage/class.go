@@ -27,7 +27,7 @@ func StorageClass() *api.Kind {
 		StoragePath: "storageclasses",
 		Columns:     classColumns(),
 		ListColumns: func(objs []api.Object) []api.Column {
-			name, best := api.NameColumn(), defaultClass(objs)
+			name, best := api.NameColumn(), DefaultClass(objs)
 			name.Value = func(o api.Object) any {
 				if o == best {
 					return o.GetName() + " (default)"
@@ -84,21 +84,9 @@ func classColumns() []api.Column {
 	}
 }
 
-// defaultClass is the class that claims without one get: of several defaults
-// the newest, and of those the first by name.
-func defaultClass(objs []api.Object) api.Object {
-	var best api.Object
-	for _, o := range objs {
-		if o.GetAnnotations()["storageclass.kubernetes.io/is-default-class"] != "true" &&
-			o.GetAnnotations()["storageclass.beta.kubernetes.io/is-default-class"] != "true" {
-			continue
-		}
-		if best == nil || o.GetCreationTimestamp().After(best.GetCreationTimestamp().Time) ||
-			(o.GetCreationTimestamp().Time.Equal(best.GetCreationTimestamp().Time) && o.GetName() < best.GetName()) {
-			best = o
-		}
-	}
-	return best
+// DefaultClass is the class that claims without one get, nil for none.
+func DefaultClass(classes []api.Object) api.Object {
+	return api.DefaultClass(classes, "storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
 }
 
 func validateClass(c *storagev1.StorageClass) field.ErrorList {

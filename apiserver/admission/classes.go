@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/storage"
 )
 
 var (
@@ -40,10 +40,7 @@ func (p *DefaultStorageClass) Admit(_ context.Context, a *Attributes) error {
 	if _, named := claim.Annotations[corev1.BetaStorageClassAnnotation]; named {
 		return nil
 	}
-	class := defaultClass(p.lookup.Source.List(storageClassResource, ""), func(o api.Object) bool {
-		return o.GetAnnotations()["storageclass.kubernetes.io/is-default-class"] == "true" ||
-			o.GetAnnotations()["storageclass.beta.kubernetes.io/is-default-class"] == "true"
-	})
+	class := storage.DefaultClass(p.lookup.Source.List(storageClassResource, ""))
 	if class != nil {
 		claim.Spec.StorageClassName = ptr.To(class.GetName())
 	}
@@ -70,34 +67,14 @@ func (p *DefaultIngressClass) Admit(_ context.Context, a *Attributes) error {
 	if _, named := ingress.Annotations["kubernetes.io/ingress.class"]; named {
 		return nil
 	}
-	class := defaultClass(p.lookup.Source.List(ingressClassResource, ""), func(o api.Object) bool {
-		return o.GetAnnotations()[networkingv1.AnnotationIsDefaultIngressClass] == "true"
-	})
+	class := api.DefaultClass(p.lookup.Source.List(ingressClassResource, ""), networkingv1.AnnotationIsDefaultIngressClass)
 	if class != nil {
 		ingress.Spec.IngressClassName = ptr.To(class.GetName())
 	}
 	return nil
 }
 
-// newest orders classes of which one is the default: the newest, and of
-// several the first by name.
-func newest(a, b api.Object) int {
-	if c := b.GetCreationTimestamp().Compare(a.GetCreationTimestamp().Time); c != 0 {
-		return c
-	}
-	return strings.Compare(a.GetName(), b.GetName())
-}
-
-// defaultClass is the class that stands where none is named, nil for none.
-func defaultClass(classes []api.Object, isDefault func(api.Object) bool) api.Object {
-	classes = slices.DeleteFunc(slices.Clone(classes), func(o api.Object) bool { return !isDefault(o) })
-	if len(classes) == 0 {
-		return nil
-	}
-	return slices.MinFunc(classes, newest)
-}
-
-// StorageObjectInUseProtection gives claims and volumes the finalizer that
+// StorageObjectInUseProtection gives claims, volumes and classes of attributes the finalizer that
 // keeps them as long as they are used.
 type StorageObjectInUseProtection struct{}
 
@@ -123,6 +100,8 @@ func (*StorageObjectInUseProtection) Admit(_ context.Context, a *Attributes) err
 		obj, finalizer = o, "kubernetes.io/pv-protection"
 	case *corev1.PersistentVolumeClaim:
 		obj, finalizer = o, "kubernetes.io/pvc-protection"
+	case *storagev1.VolumeAttributesClass:
+		obj, finalizer = o, "kubernetes.io/vac-protection"
 	default:
 		return nil
 	}

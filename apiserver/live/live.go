@@ -24,6 +24,8 @@ import (
 type Reader struct {
 	store *store.Store
 	kinds *kinds.Set
+	// custom has the kinds that come and go, if they are followed.
+	custom atomic.Pointer[kinds.Table]
 
 	mu      sync.Mutex
 	started atomic.Pointer[map[schema.GroupResource]*store.Resource] // replaced, never changed
@@ -38,12 +40,27 @@ func New(st *store.Store, builtin []*api.Kind) *Reader {
 	return r
 }
 
+// Follow makes the reader find custom resources too, as long as table has them.
+func (r *Reader) Follow(table *kinds.Table) { r.custom.Store(table) }
+
 // resource returns the storage of gr, nil when no such kind is served.
 func (r *Reader) resource(gr schema.GroupResource) *store.Resource {
 	if res, ok := (*r.started.Load())[gr]; ok {
 		return res
 	}
-	return r.start(gr)
+	if r.kinds.ByGroupResource(gr) != nil {
+		return r.start(gr)
+	}
+	table := r.custom.Load()
+	if table == nil {
+		return nil
+	}
+	set := table.Set()
+	if k := set.ByGroupResource(gr); k != nil && !k.Virtual {
+		// Never remembered: its storage is another one when its schema changes.
+		return r.store.Resource(set.Stored(k))
+	}
+	return nil
 }
 
 func (r *Reader) start(gr schema.GroupResource) *store.Resource {

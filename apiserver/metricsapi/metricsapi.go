@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -34,8 +35,9 @@ const (
 	leastWindow = time.Second
 )
 
-// Source lists objects from a cache.
+// Source reads objects from a cache.
 type Source interface {
+	Get(gr schema.GroupResource, namespace, name string) (api.Object, bool)
 	List(gr schema.GroupResource, namespace string) []api.Object
 }
 
@@ -69,9 +71,26 @@ func New(cfg Config) (*Reader, error) {
 }
 
 // Functions returns what makes the objects of each kind.
-func (r *Reader) Functions() map[schema.GroupVersionKind]registry.ComputedFunc {
+func (r *Reader) Functions() map[schema.GroupVersionKind]*registry.Computed {
 	gv := metricsv1beta1.SchemeGroupVersion
-	return map[schema.GroupVersionKind]registry.ComputedFunc{gv.WithKind("NodeMetrics"): r.nodes, gv.WithKind("PodMetrics"): r.pods}
+	return map[schema.GroupVersionKind]*registry.Computed{
+		gv.WithKind("NodeMetrics"): {Make: r.nodes, Missing: r.missing("nodes", "nodemetrics")},
+		gv.WithKind("PodMetrics"):  {Make: r.pods, Missing: r.missing("pods", "podmetrics")},
+	}
+}
+
+// missing tells, as metrics-server does, an object that is not there from one
+// of which there are no metrics.
+func (r *Reader) missing(objects, metrics string) func(namespace, name string) error {
+	return func(namespace, name string) error {
+		if _, ok := r.cfg.Source.Get(corev1.Resource(objects), namespace, name); !ok {
+			return apierrors.NewNotFound(corev1.Resource(objects), name)
+		}
+		if namespace != "" {
+			name = namespace + "/" + name
+		}
+		return apierrors.NewNotFound(metricsv1beta1.Resource(metrics), name)
+	}
 }
 
 func (r *Reader) nodes(ctx context.Context, _ string) []api.Object {

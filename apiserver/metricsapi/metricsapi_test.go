@@ -22,6 +22,15 @@ import (
 
 type objects map[string][]api.Object
 
+func (o objects) Get(gr schema.GroupResource, namespace, name string) (api.Object, bool) {
+	for _, obj := range o.List(gr, namespace) {
+		if obj.GetName() == name {
+			return obj, true
+		}
+	}
+	return nil, false
+}
+
 func (o objects) List(gr schema.GroupResource, namespace string) (out []api.Object) {
 	for _, obj := range o[gr.Resource] {
 		if namespace == "" || obj.GetNamespace() == namespace {
@@ -115,25 +124,36 @@ func TestReader(t *testing.T) {
 				t.Errorf("got %q, want %q", got, want)
 			}
 		}
-		expect(nodes(t.Context(), ""), "a 2000m 1Mi")
+		expect(nodes.Make(t.Context(), ""), "a 2000m 1Mi")
 		if asked != 2 {
 			t.Errorf("the first read asked %d times", asked)
 		}
-		expect(pods(t.Context(), ""), "steady 250m 4Ki")
+		expect(pods.Make(t.Context(), ""), "steady 250m 4Ki")
 		if asked != 2 {
 			t.Error("figures that are new were asked for again")
 		}
 		time.Sleep(time.Until(begin.Add(70 * time.Second))) // the bubble's clock
-		expect(pods(t.Context(), "default"), "steady 250m 4Ki", "fresh 1000m 4Ki")
+		expect(pods.Make(t.Context(), "default"), "steady 250m 4Ki", "fresh 1000m 4Ki")
 		if asked != 3 {
 			t.Errorf("asked %d times", asked)
 		}
-		expect(pods(t.Context(), "elsewhere"))
+		expect(pods.Make(t.Context(), "elsewhere"))
+
+		for name, want := range map[string]string{
+			"nope": `pods "nope" not found`, "half": `podmetrics.metrics.k8s.io "default/half" not found`,
+		} {
+			if err := pods.Missing("default", name); err.Error() != want {
+				t.Errorf("of pod %s: %v", name, err)
+			}
+		}
+		if err := nodes.Missing("", "hangs"); err.Error() != `nodemetrics.metrics.k8s.io "hangs" not found` {
+			t.Errorf("of a node without metrics: %v", err)
+		}
 
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		time.Sleep(time.Minute)
-		expect(nodes(ended, ""))
-		expect(nodes(t.Context(), ""), "a 2000m 1Mi")
+		expect(nodes.Make(ended, ""))
+		expect(nodes.Make(t.Context(), ""), "a 2000m 1Mi")
 	})
 }

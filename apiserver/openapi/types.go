@@ -279,6 +279,11 @@ func (d *definitions) property(f reflect.StructField, description, name string, 
 func Metadata(set *kinds.Set, types managedfields.TypeConverter) (map[string]*spec.Schema, error) {
 	d := &definitions{builder: newBuilder(set, types), made: map[string]object{}}
 	d.ref(reflect.TypeFor[metav1.ObjectMeta]())
+	return d.models()
+}
+
+// models are the schemas that were collected, as what reads schemas knows them.
+func (d *definitions) models() (map[string]*spec.Schema, error) {
 	out := make(map[string]*spec.Schema, len(d.made))
 	for name, s := range d.made {
 		data, err := json.Marshal(s)

@@ -43,7 +43,7 @@ type Config struct {
 	Admission  admission.Chain
 	Virtual    map[schema.GroupVersionKind]VirtualFunc
 	// Computed answers reads of kinds that are never stored; may be nil.
-	Computed map[schema.GroupVersionKind]ComputedFunc
+	Computed map[schema.GroupVersionKind]*Computed
 	Token    TokenFunc
 	// Hooks take part in writes, by resource.
 	Hooks map[schema.GroupResource]Hook

@@ -50,13 +50,15 @@ type Controller struct {
 	pods   pods.Control
 	expect *expect.Tracker
 	rel    *released
+	counts *metrics
 
 	mu   sync.Mutex
-	jobs map[types.UID]*memory
+	jobs map[types.NamespacedName]*memory
 }
 
 // memory is what is known of a job beyond its object. All of it can be lost.
 type memory struct {
+	uid types.UID
 	// current says that the cache was seen to be as new as the API.
 	current bool
 	// written is the resource version of our last write of the status.
@@ -75,7 +77,11 @@ func New(env loop.Env) (loop.Loop, error) {
 		pods:   pods.Control{Client: env.Cluster.Client(), Recorder: events},
 		expect: expect.NewTracker(env.Clock),
 		rel:    &released{},
-		jobs:   map[types.UID]*memory{},
+		counts: newMetrics(),
+		jobs:   map[types.NamespacedName]*memory{},
+	}
+	if err := env.Register(c.counts.all()...); err != nil {
+		return loop.Loop{}, err
 	}
 	jobs, err := loop.New(env, Name, workers, c.reconcile, c.watchJobs(), c.watchPods())
 	if err != nil {
@@ -90,32 +96,40 @@ func New(env loop.Env) (loop.Loop, error) {
 
 // memoryOf returns what is known of a job. Only the one pass over the job that
 // runs at a time may change it, but for next.
-func (c *Controller) memoryOf(uid types.UID) *memory {
+func (c *Controller) memoryOf(key types.NamespacedName, uid types.UID) *memory {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := c.jobs[uid]
-	if m == nil {
-		m = &memory{}
-		c.jobs[uid] = m
+	m := c.jobs[key]
+	if m == nil || m.uid != uid {
+		c.drop(m)
+		m = &memory{uid: uid}
+		c.jobs[key] = m
 	}
 	return m
 }
 
-func (c *Controller) forget(uid types.UID) {
-	c.expect.Forget(uid)
-	c.rel.forget(uid)
+// forget is for a job that has ended or is gone.
+func (c *Controller) forget(key types.NamespacedName) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.jobs, uid)
+	c.drop(c.jobs[key])
+	delete(c.jobs, key)
+}
+
+func (c *Controller) drop(m *memory) {
+	if m != nil {
+		c.expect.Forget(m.uid)
+		c.rel.forget(m.uid)
+	}
 }
 
 // pace is how long to wait with a pass that the change of a pod calls for. A
 // pass over a job of thousands of pods takes its time; this bounds its share of
 // the machine.
-func (c *Controller) pace(uid types.UID) time.Duration {
+func (c *Controller) pace(key types.NamespacedName) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := c.jobs[uid]
+	m := c.jobs[key]
 	if m == nil {
 		return 0
 	}
@@ -144,13 +158,17 @@ func managedElsewhere(j *batchv1.Job) bool {
 func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
 	job := &batchv1.Job{} // a copy of our own
 	if err := c.env.Cluster.Client().Get(ctx, key, job); err != nil {
-		return 0, client.IgnoreNotFound(err)
+		if apierrors.IsNotFound(err) {
+			c.forget(key) // no pass over it is under way, which could know it again
+			err = nil
+		}
+		return 0, err
 	}
 	if managedElsewhere(job) {
 		return 0, nil
 	}
 	if batch.Finished(job) {
-		c.forget(job.UID)
+		c.forget(key)
 		return 0, nil
 	}
 	if mode := job.Spec.CompletionMode; mode != nil && *mode != batchv1.NonIndexedCompletion && *mode != batchv1.IndexedCompletion {
@@ -161,7 +179,7 @@ func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	if err != nil || selector.Empty() {
 		return 0, nil // validation forbids it; an empty one would adopt every pod there is
 	}
-	m := c.memoryOf(job.UID)
+	m := c.memoryOf(key, job.UID)
 	if stale, err := c.stale(ctx, m, job, selector); stale || err != nil {
 		return loop.StaleDelay, err
 	}
@@ -175,7 +193,12 @@ func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 
 // sync is reconcile for a job that is to be worked on, and known to be as we
 // left it.
-func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, selector labels.Selector) (time.Duration, error) {
+func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, selector labels.Selector) (after time.Duration, err error) {
+	begin, action, mode := c.env.Clock.Now(), actionReconciling, batchv1.NonIndexedCompletion
+	if job.Spec.CompletionMode != nil {
+		mode = *job.Spec.CompletionMode
+	}
+	defer func() { c.counts.passed(string(mode), action, err, c.env.Clock.Since(begin)) }()
 	// Asked before the pods are read: what is seen later cannot be missing.
 	settled := c.expect.Satisfied(job.UID)
 	expected := c.rel.of(job.UID)
@@ -186,10 +209,10 @@ func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, sele
 	p := newPass(job, mine, expected, m.backoff, c.env.Clock.Now())
 	p.evaluate()
 	var manageErr error
-	change := unchanged
 	switch {
 	case p.finished != nil:
 		deleted := c.deleteActive(ctx, p)
+		action = actionDeleted
 		if deleted.total < len(p.active) || !settled {
 			// Pods may be left that the finish must count first.
 			p.finished = nil
@@ -197,9 +220,9 @@ func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, sele
 		p.removed(deleted)
 		manageErr = deleted.err
 	case settled && job.DeletionTimestamp == nil:
-		manageErr = c.manage(ctx, p)
+		action, manageErr = c.manage(ctx, p)
 		if !p.checkComplete() {
-			change = p.noteSuspension()
+			p.change = p.noteSuspension()
 		}
 	default:
 		p.checkComplete()
@@ -207,13 +230,15 @@ func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, sele
 	if err := c.track(ctx, m, p); err != nil {
 		return 0, fmt.Errorf("tracking status: %w", err)
 	}
-	c.tell(p, change)
+	if !settled {
+		p.lookAgain(expect.Recheck)
+	}
 	return p.again, manageErr
 }
 
-// tell records the event of a change of suspension.
-func (c *Controller) tell(p *pass, change suspension) {
-	switch change {
+// tell records the event of a change of suspension, which is written.
+func (c *Controller) tell(p *pass) {
+	switch p.change {
 	case suspended:
 		c.events.Event(p.job, corev1.EventTypeNormal, "Suspended", "Job suspended")
 	case resumed:

@@ -2,6 +2,7 @@ package job_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -516,4 +517,82 @@ func (d dyingStatus) Update(ctx context.Context, o ctrl.Object, opts ...ctrl.Sub
 		return err
 	}
 	return d.SubResourceWriter.Update(context.WithoutCancel(ctx), o, opts...)
+}
+
+// faulty loses or refuses some writes.
+type faulty struct {
+	client.Cluster
+	lose   atomic.Int32 // creates of pods that are to come to nothing
+	broken atomic.Bool  // patches of pods fail
+}
+
+type faultyClient struct {
+	ctrl.WithWatch
+	*faulty
+}
+
+func (f *faulty) Client() ctrl.WithWatch { return faultyClient{f.Cluster.Client(), f} }
+
+func (f faultyClient) Create(ctx context.Context, o ctrl.Object, opts ...ctrl.CreateOption) error {
+	if _, ok := o.(*corev1.Pod); ok && f.lose.Add(-1) >= 0 {
+		return nil
+	}
+	return f.WithWatch.Create(ctx, o, opts...)
+}
+
+func (f faultyClient) Patch(ctx context.Context, o ctrl.Object, p ctrl.Patch, opts ...ctrl.PatchOption) error {
+	if _, ok := o.(*corev1.Pod); ok && f.broken.Load() {
+		return errors.New("try again")
+	}
+	return f.WithWatch.Patch(ctx, o, p, opts...)
+}
+
+// A pod that comes and goes unseen holds its job back for a while, not for ever.
+func TestPodThatIsNeverSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, newJob(nil))
+		env := c.Env(nil)
+		f := &faulty{Cluster: c}
+		f.lose.Store(1)
+		env.Cluster = f
+		l, err := job.New(env)
+		c.Do(err)
+		m := &machine{fate: succeed}
+		c.Run(l, m.loop(t, c))
+		if _, end := ended(t, c); end.Type != batchv1.JobComplete {
+			t.Errorf("ended with %v", end)
+		}
+	})
+}
+
+// That a job was suspended is told although its finished pods cannot be let go.
+func TestTellsOfSuspensionOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, newJob(func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = ptr.To[int32](2), ptr.To[int32](2) }))
+		env := c.Env(nil)
+		f := &faulty{Cluster: c}
+		env.Cluster = f
+		l, err := job.New(env)
+		c.Do(err)
+		m := &machine{fate: endless}
+		c.Run(l, m.loop(t, c))
+		within(t, c, time.Minute, func() (bool, string) { return get(c).Status.Active == 2, "not both run" })
+		f.broken.Store(true)
+		pod := podsOf(t, c)[0]
+		pod.Status.Phase = corev1.PodSucceeded
+		c.Do(c.API.Status().Update(t.Context(), &pod))
+		change(t, c, func(j *batchv1.Job) { j.Spec.Suspend = ptr.To(true) })
+		time.Sleep(time.Minute)
+		f.broken.Store(false)
+		time.Sleep(10 * time.Minute)
+		var told int
+		for _, e := range c.Events() {
+			if strings.Contains(e, "Suspended Job suspended") {
+				told++
+			}
+		}
+		if told != 1 {
+			t.Errorf("told %d times: %q", told, c.Events())
+		}
+	})
 }

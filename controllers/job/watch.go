@@ -29,20 +29,20 @@ func (c *Controller) watchJobs() source.Source {
 			switch {
 			case old.ResourceVersion == j.ResourceVersion: // a resync
 			case batch.Finished(j):
-				c.forget(j.UID)
+				c.forget(types.NamespacedName{Namespace: j.Namespace, Name: j.Name})
 			case old.Generation != j.Generation:
 				q.Add(loop.Key(j.Namespace, j.Name))
 			default:
-				c.queue(q, j.Namespace, j.Name, j.UID)
+				c.queue(q, j.Namespace, j.Name)
 			}
 		},
-		Deleted: func(_ context.Context, _ loop.Queue, j *batchv1.Job) { c.forget(j.UID) },
+		Deleted: func(_ context.Context, q loop.Queue, j *batchv1.Job) { q.Add(loop.Key(j.Namespace, j.Name)) },
 	})
 }
 
 // queue asks for a pass, which may have to wait.
-func (c *Controller) queue(q loop.Queue, namespace, name string, uid types.UID) {
-	if wait := c.pace(uid); wait > 0 {
+func (c *Controller) queue(q loop.Queue, namespace, name string) {
+	if wait := c.pace(types.NamespacedName{Namespace: namespace, Name: name}); wait > 0 {
 		q.AddAfter(loop.Key(namespace, name), wait)
 		return
 	}
@@ -59,7 +59,7 @@ func (c *Controller) watchPods() source.Source {
 				c.podGone(q, pod, ref, false) // after a restart it may be seen so first
 			case ref != nil:
 				c.expect.Created(ref.UID, 1)
-				c.queue(q, pod.Namespace, ref.Name, ref.UID)
+				c.queue(q, pod.Namespace, ref.Name)
 			case metav1.GetControllerOfNoCopy(pod) == nil:
 				c.queueMatching(ctx, q, pod)
 			}
@@ -91,7 +91,7 @@ func (c *Controller) podUpdated(ctx context.Context, q loop.Queue, old, pod *cor
 		if !tracked(pod) {
 			c.rel.seen(oldRef.UID, pod.UID)
 		}
-		c.queue(q, old.Namespace, oldRef.Name, oldRef.UID)
+		c.queue(q, old.Namespace, oldRef.Name)
 	}
 	switch {
 	case pod.DeletionTimestamp != nil:
@@ -102,7 +102,7 @@ func (c *Controller) podUpdated(ctx context.Context, q loop.Queue, old, pod *cor
 		ours := !tracked(pod) && c.rel.seen(ref.UID, pod.UID)
 		lost := tracked(old) && !tracked(pod) && !ours
 		if moved || oldRef == nil || lost || standing(old) != standing(pod) || !labels.Equals(old.Labels, pod.Labels) {
-			c.queue(q, pod.Namespace, ref.Name, ref.UID)
+			c.queue(q, pod.Namespace, ref.Name)
 		}
 	case metav1.GetControllerOfNoCopy(pod) == nil && (moved || !labels.Equals(old.Labels, pod.Labels)):
 		c.queueMatching(ctx, q, pod)
@@ -129,7 +129,7 @@ func (c *Controller) podGone(q loop.Queue, pod *corev1.Pod, ref *metav1.OwnerRef
 	if final || !tracked(pod) {
 		c.rel.seen(ref.UID, pod.UID)
 	}
-	c.queue(q, pod.Namespace, ref.Name, ref.UID)
+	c.queue(q, pod.Namespace, ref.Name)
 }
 
 // queueMatching queues every job that could adopt an orphan.
@@ -148,7 +148,7 @@ func (c *Controller) queueMatching(ctx context.Context, q loop.Queue, pod *corev
 			continue
 		}
 		if s, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			c.queue(q, j.Namespace, j.Name, j.UID)
+			c.queue(q, j.Namespace, j.Name)
 		}
 	}
 }

@@ -4,8 +4,11 @@ package nodeipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,31 +40,34 @@ func New(env loop.Env, cluster netip.Prefix) (loop.Loop, error) {
 		c.bits = nodeBits6
 	}
 	c.bits = max(c.bits, cluster.Bits())
+	// One key for all nodes: each pass reads them all, so that one pass serves
+	// all that came in the meantime.
 	lacks := func(_ context.Context, q loop.Queue, n *corev1.Node) {
-		if n.Spec.PodCIDR == "" && n.DeletionTimestamp == nil {
-			q.Add(loop.Key("", n.Name))
+		if lacking(n) {
+			q.Add(loop.Key("", "nodes"))
 		}
 	}
-	// One worker: what is free is read from the nodes themselves.
 	return loop.New(c.env, Name, 1, c.reconcile, loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 		Created: lacks,
 		Updated: func(ctx context.Context, q loop.Queue, _, n *corev1.Node) { lacks(ctx, q, n) },
 	}))
 }
 
-func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
-	// Read past the cache: a network must never be given twice. Without copies,
-	// since all nodes are looked at for each.
+func lacking(n *corev1.Node) bool { return n.Spec.PodCIDR == "" && n.DeletionTimestamp == nil }
+
+// reconcile gives a network to every node that has none.
+func (c *controller) reconcile(ctx context.Context, _ types.NamespacedName) (time.Duration, error) {
+	// Read past the cache: a network must never be given twice.
 	nodes := &corev1.NodeList{}
 	if err := c.env.Cluster.Reader().List(ctx, nodes, client.UnsafeDisableDeepCopy); err != nil {
 		return 0, err
 	}
-	var node *corev1.Node
+	var without []*corev1.Node
 	var used []netip.Prefix
 	for i := range nodes.Items {
 		n := &nodes.Items[i]
-		if n.Name == key.Name {
-			node = n
+		if lacking(n) {
+			without = append(without, n)
 		}
 		for _, text := range n.Spec.PodCIDRs {
 			if p, err := netip.ParsePrefix(text); err == nil {
@@ -69,40 +75,56 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 			}
 		}
 	}
-	if node == nil || node.Spec.PodCIDR != "" || node.DeletionTimestamp != nil {
-		return 0, nil
+	next, stop := iter.Pull(Free(c.cluster, c.bits, used))
+	defer stop()
+	var errs []error
+	for i, n := range without {
+		free, ok := next()
+		if !ok {
+			for _, n := range without[i:] {
+				c.env.Cluster.Recorder("nodeControllerIpam").Eventf(n, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", n.Name)
+			}
+			errs = append(errs, fmt.Errorf("no network is left in %s for %d nodes, node %s among them", c.cluster, len(without)-i, n.Name))
+			return time.Minute, errors.Join(errs...)
+		}
+		errs = append(errs, client.IgnoreNotFound(c.give(ctx, n, free)))
 	}
-	free, ok := Next(c.cluster, c.bits, used)
-	if !ok {
-		c.env.Cluster.Recorder("nodeControllerIpam").Eventf(node, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", node.Name)
-		return time.Minute, fmt.Errorf("no network is left in %s for node %s", c.cluster, node.Name)
-	}
-	was := node
-	node = node.DeepCopy()
-	node.Spec.PodCIDR, node.Spec.PodCIDRs = free.String(), []string{free.String()}
-	return 0, c.env.Cluster.Client().Patch(ctx, node, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}))
+	return 0, errors.Join(errs...)
 }
 
-// Next is the first network of that many bits in cluster which overlaps none
-// of used.
-func Next(cluster netip.Prefix, bits int, used []netip.Prefix) (netip.Prefix, bool) {
-	ip := cluster.Masked().Addr()
-search:
-	for cluster.Contains(ip) {
-		p := netip.PrefixFrom(ip, bits)
-		for _, u := range used {
-			if u.Overlaps(p) {
-				// Skip all of the wider one: its end is the next candidate.
-				ip = after(netip.PrefixFrom(ip, min(bits, u.Bits())).Masked())
-				if !ip.IsValid() {
-					break search
-				}
-				continue search
-			}
+// give writes a network into a node, which is shared.
+func (c *controller) give(ctx context.Context, n *corev1.Node, network netip.Prefix) error {
+	next := n.DeepCopy()
+	next.Spec.PodCIDR, next.Spec.PodCIDRs = network.String(), []string{network.String()}
+	return c.env.Cluster.Client().Patch(ctx, next, client.MergeFromWithOptions(n, client.MergeFromWithOptimisticLock{}))
+}
+
+// Free are the networks of that many bits in cluster which overlap none of
+// used, in order.
+func Free(cluster netip.Prefix, bits int, used []netip.Prefix) iter.Seq[netip.Prefix] {
+	taken := make(map[netip.Prefix]bool, len(used))
+	var wide []netip.Prefix
+	for _, u := range used {
+		if u.Bits() < bits {
+			wide = append(wide, u.Masked()) // by hand: rare
+		} else if u.Addr().Is4() == cluster.Addr().Is4() {
+			taken[netip.PrefixFrom(u.Addr(), bits).Masked()] = true
 		}
-		return p, true
 	}
-	return netip.Prefix{}, false
+	return func(yield func(netip.Prefix) bool) {
+		ip := cluster.Masked().Addr()
+		for ip.IsValid() && cluster.Contains(ip) {
+			p := netip.PrefixFrom(ip, bits)
+			if i := slices.IndexFunc(wide, p.Overlaps); i >= 0 {
+				ip = after(wide[i])
+				continue
+			}
+			if !taken[p] && !yield(p) {
+				return
+			}
+			ip = after(p)
+		}
+	}
 }
 
 // after is the first address behind a network; invalid at the very end.

@@ -1,6 +1,7 @@
 package persistentvolume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,10 +14,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/storage"
 	"github.com/proa-dev/proa/controllers/internal/index"
 )
 
@@ -53,13 +57,7 @@ func (b *binder) syncUnbound(ctx context.Context, claim *corev1.PersistentVolume
 		return 0, err
 	}
 	delayed := class != nil && ptr.Deref(class.VolumeBindingMode, "") == storagev1.VolumeBindingWaitForFirstConsumer
-	volumes, err := b.volumes(ctx)
-	if err != nil {
-		return 0, err
-	}
-	volumes = slices.DeleteFunc(volumes, func(v *corev1.PersistentVolume) bool { return !volume.CheckAccessModes(claim, v) })
-	slices.SortFunc(volumes, func(a, b *corev1.PersistentVolume) int { return strings.Compare(a.Name, b.Name) })
-	found, err := volume.FindMatchingVolume(claim, volumes, nil, nil, delayed, true)
+	found, err := b.match(ctx, claim, delayed)
 	if err != nil {
 		return 0, fmt.Errorf("error finding PV for claim %q: %w", claim.Namespace+"/"+claim.Name, err)
 	}
@@ -80,6 +78,31 @@ func (b *binder) syncUnbound(ctx context.Context, claim *corev1.PersistentVolume
 		b.events.Event(claim, corev1.EventTypeNormal, failedBinding, "no persistent volumes available for this claim and no storage class is set")
 	}
 	return retry, b.setClaim(ctx, claim, corev1.ClaimPending, nil)
+}
+
+// match finds the best volume: of those with the fewest access modes beyond the
+// wanted ones the smallest. Nil when none fits.
+func (b *binder) match(ctx context.Context, claim *corev1.PersistentVolumeClaim, delayed bool) (*corev1.PersistentVolume, error) {
+	volumes, err := b.volumes(ctx, index.Orphan, claim.Namespace+"/"+claim.Name)
+	if err != nil {
+		return nil, err
+	}
+	volumes = slices.DeleteFunc(volumes, func(v *corev1.PersistentVolume) bool { return !volume.CheckAccessModes(claim, v) })
+	modes := func(v *corev1.PersistentVolume) int { return sets.New(v.Spec.AccessModes...).Len() }
+	slices.SortFunc(volumes, func(a, b *corev1.PersistentVolume) int {
+		return cmp.Or(cmp.Compare(modes(a), modes(b)), strings.Compare(a.Name, b.Name))
+	})
+	for len(volumes) > 0 {
+		n := slices.IndexFunc(volumes, func(v *corev1.PersistentVolume) bool { return modes(v) != modes(volumes[0]) })
+		if n < 0 {
+			n = len(volumes)
+		}
+		if found, err := volume.FindMatchingVolume(claim, volumes[:n], nil, nil, delayed, true); found != nil || err != nil {
+			return found, err
+		}
+		volumes = volumes[n:]
+	}
+	return nil, nil
 }
 
 // class is the claim's class, nil when it has none or it does not exist.
@@ -106,21 +129,15 @@ func (b *binder) assignDefaultClass(ctx context.Context, claim *corev1.Persisten
 	if err := b.env.Cluster.Client().List(ctx, &classes, client.UnsafeDisableDeepCopy); err != nil {
 		return false, err
 	}
-	var best *storagev1.StorageClass
+	objects := make([]api.Object, len(classes.Items))
 	for i := range classes.Items {
-		c := &classes.Items[i]
-		if c.Annotations["storageclass.kubernetes.io/is-default-class"] != "true" && c.Annotations["storageclass.beta.kubernetes.io/is-default-class"] != "true" {
-			continue
-		}
-		if best == nil || best.CreationTimestamp.Before(&c.CreationTimestamp) ||
-			(best.CreationTimestamp.Equal(&c.CreationTimestamp) && c.Name < best.Name) {
-			best = c
-		}
+		objects[i] = &classes.Items[i]
 	}
+	best := storage.DefaultClass(objects)
 	if best == nil {
 		return false, nil
 	}
-	claim.Spec.StorageClassName = ptr.To(best.Name)
+	claim.Spec.StorageClassName = ptr.To(best.GetName())
 	return true, b.env.Cluster.Client().Update(ctx, claim)
 }
 

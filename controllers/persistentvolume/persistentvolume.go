@@ -17,6 +17,7 @@ import (
 	"k8s.io/component-helpers/storage/volume"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 )
 
@@ -104,27 +105,28 @@ func (b *binder) wakeVolumes(ctx context.Context, q loop.Queue, c *corev1.Persis
 	if c.Spec.VolumeName != "" {
 		q.Add(loop.Key("", c.Spec.VolumeName))
 	}
-	volumes, err := b.volumes(ctx)
+	volumes, err := b.volumes(ctx, c.Namespace+"/"+c.Name)
 	if err != nil {
 		b.env.Logger.Warn("list volumes", "err", err)
 		return
 	}
 	for _, v := range volumes {
-		if ref := v.Spec.ClaimRef; ref != nil && ref.Namespace == c.Namespace && ref.Name == c.Name && v.Name != c.Spec.VolumeName {
-			q.Add(loop.Key("", v.Name))
-		}
+		q.Add(loop.Key("", v.Name))
 	}
 }
 
-// volumes lists every volume, shared with the cache.
-func (b *binder) volumes(ctx context.Context) ([]*corev1.PersistentVolume, error) {
-	var all corev1.PersistentVolumeList
-	if err := b.env.Cluster.Client().List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, err
-	}
-	out := make([]*corev1.PersistentVolume, len(all.Items))
-	for i := range all.Items {
-		out[i] = &all.Items[i]
+// volumes lists the volumes that are for any of some claims, index.Orphan for
+// none, shared with the cache.
+func (b *binder) volumes(ctx context.Context, claims ...string) ([]*corev1.PersistentVolume, error) {
+	var out []*corev1.PersistentVolume
+	for _, claim := range claims {
+		var some corev1.PersistentVolumeList
+		if err := b.env.Cluster.Client().List(ctx, &some, index.By("", index.VolumeClaim, claim)...); err != nil {
+			return nil, err
+		}
+		for i := range some.Items {
+			out = append(out, &some.Items[i])
+		}
 	}
 	return out, nil
 }

@@ -58,6 +58,9 @@ func TestBinding(t *testing.T) {
 		event  string
 	}{
 		{"the smallest that fits", pvc("c", "2Gi", "manual"), []client.Object{pv("big", "9Gi"), pv("fits", "3Gi"), pv("small", "1Gi")}, "Bound fits Bound", ""},
+		{"the closest access modes before the smallest", pvc("c", "1Gi", "manual"), []client.Object{pv("close", "9Gi"), pv("wide", "1Gi", func(v *corev1.PersistentVolume) {
+			v.Spec.AccessModes = append(v.Spec.AccessModes, corev1.ReadWriteMany)
+		})}, "Bound close Bound", ""},
 		{"none fits", pvc("c", "5Gi", ""), []client.Object{pv("small", "1Gi")}, "Pending  ", "FailedBinding no persistent volumes available for this claim and no storage class is set"},
 		{"a volume by name", pvc("c", "1Gi", "manual", func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "big" }),
 			[]client.Object{pv("big", "9Gi"), pv("fits", "1Gi")}, "Bound big Bound", ""},

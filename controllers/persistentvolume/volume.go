@@ -80,7 +80,7 @@ func (b *binder) release(ctx context.Context, v *corev1.PersistentVolume) error 
 	case corev1.PersistentVolumeReclaimRecycle:
 		return b.fail(ctx, v, "VolumeFailedRecycle", "No recycler plugin found for the volume!")
 	}
-	return b.fail(ctx, v, "VolumeUnknownReclaimPolicy", "Volume has an unrecognized PersistentVolumeReclaimPolicy")
+	return b.fail(ctx, v, "VolumeUnknownReclaimPolicy", "Volume has unrecognized PersistentVolumeReclaimPolicy")
 }
 
 func (b *binder) fail(ctx context.Context, v *corev1.PersistentVolume, reason, message string) error {

@@ -55,10 +55,6 @@ const workers = 5
 // refuses a pod does so at once, again and again.
 const firstDelay, longestDelay, forgetPeriod = 100 * time.Millisecond, 10 * time.Second, time.Minute
 
-// recheck is when to look again at a set whose own writes were not seen yet,
-// should their events never come.
-const recheck = 30 * time.Second
-
 var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 
 type controller struct {
@@ -149,7 +145,7 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	}
 	// Asked before the pods are read: what is seen later cannot be missing.
 	if !c.expect.Satisfied(set.UID) {
-		return recheck, nil
+		return expect.Recheck, nil
 	}
 	claim := &owner.Claim{Cluster: c.env.Cluster, Owner: set, Kind: kind, Selector: selector, Fresh: &appsv1.StatefulSet{}}
 	mine, err := c.podsOf(ctx, set, claim)

@@ -68,8 +68,8 @@ func (c *class) resourcesFit(s *Snapshot, slot int32) bool {
 		return false
 	}
 	for _, x := range n.scalars {
-		column := s.scalar(x.name)
-		if x.quantity > column.allocatable[slot]-column.requested[slot] && !c.ignores(x.name) {
+		allocatable, requested := s.scalar(x.name, slot)
+		if x.quantity > allocatable-requested && !c.ignores(x.name) {
 			return false
 		}
 	}
@@ -108,8 +108,8 @@ func (c *class) shortages(s *Snapshot, slot int32) (reasons []string, hopeless b
 	check("memory", n.memory, s.allocatable[memory][slot], s.requested[memory][slot])
 	check("ephemeral-storage", n.ephemeral, s.allocatable[ephemeral][slot], s.requested[ephemeral][slot])
 	for _, x := range n.scalars {
-		if column := s.scalar(x.name); !c.ignores(x.name) {
-			check(string(x.name), x.quantity, column.allocatable[slot], column.requested[slot])
+		if allocatable, requested := s.scalar(x.name, slot); !c.ignores(x.name) {
+			check(string(x.name), x.quantity, allocatable, requested)
 		}
 	}
 	return reasons, hopeless
@@ -151,8 +151,8 @@ func (c *class) use(s *Snapshot, slot int32, name corev1.ResourceName, nonzero b
 		if i < 0 { // a resource that only some pods want says nothing about the others
 			return 0, 0, 0
 		}
-		column := s.scalar(name)
-		have, before, after = column.allocatable[slot], column.requested[slot], n.scalars[i].quantity
+		have, before = s.scalar(name, slot)
+		after = n.scalars[i].quantity
 	}
 	return have, before, before + after
 }

@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -243,5 +244,38 @@ func TestNomination(t *testing.T) {
 	}
 	if got, _ := s.Schedule(high); got != "a" {
 		t.Errorf("the nominated pod got %q", got)
+	}
+}
+
+// Whoever asks for resources of ever new names costs no memory once he is gone.
+func TestInventedResources(t *testing.T) {
+	s := core.NewSnapshot(1)
+	for i := range 1000 {
+		s.SetNode(node(fmt.Sprint(i), "4", "8Gi"))
+	}
+	invent := func(from, to int) uint64 {
+		for i := from; i < to; i++ {
+			name := fmt.Sprintf("example.com/r%d", i)
+			if _, why := s.Schedule(pod("p", requests(name, "1"))); why == nil {
+				t.Fatal("a resource that no node has was found")
+			}
+			s.SetNode(node("0", "4", "8Gi", offers(corev1.ResourceName(name), "1")))
+			p := pod("p", requests(name, "1"))
+			at, why := s.Schedule(p)
+			if at != "0" {
+				t.Fatalf("got %q, %v", at, why)
+			}
+			s.PutPod(p, at)
+			s.RemovePod(p.UID())
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		runtime.KeepAlive(s)
+		return m.HeapAlloc
+	}
+	before := invent(0, 300) // the caches are full by then
+	if after := invent(300, 1500); after > before+4<<20 {
+		t.Errorf("1200 resources that are gone hold %d kB", (after-before)>>10)
 	}
 }

@@ -286,7 +286,7 @@ func (s *Snapshot) MightFit(p *Pod, node string) bool {
 		return false
 	}
 	for _, x := range n.scalars {
-		if x.quantity > s.scalar(x.name).allocatable[slot] && !c.ignores(x.name) {
+		if allocatable, _ := s.scalar(x.name, slot); x.quantity > allocatable && !c.ignores(x.name) {
 			return false
 		}
 	}

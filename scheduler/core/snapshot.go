@@ -102,8 +102,12 @@ type nomination struct {
 	slot int32
 }
 
+// scalarColumn is an extended resource that some node has or some pod on a node
+// wants. used is how many numbers are not zero: when none is, the column goes,
+// for pods and nodes may name what they like.
 type scalarColumn struct {
 	allocatable, requested []int64
+	used                   int
 }
 
 // NewSnapshot returns an empty cluster. Ties between nodes are broken by seed.
@@ -207,13 +211,37 @@ func (s *Snapshot) changed(slot int32) {
 	s.seq++
 }
 
-func (s *Snapshot) scalar(name corev1.ResourceName) *scalarColumn {
+// scalar is what a node has of an extended resource, and what is requested of it.
+func (s *Snapshot) scalar(name corev1.ResourceName, slot int32) (allocatable, requested int64) {
+	if c, ok := s.scalars[name]; ok {
+		return c.allocatable[slot], c.requested[slot]
+	}
+	return 0, 0
+}
+
+// setScalar replaces both.
+func (s *Snapshot) setScalar(name corev1.ResourceName, slot int32, allocatable, requested int64) {
 	c, ok := s.scalars[name]
 	if !ok {
+		if allocatable == 0 && requested == 0 {
+			return
+		}
 		c = &scalarColumn{allocatable: make([]int64, len(s.nodes)), requested: make([]int64, len(s.nodes))}
 		s.scalars[name] = c
 	}
-	return c
+	set := func(at *int64, v int64) {
+		if *at != 0 {
+			c.used--
+		}
+		if *at = v; v != 0 {
+			c.used++
+		}
+	}
+	set(&c.allocatable[slot], allocatable)
+	set(&c.requested[slot], requested)
+	if c.used == 0 {
+		delete(s.scalars, name)
+	}
 }
 
 // NodeChange says what is new about a node, as far as it matters to pods.
@@ -291,17 +319,22 @@ func (s *Snapshot) setAllocatable(slot int32, list corev1.ResourceList) bool {
 	set(s.allocatable[memory], list.Memory().Value())
 	set(s.allocatable[ephemeral], list.StorageEphemeral().Value())
 	set(s.maxPods, list.Pods().Value())
-	for name, c := range s.scalars {
-		q := list[name]
-		set(c.allocatable, q.Value())
+	have := func(name corev1.ResourceName, v int64) {
+		if old, requested := s.scalar(name, slot); old != v {
+			s.setScalar(name, slot, v, requested)
+			differs = true
+		}
+	}
+	for name := range s.scalars {
+		if _, listed := list[name]; !listed {
+			have(name, 0)
+		}
 	}
 	for name, q := range list {
 		switch name {
 		case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, corev1.ResourcePods:
 		default:
-			if _, known := s.scalars[name]; !known {
-				set(s.scalar(name).allocatable, q.Value())
-			}
+			have(name, clamp(q.Value()))
 		}
 	}
 	return differs
@@ -374,7 +407,8 @@ func (s *Snapshot) charge(slot int32, pod *Pod, sign int64) {
 	s.nonzero[cpu][slot] += sign * n.nonzeroCPU
 	s.nonzero[memory][slot] += sign * n.nonzeroMemory
 	for _, x := range n.scalars {
-		s.scalar(x.name).requested[slot] += sign * x.quantity
+		allocatable, requested := s.scalar(x.name, slot)
+		s.setScalar(x.name, slot, allocatable, requested+sign*x.quantity)
 	}
 }
 

@@ -2,10 +2,10 @@ package match
 
 import (
 	"context"
-	"errors"
 
 	celtypes "github.com/google/cel-go/common/types"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
@@ -55,5 +55,5 @@ func (c *Conditions) Met(ctx context.Context, r *Request, to Target, with plugin
 			return false, len(faults), nil
 		}
 	}
-	return len(faults) == 0, len(faults), errors.Join(faults...)
+	return len(faults) == 0, len(faults), utilerrors.NewAggregate(faults)
 }

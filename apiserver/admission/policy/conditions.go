@@ -21,13 +21,16 @@ type head struct {
 	ignore     bool // errors
 }
 
+// refuses says that an error of a policy refuses the request.
+func refuses(f *admissionv1.FailurePolicyType) bool { return f == nil || *f != admissionv1.Ignore }
+
 func newHead(failure *admissionv1.FailurePolicyType, m *admissionv1.MatchResources, kind *admissionv1.ParamKind, conditions []admissionv1.MatchCondition, variables []admissionv1.Variable) (*head, error) {
 	compiler, err := plugincel.NewCompositedCompiler(admissionregistration.Environment())
 	if err != nil {
 		return nil, err
 	}
 	h := &head{
-		compiler: compiler, criteria: match.Resources(m), ignore: failure != nil && *failure == admissionv1.Ignore,
+		compiler: compiler, criteria: match.Resources(m), ignore: !refuses(failure),
 		declared: plugincel.OptionalVariableDeclarations{HasParams: kind != nil, HasAuthorizer: true},
 	}
 	for _, v := range variables {

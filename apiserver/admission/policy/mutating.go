@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"reflect"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	upstream "k8s.io/apiserver/pkg/admission"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch"
@@ -88,7 +90,25 @@ func compileMutating(o api.Object) *mutating {
 	return p
 }
 
-// Admit implements admission.Mutator.
+// call is a policy with one binding and one set of parameters.
+type call struct {
+	match.Target
+	policy  *mutating
+	binding string
+	params  runtime.Object
+}
+
+// part names a call for the second round.
+func (c *call) part() string {
+	part := c.policy.Name + "/" + c.binding
+	if o, ok := c.params.(api.Object); ok {
+		part += "/" + o.GetNamespace() + "/" + o.GetName()
+	}
+	return part
+}
+
+// Admit implements admission.Mutator. The request, as it was sent, decides which
+// policies are called; each sees what the one before left.
 func (m *Mutating) Admit(ctx context.Context, a *admission.Attributes) error {
 	if exempt(a) || a.Object == nil {
 		return nil
@@ -99,102 +119,164 @@ func (m *Mutating) Admit(ctx context.Context, a *admission.Attributes) error {
 	if len(policies) == 0 {
 		return nil
 	}
-	r, recall := match.New(m.cfg.Lookup, a), a.Recall(m.Name())
+	t := &turn{cfg: &m.cfg, Request: match.New(m.cfg.Lookup, a), recall: a.Recall(m.Name())}
+	var calls []call
 	for _, p := range policies {
-		to, ok, err := r.Matches(ctx, p.head.criteria)
-		if err == nil && ok {
-			err = p.err
-		}
-		for i := 0; err == nil && ok && i < len(p.bindings); i++ {
-			err = m.binding(ctx, r, to, p, p.bindings[i], recall)
-		}
-		if err != nil && (p.Spec.FailurePolicy == nil || *p.Spec.FailurePolicy != admissionv1.Ignore) {
-			return fail(r, p, err)
-		}
+		calls = append(calls, t.find(ctx, p)...)
 	}
-	if err := r.Put(); err != nil {
+	for i := range calls {
+		t.call(ctx, &calls[i])
+	}
+	if t.refused != nil {
+		return t.refused
+	}
+	if err := t.Put(); err != nil {
 		return err
 	}
-	recall.Done()
+	t.recall.Done()
 	return nil
 }
 
-// binding calls a policy for each of a binding's parameters.
-func (m *Mutating) binding(ctx context.Context, r *match.Request, to match.Target, p *mutating, b mutatingBinding, recall *admission.Recall) error {
-	if _, ok, err := r.Matches(ctx, b.criteria); err != nil || !ok {
-		return err
+// turn is one call of the plugin.
+type turn struct {
+	*match.Request
+	cfg    *Config
+	recall *admission.Recall
+	// refused is the first error that refuses the request, with all others.
+	refused *apierrors.StatusError
+}
+
+// refuse notes an error, unless the policy says to ignore it.
+func (t *turn) refuse(p *mutating, binding string, reason metav1.StatusReason, err error) {
+	if !refuses(p.Spec.FailurePolicy) {
+		return
 	}
-	params, err := m.cfg.params(ctx, r, p.Spec.ParamKind, b.Spec.ParamRef)
-	if err != nil {
-		return err
+	message := fmt.Sprintf("policy %q denied request: %v", p.Name, err)
+	if binding != "" {
+		message = fmt.Sprintf("policy '%s' with binding '%s' denied request: %v", p.Name, binding, err)
 	}
-	for _, param := range params {
-		part := p.Name + "/" + b.Name + "/" + nameOf(param)
-		met, err := p.met(ctx, m.cfg, r, to, param)
-		if err != nil {
-			return err
+	if t.refused == nil {
+		t.refused = admission.Forbidden(t.Attributes, errors.New("admission request denied by policy"))
+		t.refused.ErrStatus.Message = message
+		if reason != "" {
+			t.refused.ErrStatus.Reason = reason
 		}
-		if !met || recall.Skips(part) {
+	}
+	t.refused.ErrStatus.Details.Causes = append(t.refused.ErrStatus.Details.Causes, metav1.StatusCause{Message: message})
+}
+
+// find finds the calls of a policy.
+func (t *turn) find(ctx context.Context, p *mutating) (calls []call) {
+	broken := func(binding, what string, err error) {
+		t.refuse(p, binding, "", fmt.Errorf("failed to configure %s: %w", what, err))
+	}
+	if p.err != nil { // it cannot even be asked what it is for
+		broken("", "policy", p.err)
+		return nil
+	}
+	to, ok, err := t.Matches(ctx, p.head.criteria)
+	if err == nil && !ok {
+		return nil
+	}
+	var kind *api.Kind
+	if err == nil {
+		kind, err = paramKind(t.Request, p.Spec.ParamKind)
+	}
+	if err != nil {
+		broken("", "policy", err)
+		return nil
+	}
+	for _, b := range p.bindings {
+		_, ok, err := t.Matches(ctx, b.criteria)
+		var params []runtime.Object
+		if err == nil && ok {
+			params, err = t.cfg.params(ctx, t.Request, kind, b.Spec.ParamRef)
+		}
+		if err != nil {
+			broken(b.Name, "binding", err)
 			continue
 		}
-		changed, err := m.mutate(ctx, r, to, p, param)
-		if changed {
-			recall.Changed()
+		for _, param := range params {
+			calls = append(calls, call{to, p, b.Name, param})
 		}
-		if p.Spec.ReinvocationPolicy == admissionv1.IfNeededReinvocationPolicy {
-			recall.Called(part)
-		}
+	}
+	return calls
+}
+
+// call applies the mutations of a call, each to what the one before left. One
+// that fails does not keep the next from being tried.
+func (t *turn) call(ctx context.Context, c *call) {
+	p := c.policy
+	met, err := p.met(ctx, *t.cfg, t.Request, c.Target, c.params)
+	if err != nil {
+		t.refuse(p, c.binding, metav1.StatusReasonInvalid, err)
+	}
+	if err != nil || !met || t.recall.Skips(c.part()) {
+		return
+	}
+	ns, err := t.Namespace(ctx)
+	if err != nil {
+		t.refuse(p, c.binding, "", err)
+		return
+	}
+	ctx = p.compiler.CreateContext(ctx) // variables are evaluated once a call
+	changed := false
+	for _, patcher := range p.patchers {
+		one, err := t.patch(ctx, c, patcher, ns)
 		if err != nil {
-			return err
+			t.refuse(p, c.binding, metav1.StatusReasonInvalid, err)
 		}
+		changed = changed || one
 	}
-	return nil
+	if changed {
+		t.recall.Changed()
+	}
+	if p.Spec.ReinvocationPolicy == admissionv1.IfNeededReinvocationPolicy {
+		t.recall.Called(c.part())
+	}
 }
 
-func nameOf(param runtime.Object) string {
-	if o, ok := param.(api.Object); ok {
-		return o.GetNamespace() + "/" + o.GetName()
-	}
-	return ""
-}
-
-// mutate applies the mutations of a policy in order.
-func (m *Mutating) mutate(ctx context.Context, r *match.Request, to match.Target, p *mutating, param runtime.Object) (changed bool, err error) {
-	ns, err := r.Namespace(ctx)
+// patch applies one mutation.
+func (t *turn) patch(ctx context.Context, c *call, patcher patch.Patcher, ns *corev1.Namespace) (changed bool, err error) {
+	v, err := t.Versioned(c.GVK)
 	if err != nil {
 		return false, err
 	}
-	for _, patcher := range p.patchers {
-		v, err := r.Versioned(to.GVK)
-		if err != nil {
-			return changed, err
-		}
-		converter := m.cfg.Converter
-		if k := r.Kinds.ByKind(to.GVK); k != nil && k.Types != nil {
-			converter = k.Types
-		}
-		before := v.VersionedObject.Object()
-		shown := *v // a patcher may change what it is given
-		shown.VersionedObject = upstream.NewLazyObject(before.DeepCopyObject())
-		after, err := patcher.Patch(p.compiler.CreateContext(ctx), patch.Request{
-			MatchedResource: to.GVR, VersionedAttributes: &shown, ObjectInterfaces: upstream.NewObjectInterfacesFromScheme(m.cfg.Scheme),
-			OptionalVariables: plugincel.OptionalVariableBindings{VersionedParams: param, Authorizer: m.cfg.Authorizer},
-			Namespace:         plugincel.CreateNamespaceObject(ns), TypeConverter: converter,
-		}, celconfig.RuntimeCELCostBudget)
-		if err != nil {
-			return changed, err
-		}
-		if after, err = m.typed(r, to.GVK, before, after); err != nil {
-			return changed, err
-		}
-		r.Update(v, after)
-		changed = changed || !api.Equal(before, after)
+	before := v.VersionedObject.Object()
+	shown := *v // a patcher may change what it is given
+	shown.VersionedObject = upstream.NewLazyObject(before.DeepCopyObject())
+	after, err := patcher.Patch(ctx, patch.Request{
+		MatchedResource: c.GVR, VersionedAttributes: &shown, ObjectInterfaces: upstream.NewObjectInterfacesFromScheme(t.cfg.Scheme),
+		OptionalVariables: plugincel.OptionalVariableBindings{VersionedParams: c.params, Authorizer: t.cfg.Authorizer},
+		Namespace:         plugincel.CreateNamespaceObject(ns), TypeConverter: t.converter(c.GVK),
+	}, celconfig.RuntimeCELCostBudget)
+	if err != nil {
+		return false, err
 	}
-	return changed, nil
+	if after, err = t.typed(c.GVK, before, after); err != nil || api.Equal(before, after) {
+		return false, err
+	}
+	t.Update(v, after)
+	return true, nil
+}
+
+// converter is for the fields of a kind.
+func (t *turn) converter(gvk schema.GroupVersionKind) managedfields.TypeConverter {
+	k := t.Kinds.ByKind(gvk)
+	switch {
+	case k == nil:
+		return t.cfg.Converter
+	case k.Types != nil:
+		return k.Types
+	}
+	if _, custom := k.New().(runtime.Unstructured); custom {
+		return managedfields.NewDeducedTypeConverter()
+	}
+	return t.cfg.Converter
 }
 
 // typed returns the Go type of what a patch made, with its defaults.
-func (m *Mutating) typed(r *match.Request, gvk schema.GroupVersionKind, before, obj runtime.Object) (runtime.Object, error) {
+func (t *turn) typed(gvk schema.GroupVersionKind, before, obj runtime.Object) (runtime.Object, error) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		if _, ok := before.(*unstructured.Unstructured); !ok {
 			obj = reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
@@ -203,19 +285,11 @@ func (m *Mutating) typed(r *match.Request, gvk schema.GroupVersionKind, before, 
 			}
 		}
 	}
-	if k := r.Kinds.ByKind(gvk); k != nil && k.Default != nil && r.Subresource == "" {
+	if k := t.Kinds.ByKind(gvk); k != nil && k.Default != nil && t.Subresource == "" {
 		if o, ok := obj.(api.Object); ok {
 			k.Default(o)
 		}
 	}
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	return obj, nil
-}
-
-func fail(r *match.Request, p *mutating, err error) error {
-	message := fmt.Sprintf("policy '%s' denied request: %v", p.Name, err)
-	refused := admission.Forbidden(r.Attributes, errors.New(message))
-	refused.ErrStatus.Reason, refused.ErrStatus.Code = metav1.StatusReasonInvalid, http.StatusUnprocessableEntity
-	refused.ErrStatus.Details.Causes = append(refused.ErrStatus.Details.Causes, metav1.StatusCause{Message: message})
-	return refused
 }

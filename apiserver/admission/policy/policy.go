@@ -7,14 +7,10 @@
 package policy
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -22,15 +18,12 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
-	"github.com/proa-dev/proa/apiserver/admission/match"
 )
 
-// Config is what both plugins need.
+// Config is what the plugins need.
 type Config struct {
 	Lookup     admission.Lookup
 	Authorizer authorizer.UnconditionalAuthorizer
-	// Kind returns the kind that is served as gvk, or nil.
-	Kind func(gvk schema.GroupVersionKind) *api.Kind
 	// Converter and Scheme read and make the objects that mutations change.
 	Converter managedfields.TypeConverter
 	Scheme    *runtime.Scheme
@@ -38,7 +31,7 @@ type Config struct {
 
 // Validate says what is missing.
 func (c Config) Validate() error {
-	if c.Lookup.Source == nil || c.Authorizer == nil || c.Kind == nil || c.Converter == nil || c.Scheme == nil {
+	if c.Lookup.Source == nil || c.Authorizer == nil || c.Converter == nil || c.Scheme == nil {
 		return errors.New("policy: every field of the configuration is required")
 	}
 	return nil
@@ -100,51 +93,4 @@ func exempt(a *admission.Attributes) bool {
 		return true
 	}
 	return false
-}
-
-// params returns the parameters that a binding names: one nil where there are
-// none to be had, and no element where their absence allows the request.
-func (c Config) params(ctx context.Context, r *match.Request, kind *admissionv1.ParamKind, ref *admissionv1.ParamRef) ([]runtime.Object, error) {
-	if kind == nil || ref == nil {
-		return []runtime.Object{nil}, nil
-	}
-	gvk := schema.FromAPIVersionAndKind(kind.APIVersion, kind.Kind)
-	k := c.Kind(gvk)
-	if k == nil {
-		return nil, fmt.Errorf("failed to find resource referenced by paramKind: '%v'", gvk)
-	}
-	namespace := ref.Namespace
-	switch {
-	case !k.Namespaced && namespace != "":
-		return nil, errors.New("paramRef.namespace must not be provided for a cluster-scoped `paramKind`")
-	case k.Namespaced && namespace == "" && r.Attributes.Namespace == "":
-		return nil, errors.New("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources")
-	case k.Namespaced && namespace == "":
-		namespace = r.Attributes.Namespace
-	}
-	var found []runtime.Object
-	add := func(o runtime.Object) {
-		o = o.DeepCopyObject()
-		o.GetObjectKind().SetGroupVersionKind(gvk)
-		found = append(found, o)
-	}
-	if ref.Name != "" {
-		if o, ok := c.Lookup.Get(ctx, k.GR(), namespace, ref.Name); ok {
-			add(o)
-		}
-	} else {
-		selector, err := metav1.LabelSelectorAsSelector(ref.Selector)
-		if err != nil {
-			return nil, err
-		}
-		for _, o := range c.Lookup.Source.List(k.GR(), namespace) {
-			if selector.Matches(labels.Set(o.GetLabels())) {
-				add(o)
-			}
-		}
-	}
-	if len(found) == 0 && ref.ParameterNotFoundAction != nil && *ref.ParameterNotFoundAction == admissionv1.DenyAction {
-		return nil, errors.New("no params found for policy binding with `Deny` parameterNotFoundAction")
-	}
-	return found, nil
 }

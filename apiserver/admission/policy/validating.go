@@ -87,13 +87,15 @@ func compileValidating(o api.Object) *validating {
 	return p
 }
 
-// refusal is why a request is refused.
+// refusal is why a request is refused: by a policy, or by a binding of it.
 type refusal struct {
-	message string
-	reason  metav1.StatusReason
+	policy, binding string
+	message         string
+	reason          metav1.StatusReason
 }
 
-// Validate implements admission.Validator.
+// Validate implements admission.Validator. Every policy is heard, for some warn;
+// the first that denies gives the answer.
 func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) error {
 	if exempt(a) {
 		return nil
@@ -105,97 +107,121 @@ func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 		return nil
 	}
 	r := match.New(v.cfg.Lookup, a)
+	var first *refusal
 	for _, p := range policies {
-		if err := v.policy(ctx, r, p); err != nil {
-			return err
+		if no := v.policy(ctx, r, p); first == nil {
+			first = no
 		}
+	}
+	if first != nil {
+		return first.error(r)
 	}
 	return nil
 }
 
-func (v *Validating) policy(ctx context.Context, r *match.Request, p *validating) error {
-	to, ok, err := r.Matches(ctx, p.head.criteria)
-	ignore := p.Spec.FailurePolicy != nil && *p.Spec.FailurePolicy == admissionv1.Ignore
-	if err == nil && ok {
-		err = p.err
-	}
-	switch {
-	case err != nil && ignore:
-		return nil
-	case err != nil:
-		return refuse(r, p, "", refusal{message: fmt.Sprintf("failed to configure policy: %v", err)})
-	case !ok:
-		return nil
-	}
-	for _, b := range p.bindings {
-		if err := v.binding(ctx, r, to, p, b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (v *Validating) binding(ctx context.Context, r *match.Request, to match.Target, p *validating, b validatingBinding) error {
-	_, ok, err := r.Matches(ctx, b.criteria)
-	var params []runtime.Object
-	if err == nil && ok {
-		params, err = v.cfg.params(ctx, r, p.Spec.ParamKind, b.Spec.ParamRef)
-	}
-	if err != nil {
-		if p.ignore {
+// policy returns the first reason of a policy to deny, nil for none.
+func (v *Validating) policy(ctx context.Context, r *match.Request, p *validating) *refusal {
+	broken := func(binding, what string, err error) *refusal {
+		if !refuses(p.Spec.FailurePolicy) {
 			return nil
 		}
-		return refuse(r, p, b.Name, refusal{message: fmt.Sprintf("failed to configure binding: %v", err)})
+		return &refusal{policy: p.Name, binding: binding, message: fmt.Sprintf("failed to configure %s: %v", what, err)}
 	}
-	if !ok {
+	if p.err != nil { // it cannot even be asked what it is for
+		return broken("", "policy", p.err)
+	}
+	to, ok, err := r.Matches(ctx, p.head.criteria)
+	if err == nil && !ok {
 		return nil
 	}
+	var kind *api.Kind
+	if err == nil {
+		kind, err = paramKind(r, p.Spec.ParamKind)
+	}
+	if err != nil {
+		return broken("", "policy", err)
+	}
+	var first *refusal
+	for _, b := range p.bindings {
+		no, err := v.binding(ctx, r, to, p, b, kind)
+		if err != nil {
+			no = broken(b.Name, "binding", err)
+		}
+		if first == nil {
+			first = no
+		}
+	}
+	return first
+}
+
+// binding returns the first reason to deny for all parameters; an error says
+// that the binding cannot be used.
+func (v *Validating) binding(ctx context.Context, r *match.Request, to match.Target, p *validating, b validatingBinding, kind *api.Kind) (*refusal, error) {
+	_, ok, err := r.Matches(ctx, b.criteria)
+	if err != nil || !ok {
+		return nil, err
+	}
+	params, err := v.cfg.params(ctx, r, kind, b.Spec.ParamRef)
+	if err != nil {
+		return nil, err
+	}
+	var first *refusal
+	deny := func(no *refusal) {
+		if first == nil {
+			no.binding, first = b.Name, no
+		}
+	}
 	for _, param := range params {
-		for _, no := range v.evaluate(ctx, r, to, p, param) {
+		found, broken := v.evaluate(ctx, r, to, p, param)
+		for _, no := range found {
 			for _, action := range b.Spec.ValidationActions {
 				switch action {
 				case admissionv1.Deny:
-					return refuse(r, p, b.Name, no)
+					deny(no)
 				case admissionv1.Warn:
 					r.Warn(fmt.Sprintf("Validation failed for ValidatingAdmissionPolicy '%s' with binding '%s': %s", p.Name, b.Name, no.message))
 				}
 			}
 		}
+		if broken != nil {
+			deny(broken)
+		}
 	}
-	return nil
+	return first, nil
 }
 
-// evaluate returns why the request is refused for one set of parameters.
-func (v *Validating) evaluate(ctx context.Context, r *match.Request, to match.Target, p *validating, params runtime.Object) []refusal {
-	failed := func(err error) []refusal {
-		if p.ignore {
+// evaluate returns why the request is refused for one set of parameters. broken
+// refuses it whatever the binding does about failures: an audit annotation could
+// not be made.
+func (v *Validating) evaluate(ctx context.Context, r *match.Request, to match.Target, p *validating, params runtime.Object) (out []*refusal, broken *refusal) {
+	failed := func(err error) []*refusal {
+		if p.ignore || err == nil {
 			return nil
 		}
-		return []refusal{{message: err.Error()}}
+		return []*refusal{{policy: p.Name, message: err.Error()}}
 	}
 	met, err := p.met(ctx, v.cfg, r, to, params)
 	if err != nil {
-		return failed(err)
+		return failed(err), nil
 	}
 	if !met {
-		return nil
+		return nil, nil
 	}
 	own, err := r.Namespace(ctx)
 	if err != nil {
-		return failed(err)
+		return failed(err), nil
 	}
 	versioned, err := r.Versioned(to.GVK)
 	if err != nil {
-		return failed(err)
+		return failed(err), nil
 	}
 	ns, asked := plugincel.CreateNamespaceObject(own), r.Review(to)
 	full := plugincel.OptionalVariableBindings{VersionedParams: params, Authorizer: v.cfg.Authorizer}
 	results, budget, err := p.rules.ForInput(ctx, versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
 	if err != nil {
-		return failed(err)
+		return failed(err), nil
 	}
 	messages, _, messageErr := p.messages.ForInput(ctx, versioned, asked, plugincel.OptionalVariableBindings{VersionedParams: params}, ns, budget)
-	var out []refusal
 	for i, one := range results {
 		rule := &p.Spec.Validations[i]
 		switch {
@@ -204,7 +230,7 @@ func (v *Validating) evaluate(ctx context.Context, r *match.Request, to match.Ta
 		case errors.Is(messageErr, apicel.ErrInternal) || errors.Is(messageErr, apicel.ErrOutOfBudget):
 			out = append(out, failed(fmt.Errorf("failed messageExpression: %w", messageErr))...)
 		case one.EvalResult != celtypes.True:
-			no := refusal{message: messageOf(rule, messages, i), reason: metav1.StatusReasonInvalid}
+			no := &refusal{policy: p.Name, message: messageOf(rule, messages, i), reason: metav1.StatusReasonInvalid}
 			if rule.Reason != nil {
 				no.reason = *rule.Reason
 			}
@@ -214,14 +240,14 @@ func (v *Validating) evaluate(ctx context.Context, r *match.Request, to match.Ta
 	// There is no audit log to annotate; what fails to evaluate refuses still.
 	annotations, _, err := p.annotations.ForInput(ctx, versioned, asked, full, ns, celconfig.RuntimeCELCostBudget)
 	if err != nil {
-		return failed(err)
+		return failed(err), nil
 	}
 	for _, one := range annotations {
-		if one.Error != nil {
-			out = append(out, failed(one.Error)...)
+		if no := failed(one.Error); no != nil && broken == nil {
+			broken = no[0]
 		}
 	}
-	return out
+	return out, broken
 }
 
 // messageOf prefers what the message expression gives, if it is one short line.
@@ -240,10 +266,10 @@ func messageOf(rule *admissionv1.Validation, messages []plugincel.EvaluationResu
 	return "failed expression: " + strings.TrimSpace(rule.Expression)
 }
 
-func refuse(r *match.Request, p *validating, binding string, no refusal) error {
-	message := fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", p.Name, no.message)
-	if binding != "" {
-		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", p.Name, binding, no.message)
+func (no *refusal) error(r *match.Request) error {
+	message := fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", no.policy, no.message)
+	if no.binding != "" {
+		message = fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", no.policy, no.binding, no.message)
 	}
 	err := admission.Forbidden(r.Attributes, errors.New(message))
 	status := &err.ErrStatus

@@ -19,6 +19,10 @@ import (
 // event never come.
 const timeout = 5 * time.Minute
 
+// Recheck is when to look again at an owner of which something announced was not
+// seen yet: a watch that had to begin anew may never show what came and went.
+const Recheck = 30 * time.Second
+
 // Tracker keeps the announcements of one controller, by owner. Safe for
 // concurrent use.
 type Tracker struct {

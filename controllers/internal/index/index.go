@@ -26,6 +26,9 @@ const (
 	PodNode = "spec.nodeName"
 	// PodClaim finds pods by the volume claims that they name.
 	PodClaim = "spec.volumes.claimName"
+	// VolumeClaim finds volumes by the claim that they are for, "namespace/name",
+	// or Orphan.
+	VolumeClaim = "spec.claimRef"
 )
 
 // Install adds every index. Once for a cache, before it starts.
@@ -41,6 +44,7 @@ func Install(ctx context.Context, c cache.Cache) error {
 		{&batchv1.Job{}, Controller, controllerUID},
 		{&corev1.Pod{}, PodNode, podNode},
 		{&corev1.Pod{}, PodClaim, podClaims},
+		{&corev1.PersistentVolume{}, VolumeClaim, volumeClaim},
 	} {
 		if err := c.IndexField(ctx, x.obj, x.field, x.fn); err != nil {
 			return fmt.Errorf("index %T by %s: %w", x.obj, x.field, err)
@@ -69,6 +73,17 @@ func podClaims(obj client.Object) []string {
 		return nil
 	}
 	return slices.Collect(podrefs.Claims(pod))
+}
+
+func volumeClaim(obj client.Object) []string {
+	v, ok := obj.(*corev1.PersistentVolume)
+	if !ok {
+		return nil
+	}
+	if ref := v.Spec.ClaimRef; ref != nil {
+		return []string{ref.Namespace + "/" + ref.Name}
+	}
+	return []string{Orphan}
 }
 
 // By selects the objects of a namespace by one index, shared with the cache:

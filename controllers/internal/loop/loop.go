@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,6 +32,8 @@ type Env struct {
 	Cluster proa.Cluster
 	Logger  *slog.Logger
 	Clock   clock.WithTicker
+	// Metrics is where controllers register theirs; nil is nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Named returns the environment with a logger that tells the loop's name.

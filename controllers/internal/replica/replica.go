@@ -137,7 +137,11 @@ func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	if syncErr != nil {
 		return 0, syncErr
 	}
-	return nextCheck(set, active, now), nil
+	after := nextCheck(set, active, now)
+	if !maySync && (after == 0 || after > expect.Recheck) {
+		after = expect.Recheck
+	}
+	return after, nil
 }
 
 // podsOf returns the set's pods: those that count and those on their way out.
