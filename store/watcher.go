@@ -213,7 +213,7 @@ func (w *Watcher) place(ctx context.Context, buf []Event) ([]Event, error) {
 	}
 	at, err := w.r.log.after(w.since)
 	if err != nil {
-		return w.fail(buf, w.r.tooOld(w.since)), nil
+		return w.fail(buf, w.r.tooOld(w.since)), nil //nolint:nilerr // it is the last event
 	}
 	w.at = at
 	return buf, nil

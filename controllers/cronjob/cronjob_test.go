@@ -240,3 +240,36 @@ func TestDaylightSaving(t *testing.T) {
 		})
 	}
 }
+
+// Schedules that validation would not have let in are told once for each time
+// that they are written, and cost nothing after that.
+func TestBadSchedules(t *testing.T) {
+	for _, c := range []struct{ schedule, zone, want string }{
+		{"every day", "", `Warning UnparseableSchedule unparseable schedule: "every day" : `},
+		{"61 * * * *", "", `Warning UnparseableSchedule unparseable schedule: "61 * * * *" : `},
+		{"0 0 31 2 *", "", `Warning InvalidSchedule invalid schedule: 0 0 31 2 * : `},
+		{"@every 1h", "Nowhere/City", `Warning UnknownTimeZone invalid timeZone: "Nowhere/City": `},
+	} {
+		t.Run(c.schedule, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				cluster := start(t, newCronJob(func(s *batchv1.CronJobSpec) {
+					s.Schedule = c.schedule
+					if c.zone != "" {
+						s.TimeZone = ptr.To(c.zone)
+					}
+				}))
+				time.Sleep(8 * time.Hour)
+				if n := len(jobs(t, cluster)); n != 0 {
+					t.Errorf("%d jobs", n)
+				}
+				events := cluster.Events()
+				if len(events) != 1 || !strings.HasPrefix(events[0], c.want) {
+					t.Errorf("%d events %.200q, want %q", len(events), events, c.want)
+				}
+				if n := cluster.Gets(&batchv1.CronJob{}); n > 2 {
+					t.Errorf("looked %d times in eight hours", n)
+				}
+			})
+		})
+	}
+}

@@ -68,6 +68,48 @@ func TestRollout(t *testing.T) {
 	}
 }
 
+// A rollout of an image that is nowhere stops at the first pod, says so, and is
+// taken back without touching the pods that serve.
+func TestRollbackOfABadImage(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.apply(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d}
+spec:
+  replicas: 3
+  progressDeadlineSeconds: 3
+  selector: {matchLabels: {app: d}}
+  template:
+    metadata: {labels: {app: d}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: c, image: ` + busybox + `, command: [sleep, "86400"]}]
+`)
+	ready := func() string {
+		return e.kubectl("get", "pods", "-l", "app=d", "--sort-by=.metadata.name", "-o", `jsonpath={range .items[?(@.status.containerStatuses[0].ready==true)]}{.metadata.uid} {end}`)
+	}
+	e.kubectl("rollout", "status", "deploy/d", "--timeout=60s")
+	before := ready()
+	e.kubectl("set", "image", "deploy/d", "c=127.0.0.1:1/nowhere/none:1")
+	e.fails(`deployment "d" exceeded its progress deadline`, "rollout", "status", "deploy/d", "--timeout=60s")
+	e.until("the kubelet tells why", func() bool {
+		out := e.kubectl("get", "pods", "-l", "app=d")
+		return strings.Contains(out, "ImagePullBackOff") || strings.Contains(out, "ErrImagePull")
+	})
+	if now := ready(); now != before || strings.Count(now, " ") != 2 {
+		t.Errorf("while it is stuck %q serve, before %q", now, before)
+	}
+	has(t, "get", e.kubectl("get", "deploy", "d"), "d      3/3     1            3")
+	e.kubectl("rollout", "undo", "deploy/d")
+	has(t, "status", e.kubectl("rollout", "status", "deploy/d", "--timeout=60s"), "successfully rolled out")
+	if now := ready(); now != before {
+		t.Errorf("after the rollback %q serve, before %q", now, before)
+	}
+	has(t, "history", e.kubectl("rollout", "history", "deploy/d"), "2         <none>", "3         <none>")
+}
+
 // TestRollingUpdateLosesNothing asks through the Service all the while.
 func TestRollingUpdateLosesNothing(t *testing.T) {
 	e := newEnv(t)

@@ -170,7 +170,8 @@ func (c *plane) view(name string) client.Cluster {
 func (c *plane) controllers() (kill func()) {
 	v := c.view("system:kube-controller-manager")
 	all, err := controllers.All(c.t.Context(), v, controllers.Config{
-		Logger: slog.New(slog.DiscardHandler), Kinds: builtin.Kinds, RootCA: c.ca, Tokens: issuer{}, PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), MetricsAPI: &rest.Config{},
+		Logger: slog.New(slog.DiscardHandler), Kinds: builtin.Kinds, Schema: c.server.Schema, RootCA: c.ca, Tokens: issuer{},
+		PodCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"), MetricsAPI: &rest.Config{},
 		Certificates: certificates.Config{Issuer: issuer{}, CA: c.ca, Life: time.Hour},
 		// The nodes here are never heard of again.
 		NodeLifecycle: nodelifecycle.Config{GracePeriod: time.Hour, StartupGracePeriod: time.Hour},
@@ -262,7 +263,7 @@ func (c *plane) kubelet(ctx context.Context, pod *corev1.Pod) {
 	pods := c.kube.CoreV1().Pods(pod.Namespace)
 	if pod.DeletionTimestamp != nil {
 		_ = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{
-			GracePeriodSeconds: ptr.To(int64(0)), Preconditions: &metav1.Preconditions{UID: ptr.To(types.UID(pod.UID))},
+			GracePeriodSeconds: ptr.To(int64(0)), Preconditions: &metav1.Preconditions{UID: &pod.UID},
 		})
 		return
 	}

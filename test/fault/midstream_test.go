@@ -14,7 +14,7 @@ import (
 // and evictions breaks none of their promises: nobody who watches sees one
 // broken, and what ran on the node says the same.
 func TestKilledInMidstream(t *testing.T) {
-	const kills = 5
+	const kills = 4
 	n := newNode(t)
 	n.start()
 	n.importBusybox()

@@ -131,7 +131,7 @@ func New(env Env, name string, workers int, fn Func, sources ...source.Source) (
 func reconciler(logger *slog.Logger, fn Func) reconcile.Func {
 	return func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 		if ctx.Err() != nil {
-			return reconcile.Result{}, nil
+			return reconcile.Result{}, nil //nolint:nilerr // no failure
 		}
 		after, err := fn(ctx, req.NamespacedName)
 		switch {
