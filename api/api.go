@@ -49,6 +49,9 @@ type Kind struct {
 	// Deprecated is a warning to all who use the kind, empty for none.
 	Deprecated string
 
+	// NoCreate says why no object may be made now; empty: some may.
+	NoCreate string
+
 	// New and NewList make empty values of the Go types. For custom
 	// resources they are unstructured.
 	New     func() Object
@@ -141,6 +144,9 @@ type Kind struct {
 	BeginDelete func(obj Object)
 	// OrphanByDefault makes "Orphan" the default propagation policy.
 	OrphanByDefault bool
+	// Governs marks kinds by whose objects other writes are admitted: the answer to
+	// a write of one waits until the server that gives it goes by it.
+	Governs bool
 	// ResetFields are the fields that server-side apply may not own, per
 	// subresource ("" is the main resource), as dotted paths, e.g.
 	// {"": {"status"}, "status": {"spec", "metadata.labels"}}.
@@ -181,7 +187,9 @@ type Conversion struct {
 	From   func(stored Object) (Object, error)
 	// Prepare is set where From is slow for one and not for many (a webhook
 	// converts) and where labels may change on the way: From of what was prepared
-	// costs nothing for as long as the object is kept.
+	// costs nothing for as long as the object is kept. From of custom resources
+	// remembers, so it is for stored objects alone, which never change; Versions
+	// are for all others.
 	Prepare func(stored []Object) error
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -103,6 +102,23 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// stream opens a WebSocket and returns what the kubelet says it was asked.
+func (f *fixture) stream(path string) string {
+	f.Helper()
+	const protocol = "v4.channel.k8s.io"
+	dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{protocol}}
+	conn, resp, err := dialer.DialContext(f.Context(), strings.Replace(f.URL, "https", "wss", 1)+path, http.Header{"Authorization": {"Bearer admin"}})
+	if err != nil {
+		f.Fatalf("%s: %v: %+v", path, err, resp)
+	}
+	defer func() { _ = conn.Close() }()
+	_, got, err := conn.ReadMessage()
+	if err != nil || conn.Subprotocol() != protocol {
+		f.Errorf("%s: %v by %q", path, err, conn.Subprotocol())
+	}
+	return string(got)
+}
+
 // The fifth version of the protocol is translated, and tested with kubectl; those
 // before it are passed on as they are.
 func TestExec(t *testing.T) {
@@ -114,17 +130,9 @@ func TestExec(t *testing.T) {
 		"/attach?stdout=1":      "/attach/default/p/c?output=1",
 		"/portforward?ports=80": "/portForward/default/p?port=80",
 	} {
-		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"v4.channel.k8s.io"}}
-		conn, resp, err := dialer.DialContext(t.Context(), strings.Replace(f.URL, "https", "wss", 1)+pods+"/p"+path, http.Header{"Authorization": {"Bearer admin"}})
-		if err != nil {
-			body, _ := io.ReadAll(resp.Body)
-			t.Fatalf("%s: %v %s", path, err, body)
+		if got := f.stream(pods + "/p" + path); got != want {
+			t.Errorf("%s: %s", path, got)
 		}
-		_, got, err := conn.ReadMessage()
-		if err != nil || string(got) != want || conn.Subprotocol() != "v4.channel.k8s.io" {
-			t.Errorf("%s: %s %v", path, got, err)
-		}
-		_ = conn.Close()
 	}
 	f.expect(201, "POST", pods, podNamed("unbound"))
 	a := f.expect(400, "POST", pods+"/unbound/exec?command=ls&stdout=1", "")

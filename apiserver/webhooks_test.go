@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	reviewv1 "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -37,8 +38,9 @@ type answerer func(*reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse
 // was asked.
 type hooks struct {
 	*fixture
-	url string
-	ca  []byte
+	url     string
+	ca      []byte
+	metrics *prometheus.Registry
 
 	mu    sync.Mutex
 	paths map[string]answerer
@@ -48,22 +50,27 @@ type hooks struct {
 // withHooks starts an API server that calls webhooks, and a server for them.
 func withHooks(t *testing.T) *hooks {
 	t.Helper()
-	h := &hooks{paths: map[string]answerer{}}
+	return hooksOn(t, start)
+}
+
+func hooksOn(t *testing.T, start func(*testing.T, func(*apiserver.Config)) *fixture) *hooks {
+	t.Helper()
+	h := &hooks{paths: map[string]answerer{}, metrics: prometheus.NewRegistry()}
 	client := webhookclient.New(nil)
 	t.Cleanup(client.Close)
 	server := httptest.NewTLSServer(http.HandlerFunc(h.serve))
 	t.Cleanup(server.Close)
 	h.url, h.ca = server.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	h.fixture = start(t, func(c *apiserver.Config) { c.Admission = webhookChain(t, c, client) })
+	h.fixture = start(t, func(c *apiserver.Config) { c.Admission = webhookChain(t, c, client, h.metrics) })
 	return h
 }
 
-func webhookChain(tb testing.TB, c *apiserver.Config, client *webhookclient.Client) admission.Chain {
+func webhookChain(tb testing.TB, c *apiserver.Config, client *webhookclient.Client, metrics prometheus.Registerer) admission.Chain {
 	tb.Helper()
 	objects := live.New(c.Store, c.Kinds)
 	mutating, validating, err := webhook.New(webhook.Config{
 		Lookup: admission.Lookup{Source: objects, Live: objects.Live}, Authorizer: c.Authorizer,
-		Client: client, Logger: slog.New(slog.DiscardHandler),
+		Client: client, Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -121,7 +128,7 @@ func rule(group, version, resource string, operations ...admissionv1.OperationTy
 	}}}
 }
 
-// validate configures a webhook, and waits until it is in force.
+// validate configures a webhook, which is in force at once.
 func (h *hooks) validate(path string, change func(*admissionv1.ValidatingWebhook)) {
 	h.Helper()
 	w := admissionv1.ValidatingWebhook{
@@ -156,15 +163,6 @@ func (h *hooks) mutate(path string, change func(*admissionv1.MutatingWebhook)) {
 	}
 }
 
-// settle waits until the API server's cache has what was written.
-func (h *hooks) settle() {
-	h.Helper()
-	objects := live.New(h.Store, h.Kinds().Set().All)
-	for _, resource := range []string{"mutatingwebhookconfigurations", "validatingwebhookconfigurations"} {
-		objects.Live(h.Context(), admissionv1.SchemeGroupVersion.WithResource(resource).GroupResource(), "", "none")
-	}
-}
-
 func (h *hooks) create(name string, labels map[string]string, opts metav1.CreateOptions) (*corev1.ConfigMap, error) {
 	return h.CoreV1().ConfigMaps("default").Create(h.Context(), &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Data: map[string]string{"a": "b"},
@@ -185,7 +183,7 @@ func says(err error) string {
 func TestValidatingWebhooks(t *testing.T) {
 	h := withHooks(t)
 	h.on("/deny", func(r *reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse {
-		if r.Operation == admissionv1DELETE && len(r.Object.Raw) > 0 || r.UserInfo.Username != "admin" || len(r.Options.Raw) == 0 {
+		if r.UserInfo.Username != "admin" || len(r.Options.Raw) == 0 {
 			return &reviewv1.AdmissionResponse{Result: &metav1.Status{Message: "asked in a wrong way"}}
 		}
 		return &reviewv1.AdmissionResponse{
@@ -197,7 +195,6 @@ func TestValidatingWebhooks(t *testing.T) {
 		w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"deny": "yes"}}
 		w.MatchConditions = []admissionv1.MatchCondition{{Name: "not-spared", Expression: "request.name != 'spared' && authorizer.group('').resource('pods').check('get').allowed()"}}
 	})
-	h.settle()
 	denied := map[string]string{"deny": "yes"}
 	const no = `admission webhook "deny.example.com" denied the request: no `
 	a := h.send("POST", "/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"x","labels":{"deny":"yes"}}}`, "Content-Type: application/json")
@@ -225,13 +222,10 @@ func TestValidatingWebhooks(t *testing.T) {
 	if err := h.AdmissionregistrationV1().ValidatingWebhookConfigurations().Delete(t.Context(), "deny", metav1.DeleteOptions{}); err != nil || h.seen() != "" {
 		t.Errorf("delete the configuration: %v", err)
 	}
-	h.settle()
 	if _, err := h.create("free", denied, metav1.CreateOptions{}); err != nil {
 		t.Errorf("without the configuration: %v", err)
 	}
 }
-
-const admissionv1DELETE = reviewv1.Delete
 
 func TestDeletionsAreAsked(t *testing.T) {
 	h := withHooks(t)
@@ -243,7 +237,6 @@ func TestDeletionsAreAsked(t *testing.T) {
 		return &reviewv1.AdmissionResponse{}
 	})
 	h.validate("/keep", func(w *admissionv1.ValidatingWebhook) { w.Rules = ofMaps(admissionv1.Delete) })
-	h.settle()
 	for name, labels := range map[string]map[string]string{"kept": {"keep": "yes"}, "gone": nil} {
 		if _, err := h.create(name, labels, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -260,6 +253,29 @@ func TestDeletionsAreAsked(t *testing.T) {
 	if err := maps.Delete(t.Context(), "gone", metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestConnectionsAndEvictionsAreAsked(t *testing.T) {
+	h := hooksOn(t, func(t *testing.T, change func(*apiserver.Config)) *fixture { return withKubelet(t, change) })
+	h.bound("p")
+	h.on("/connect", func(r *reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse {
+		if r.SubResource == "attach" {
+			return &reviewv1.AdmissionResponse{Result: &metav1.Status{Message: r.Kind.Kind + " of " + r.Namespace + "/" + r.Name}}
+		}
+		return patches(`[{"op":"replace","path":"/command/0","value":"true"}]`)
+	})
+	h.mutate("/connect", func(w *admissionv1.MutatingWebhook) { w.Rules = rule("", "v1", "pods/*", admissionv1.Connect) })
+	h.on("/delete", func(*reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse { return &reviewv1.AdmissionResponse{} })
+	h.validate("/delete", func(w *admissionv1.ValidatingWebhook) { w.Rules = rule("", "*", "pods", admissionv1.Delete) })
+	a := h.expect(http.StatusBadRequest, "GET", pods+"/p/attach?stdout=true", "")
+	if want := `admission webhook "connect.example.com" denied the request: PodAttachOptions of default/p`; a.text("message") != want {
+		t.Error(a.body)
+	}
+	if got := h.stream(pods + "/p/exec?command=rm&stdout=true"); got != "/exec/default/p/c?command=true&output=1" {
+		t.Error(got)
+	}
+	h.expect(http.StatusBadRequest, "DELETE", pods+"/p", "")
+	h.expect(http.StatusCreated, "POST", pods+"/p/eviction", `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p","namespace":"default"}}`)
 }
 
 func TestMutatingWebhooksAreReinvoked(t *testing.T) {
@@ -280,7 +296,6 @@ func TestMutatingWebhooksAreReinvoked(t *testing.T) {
 		w.ReinvocationPolicy = ptr.To(admissionv1.IfNeededReinvocationPolicy)
 		w.AdmissionReviewVersions = []string{"v9", "v1beta1"}
 	})
-	h.settle()
 	made, err := h.create("x", nil, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -344,7 +359,6 @@ func TestWebhooksThatFail(t *testing.T) {
 			w.SideEffects = ptr.To(admissionv1.SideEffectClassNoneOnDryRun)
 		})
 	}
-	h.settle()
 	for name, want := range map[string]string{
 		"late":     failed + `failed to call webhook: Post "` + h.url + `/fail?timeout=1s": `,
 		"stranger": failed + `received invalid webhook response: expected response.uid=`,
@@ -360,6 +374,31 @@ func TestWebhooksThatFail(t *testing.T) {
 		try(admissionv1.Fail, name, want)
 		try(admissionv1.Ignore, name, want)
 	}
+	for name, want := range map[string]float64{
+		"webhook_request_total": 14, "webhook_fail_open_count": 3,
+		"webhook_rejection_count": 3 + 4, // of the webhook and of its patches: what was stripped is found later
+	} {
+		if got := h.count("apiserver_admission_" + name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// count adds up what a counter has.
+func (h *hooks) count(name string) (sum float64) {
+	h.Helper()
+	families, err := h.metrics.Gather()
+	if err != nil {
+		h.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 func TestDryRunsAndSideEffects(t *testing.T) {
@@ -371,13 +410,12 @@ func TestDryRunsAndSideEffects(t *testing.T) {
 	}
 	// One with side effects cannot be made any more, only be there from earlier days.
 	c.Webhooks[0].SideEffects = ptr.To(admissionv1.SideEffectClassSome)
-	objects := live.New(h.Store, h.Kinds().Set().All)
+	objects, configurations := live.New(h.Store, h.Kinds().Set().All), admissionv1.Resource("validatingwebhookconfigurations")
 	c.SetGroupVersionKind(admissionv1.SchemeGroupVersion.WithKind("ValidatingWebhookConfiguration"))
-	h.settle()
-	if err := objects.Replace(t.Context(), admissionv1.SchemeGroupVersion.WithResource("validatingwebhookconfigurations").GroupResource(), c); err != nil {
+	if err := objects.Replace(t.Context(), configurations, c); err != nil {
 		t.Fatal(err)
 	}
-	h.settle()
+	objects.Live(t.Context(), configurations, "", "side") // waits for the cache
 	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	if _, err := h.create("x", nil, dry); says(err) != `admission webhook "side.example.com" does not support dry run` || !apierrors.IsBadRequest(err) {
 		t.Error(err)
@@ -409,7 +447,6 @@ func TestWebhooksMatchOtherVersionsAndSubresources(t *testing.T) {
 		w.Rules = append(w.Rules, rule("", "v1", "namespaces", admissionv1.Create)...)
 		w.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"look": "yes"}}
 	})
-	h.settle()
 	for _, ns := range []string{"unseen", "seen"} {
 		labels := map[string]string{"look": "yes"}
 		if ns == "unseen" {
@@ -442,7 +479,7 @@ func TestWebhooksMatchOtherVersionsAndSubresources(t *testing.T) {
 // BenchmarkNoWebhooks is what every write pays in a cluster without webhooks.
 func BenchmarkNoWebhooks(b *testing.B) {
 	var chain admission.Chain
-	s := apiservertest.Start(b, func(c *apiserver.Config) { chain = webhookChain(b, c, webhookclient.New(nil)) })
+	s := apiservertest.Start(b, func(c *apiserver.Config) { chain = webhookChain(b, c, webhookclient.New(nil), nil) })
 	object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}}
 	b.ReportAllocs()
 	for b.Loop() {

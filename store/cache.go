@@ -214,7 +214,7 @@ func (r *Resource) makeEntry(c *change) *Entry {
 // that cannot be read any more is gone.
 func (r *Resource) applyLocked(c *change, e *Entry, events []*node) []*node {
 	gone := c.deleted || e == nil
-	prev, _ := r.tree.Get(&Entry{Key: c.key})
+	prev := lookup(r.tree, c.key)
 	if gone && prev == nil {
 		return events
 	}

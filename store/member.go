@@ -187,24 +187,45 @@ func damaged(path string, err error) error {
 
 // commitMember is commit below etcd's client, which copies what it is given.
 func (e *etcd) commitMember(ctx context.Context, w write) (rev int64, ok bool, err error) {
-	key := []byte(w.key)
-	var op pb.RequestOp
-	if w.remove {
-		op.Request = &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}
-	} else {
-		op.Request = &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: w.value, Lease: int64(w.lease), IgnoreLease: w.keepLease}}
-	}
-	resp, err := e.kv.Txn(ctx, &pb.TxnRequest{
-		Compare: []*pb.Compare{{
-			Key: key, Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
-			TargetUnion: &pb.Compare_ModRevision{ModRevision: w.expect},
-		}},
-		Success: []*pb.RequestOp{&op},
-	})
+	t := &txn{}
+	resp, err := e.kv.Txn(ctx, t.of(w))
 	if err != nil {
 		return 0, false, err
 	}
 	return resp.Header.Revision, resp.Succeeded, nil
+}
+
+// txn is what a write's transaction is made of, in one piece.
+type txn struct {
+	request  pb.TxnRequest
+	compare  pb.Compare
+	revision pb.Compare_ModRevision
+	compares [1]*pb.Compare
+	op       pb.RequestOp
+	ops      [1]*pb.RequestOp
+	putOp    pb.RequestOp_RequestPut
+	put      pb.PutRequest
+	removeOp pb.RequestOp_RequestDeleteRange
+	remove   pb.DeleteRangeRequest
+}
+
+// of fills t: the write happens if its key is as it was read.
+func (t *txn) of(w write) *pb.TxnRequest {
+	key := []byte(w.key)
+	t.revision.ModRevision = w.expect
+	t.compare.Key, t.compare.Target, t.compare.Result, t.compare.TargetUnion = key, pb.Compare_MOD, pb.Compare_EQUAL, &t.revision
+	if w.remove {
+		t.remove.Key = key
+		t.removeOp.RequestDeleteRange = &t.remove
+		t.op.Request = &t.removeOp
+	} else {
+		t.put.Key, t.put.Value, t.put.Lease, t.put.IgnoreLease = key, w.value, int64(w.lease), w.keepLease
+		t.putOp.RequestPut = &t.put
+		t.op.Request = &t.putOp
+	}
+	t.compares[0], t.ops[0] = &t.compare, &t.op
+	t.request.Compare, t.request.Success = t.compares[:], t.ops[:]
+	return &t.request
 }
 
 // watchMember reads the watch stream of the member itself, below its client

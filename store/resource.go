@@ -201,9 +201,8 @@ func (r *Resource) Revision() int64 { return r.changed.Load() }
 // Cached returns what the cache has now, without waiting.
 func (r *Resource) Cached(key string) *Entry {
 	r.mu.RLock()
-	e, _ := r.tree.Get(&Entry{Key: key})
-	r.mu.RUnlock()
-	return e
+	defer r.mu.RUnlock()
+	return lookup(r.tree, key)
 }
 
 // catchUp waits until the cache has every write acknowledged before the call.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 	"weak"
 
@@ -29,6 +30,18 @@ func newTree() *tree {
 	return btree.NewG(32, func(a, b *Entry) bool { return a.Key < b.Key })
 }
 
+// probes are entries with nothing but a key, to look for others.
+var probes = sync.Pool{New: func() any { return new(Entry) }}
+
+func lookup(t *tree, key string) *Entry {
+	probe := probes.Get().(*Entry)
+	probe.Key = key
+	e, _ := t.Get(probe)
+	probe.Key = ""
+	probes.Put(probe)
+	return e
+}
+
 // Snapshot is a resource at one revision; holding it is cheap.
 type Snapshot struct {
 	// Revision is what a list made of it reports as its resourceVersion.
@@ -40,17 +53,20 @@ type Snapshot struct {
 
 // Get returns the entry of key, or nil.
 func (s *Snapshot) Get(key string) *Entry {
-	e, _ := s.tree.Get(&Entry{Key: key})
-	return e
+	return lookup(s.tree, key)
 }
 
 // Ascend calls fn for the entries whose keys start with prefix ("namespace/",
 // "" for all) in key order, from the first key that is >= from, until fn
 // returns false.
 func (s *Snapshot) Ascend(prefix, from string, fn func(*Entry) bool) {
-	s.tree.AscendGreaterOrEqual(&Entry{Key: max(prefix, from)}, func(e *Entry) bool {
+	probe := probes.Get().(*Entry)
+	probe.Key = max(prefix, from)
+	s.tree.AscendGreaterOrEqual(probe, func(e *Entry) bool {
 		return strings.HasPrefix(e.Key, prefix) && fn(e)
 	})
+	probe.Key = ""
+	probes.Put(probe)
 }
 
 // State stands for what the snapshot holds: it is equal for two snapshots of a

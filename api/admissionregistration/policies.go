@@ -46,6 +46,7 @@ func ValidatingAdmissionPolicy() *api.Kind {
 			ValidateUpdate: api.CheckUpdate(func(p, _ P) field.ErrorList { return validateStatus(&p.Status) }),
 		},
 		RequireVersionOnUpdate: true,
+		Governs:                true,
 		ResetFields:            map[string][]string{"": {"status"}, "status": {"spec", "metadata"}},
 	}
 }
@@ -73,6 +74,7 @@ func ValidatingAdmissionPolicyBinding() *api.Kind {
 		ValidateUpdate:         api.CheckUpdate(func(b, _ B) field.ErrorList { return validateValidatingBinding(b) }),
 		Warnings:               api.Warn(func(b, _ B) []string { return nameWarnings(b.Name) }),
 		RequireVersionOnUpdate: true,
+		Governs:                true,
 	}
 }
 
@@ -101,6 +103,7 @@ func MutatingAdmissionPolicy() *api.Kind {
 		ValidateUpdate:         api.CheckUpdate(validateMutating),
 		Warnings:               api.Warn(func(p, _ P) []string { return nameWarnings(p.Name) }),
 		RequireVersionOnUpdate: true,
+		Governs:                true,
 	}
 }
 
@@ -127,5 +130,6 @@ func MutatingAdmissionPolicyBinding() *api.Kind {
 		ValidateUpdate:         api.CheckUpdate(func(b, _ B) field.ErrorList { return validateMutatingBinding(b) }),
 		Warnings:               api.Warn(func(b, _ B) []string { return nameWarnings(b.Name) }),
 		RequireVersionOnUpdate: true,
+		Governs:                true,
 	}
 }

@@ -49,6 +49,7 @@ func ValidatingWebhookConfiguration() *api.Kind {
 		ValidateUpdate:         api.CheckUpdate(func(c, old C) field.ErrorList { return validateWebhooks(hooks(c), hooks(old)) }),
 		Warnings:               api.Warn(func(c, _ C) []string { return nameWarnings(c.Name) }),
 		RequireVersionOnUpdate: true,
+		Governs:                true,
 	}
 }
 
@@ -87,6 +88,7 @@ func MutatingWebhookConfiguration() *api.Kind {
 		ValidateUpdate:         api.CheckUpdate(func(c, old C) field.ErrorList { return validateWebhooks(mutating(c), mutating(old)) }),
 		Warnings:               api.Warn(func(c, _ C) []string { return nameWarnings(c.Name) }),
 		RequireVersionOnUpdate: true,
+		Governs:                true,
 	}
 }
 

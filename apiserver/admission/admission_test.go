@@ -292,3 +292,63 @@ func TestNewNodesAreNotReady(t *testing.T) {
 		t.Errorf("taints %v", node.Spec.Taints)
 	}
 }
+
+// mutator is a plugin that labels what it sees.
+type mutator struct {
+	name  string
+	admit func(*mutator, *admission.Attributes)
+}
+
+func (m *mutator) Name() string { return m.name }
+
+func (m *mutator) Admit(_ context.Context, a *admission.Attributes) error {
+	m.admit(m, a)
+	return nil
+}
+
+func TestMutatorsRunAgain(t *testing.T) {
+	var calls []string
+	// A plugin that asks to be called again, changes the object, or both.
+	part := func(name string, again, changes bool) admission.Plugin {
+		return &mutator{name, func(m *mutator, a *admission.Attributes) {
+			r := a.Recall(m.name)
+			if r.Skips("part") {
+				return
+			}
+			calls = append(calls, m.name)
+			if changes {
+				a.Object.(*corev1.ConfigMap).Data[m.name] = "here"
+				r.Changed()
+			}
+			if again {
+				r.Called("part")
+			}
+			r.Done()
+		}}
+	}
+	plain := &mutator{"plain", func(_ *mutator, a *admission.Attributes) {
+		calls = append(calls, "plain")
+		data := a.Object.(*corev1.ConfigMap).Data
+		data["plain"] = data["changes"]
+	}}
+	for _, c := range []struct {
+		name  string
+		chain admission.Chain
+		want  string
+	}{
+		{"nothing changes", admission.Chain{plain, part("asks", true, false)}, "plain asks"},
+		{"nobody asks", admission.Chain{part("changes", false, true), part("silent", false, false)}, "changes silent"},
+		{"a built-in plugin follows the change", admission.Chain{plain, part("changes", false, true), part("asks", true, false)}, "plain changes asks plain asks"},
+		{"no further change", admission.Chain{part("changes", false, true), part("asks", true, false)}, "changes asks"},
+		{"its own change is not news", admission.Chain{part("changes", true, true)}, "changes"},
+	} {
+		calls = nil
+		a := attributes(admission.Create, res("configmaps"), &corev1.ConfigMap{ObjectMeta: meta("ns", "c"), Data: map[string]string{}})
+		if err := c.chain.Admit(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(calls, " "); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}

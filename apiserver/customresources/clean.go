@@ -85,7 +85,7 @@ func (s *Server) removeObjects(ctx context.Context, k *api.Kind) (left int, err 
 		waiting = waiting || e.Object.GetDeletionTimestamp() == nil
 	}
 	if waiting {
-		if _, err := s.cfg.Registry.DeleteCollection(ctx, all, nil, nil); err != nil {
+		if _, err := s.cfg.Registry.DeleteCollection(registry.WithAdmitted(ctx), all, nil, nil); err != nil {
 			return 0, err
 		}
 		if l, err = s.cfg.Registry.List(ctx, all, nil); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,23 +17,41 @@ import (
 	"github.com/proa-dev/proa/api"
 )
 
-// find returns the first value at a JSON path, and a way to print it. A path is
-// parsed for each use: a parsed one keeps state while it walks.
-func find(path string, u *unstructured.Unstructured) (value any, show func() (string, error), ok bool) {
-	p := jsonpath.New("path").AllowMissingKeys(true)
-	if err := p.Parse("{" + path + "}"); err != nil {
-		return nil, nil, false
+// path is a JSON path. A parsed one keeps state while it walks, so everybody who
+// reads takes one of their own.
+type path struct{ parsed sync.Pool }
+
+func newPath(text string) *path {
+	return &path{parsed: sync.Pool{New: func() any {
+		p := jsonpath.New("path").AllowMissingKeys(true)
+		if err := p.Parse("{" + text + "}"); err != nil {
+			return (*jsonpath.JSONPath)(nil) // validated, but by a laxer server
+		}
+		return p
+	}}}
+}
+
+// find returns the first value at the path.
+func (p *path) find(u *unstructured.Unstructured) (value any, ok bool) {
+	parsed := p.parsed.Get().(*jsonpath.JSONPath)
+	if parsed == nil {
+		return nil, false
 	}
-	results, err := p.FindResults(u.Object)
+	defer p.parsed.Put(parsed)
+	results, err := parsed.FindResults(u.Object)
 	if err != nil || len(results) == 0 || len(results[0]) == 0 {
-		return nil, nil, false
+		return nil, false
 	}
-	value = results[0][0].Interface()
-	return value, func() (string, error) {
-		var out bytes.Buffer
-		err := p.PrintResults(&out, []reflect.Value{reflect.ValueOf(value)})
-		return out.String(), err
-	}, true
+	return results[0][0].Interface(), true
+}
+
+// print writes a value that find found.
+func (p *path) print(value any) (string, bool) {
+	parsed := p.parsed.Get().(*jsonpath.JSONPath)
+	defer p.parsed.Put(parsed)
+	var out bytes.Buffer
+	err := parsed.PrintResults(&out, []reflect.Value{reflect.ValueOf(value)})
+	return out.String(), err == nil
 }
 
 // columns are those that the definition asks for; without any: the age.
@@ -43,17 +62,18 @@ func columns(v *apiextensionsv1.CustomResourceDefinitionVersion) []api.Column {
 		if text == "" {
 			text = "Custom resource definition column (in JSONPath format): " + c.JSONPath
 		}
+		at := newPath(c.JSONPath)
 		out = append(out, api.Column{
 			TableColumnDefinition: metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: text, Priority: c.Priority},
 			Value: func(o api.Object) any {
-				value, show, ok := find(c.JSONPath, o.(*unstructured.Unstructured))
-				if !ok || value == nil && c.Type != "string" {
+				value, ok := at.find(o.(*unstructured.Unstructured))
+				switch {
+				case !ok, value == nil && c.Type != "string":
 					return nil
-				}
-				if c.Type != "string" {
+				case c.Type != "string":
 					return cell(c.Type, value)
 				}
-				if text, err := show(); err == nil {
+				if text, ok := at.print(value); ok {
 					return text
 				}
 				return nil
@@ -109,14 +129,15 @@ func selectable(v *apiextensionsv1.CustomResourceDefinitionVersion) (names []str
 	if len(v.SelectableFields) == 0 {
 		return nil, nil
 	}
+	var paths []*path
 	for _, f := range v.SelectableFields {
-		names = append(names, strings.TrimPrefix(f.JSONPath, "."))
+		names, paths = append(names, strings.TrimPrefix(f.JSONPath, ".")), append(paths, newPath(f.JSONPath))
 	}
 	return names, func(o api.Object) fields.Set {
 		out := fields.Set{}
-		for i, f := range v.SelectableFields {
+		for i, at := range paths {
 			out[names[i]] = ""
-			if value, _, ok := find(f.JSONPath, o.(*unstructured.Unstructured)); ok && value != nil {
+			if value, ok := at.find(o.(*unstructured.Unstructured)); ok && value != nil {
 				out[names[i]] = fmt.Sprint(value)
 			}
 		}

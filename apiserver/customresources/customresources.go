@@ -13,6 +13,7 @@ package customresources
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,19 +73,20 @@ type state struct {
 
 // made is what a family depends on. It is compared.
 type made struct {
-	uid        types.UID
-	generation int64
-	names      string
-	stored     string // versions
-	leaving    bool
-	served     bool
+	uid     types.UID
+	text    [sha256.Size]byte // of its specification and names
+	stored  string            // versions
+	leaving bool
+	served  bool
 }
 
 func madeOf(d *definition) made {
-	names, _ := json.Marshal(d.Status.AcceptedNames) // strings alone
+	// Not the generation, which grows when the deletion begins. What was read from
+	// JSON can be written.
+	text, _ := json.Marshal([]any{d.Spec, d.Status.AcceptedNames})
 	m := made{
-		uid: d.UID, generation: d.Generation, names: string(names),
-		leaving: d.DeletionTimestamp != nil, served: apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established),
+		uid: d.UID, text: sha256.Sum256(text), leaving: d.DeletionTimestamp != nil,
+		served: apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established),
 	}
 	if byWebhook(d) {
 		m.stored = strings.Join(d.Status.StoredVersions, ",")

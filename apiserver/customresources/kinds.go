@@ -35,7 +35,7 @@ func (f *family) leaving() *family {
 	out := &family{stored: f.stored}
 	for _, k := range f.served {
 		going := *k
-		going.Verbs = []string{"delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+		going.NoCreate = "create not allowed while custom resource definition is terminating"
 		out.served = append(out.served, &going)
 	}
 	return out

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
-	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -120,7 +119,11 @@ func structure(d *definition) {
 		if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
 			continue
 		}
-		s, err := structureOf(v.Schema.OpenAPIV3Schema)
+		var s *structural.Structural
+		in, err := internalSchema(v.Schema.OpenAPIV3Schema)
+		if err == nil {
+			s, err = structural.NewStructural(in)
+		}
 		if err != nil {
 			c.Status, c.Reason = apiextensionsv1.ConditionUnknown, "StructuralError"
 			c.Message = fmt.Sprintf("failed to check validation schema for version %s: %v", v.Name, err)
@@ -135,12 +138,4 @@ func structure(d *definition) {
 	}
 	c.Message = errs.ToAggregate().Error()
 	setCondition(d, c)
-}
-
-func structureOf(s *apiextensionsv1.JSONSchemaProps) (*structural.Structural, error) {
-	in := &apiextensions.JSONSchemaProps{}
-	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(s.DeepCopy(), in, nil); err != nil {
-		return nil, err
-	}
-	return structural.NewStructural(in)
 }

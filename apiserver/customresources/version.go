@@ -46,10 +46,9 @@ func compile(d *definition, v *apiextensionsv1.CustomResourceDefinitionVersion) 
 	}
 	in := &apiextensions.JSONSchemaProps{}
 	if v.Schema != nil && v.Schema.OpenAPIV3Schema != nil {
-		// Conversion shares memory with its argument, which is everybody's.
-		own := v.Schema.OpenAPIV3Schema.DeepCopy()
-		if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(own, in, nil); err != nil {
-			return nil, fmt.Errorf("version %s: read the schema: %w", v.Name, err)
+		var err error
+		if in, err = internalSchema(v.Schema.OpenAPIV3Schema); err != nil {
+			return nil, fmt.Errorf("version %s: %w", v.Name, err)
 		}
 		s, err := structural.NewStructural(in)
 		if err != nil && !out.preserve {
@@ -75,6 +74,16 @@ func compile(d *definition, v *apiextensionsv1.CustomResourceDefinitionVersion) 
 	}
 	out.rules = cel.NewValidator(out.schema, true, celconfig.PerCallLimit)
 	return out, nil
+}
+
+// internalSchema is a schema as upstream's compilers take it. Conversion shares
+// memory with its argument, which is everybody's: it gets a copy.
+func internalSchema(s *apiextensionsv1.JSONSchemaProps) (*apiextensions.JSONSchemaProps, error) {
+	in := &apiextensions.JSONSchemaProps{}
+	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(s.DeepCopy(), in, nil); err != nil {
+		return nil, fmt.Errorf("read the schema: %w", err)
+	}
+	return in, nil
 }
 
 // coerce does for a custom resource what reading does for a built-in one: it

@@ -35,7 +35,10 @@ func resources(set *kinds.Set, group, version string) []resource {
 	var out []resource
 	for _, k := range found {
 		verbs := k.Verbs
-		if verbs == nil {
+		switch {
+		case k.NoCreate != "": // nor help others to stay
+			verbs = []string{"delete", "deletecollection", "get", "list", "watch"}
+		case verbs == nil:
 			verbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 		}
 		singular := k.Singular

@@ -166,6 +166,9 @@ func Convert(obj api.Object, from, to *api.Kind) (api.Object, error) {
 	if from.GVK == to.GVK {
 		return obj, nil
 	}
+	if to := from.Versions[to.GVK.Version]; to != nil {
+		return to(obj)
+	}
 	var err error
 	if from.Storage != nil {
 		if obj, err = from.Storage.To(obj); err != nil {

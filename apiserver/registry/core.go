@@ -179,6 +179,15 @@ func WithAuthorized(ctx context.Context) context.Context {
 	return context.WithValue(ctx, authorizedKey{}, true)
 }
 
+type admittedKey struct{}
+
+// WithAdmitted marks deletions about which admission is not asked: those that
+// follow from what it let pass already (an eviction, the end of the definition
+// of custom resources).
+func WithAdmitted(ctx context.Context) context.Context {
+	return context.WithValue(ctx, admittedKey{}, true)
+}
+
 type receiptKey struct{}
 
 // Receipt takes the entry that a write made, for callers that want its bytes.
@@ -194,7 +203,16 @@ func (r *resource) written(ctx context.Context, e *store.Entry) (api.Object, err
 	if receipt, ok := ctx.Value(receiptKey{}).(*Receipt); ok && r.kind.Storage == nil {
 		receipt.Entry = e
 	}
+	r.heed(ctx, e)
 	return r.served(e)
+}
+
+// heed waits until the cache has a write that governs others. It does not fail
+// the write, which has happened: the cache has it a little later then.
+func (r *resource) heed(ctx context.Context, e *store.Entry) {
+	if r.kind.Governs {
+		_, _ = r.store.Latest(ctx, e.Key)
+	}
 }
 
 // authorize checks the request's main verb.

@@ -106,6 +106,9 @@ type createArgs struct {
 // createNew stores obj, which it owns, as a new object.
 func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Object, args createArgs) (api.Object, error) {
 	k := t.Kind
+	if err := c.mayCreate(k, obj.GetName()); err != nil {
+		return nil, err
+	}
 	if err := matchNamespace(t, obj); err != nil {
 		return nil, err
 	}
@@ -188,6 +191,20 @@ func admitted(obj api.Object) error {
 	return nil
 }
 
+// mayCreate refuses objects of custom resources that go.
+func (c *Core) mayCreate(k *api.Kind, name string) error {
+	if k.Coerce == nil {
+		return nil
+	}
+	if now := c.cfg.Kinds.Set().ByResource(k.GVR()); now != nil {
+		k = now
+	}
+	if k.NoCreate != "" {
+		return apierrors.NewForbidden(k.GR(), name, errors.New(k.NoCreate))
+	}
+	return nil
+}
+
 // storeNew claims what an object that is ready holds, and writes it.
 func (c *Core) storeNew(ctx context.Context, r *resource, t Target, obj api.Object, a *admission.Attributes) (api.Object, error) {
 	claim, err := c.claim(ctx, t, obj, nil, a.DryRun)
@@ -230,6 +247,10 @@ func (c *Core) storeClaimed(ctx context.Context, r *resource, t Target, obj api.
 			return nil, c.alreadyExists(t, obj, e.Object)
 		}
 		return obj, nil
+	}
+	// Once more: the definition of the kind may have begun to go meanwhile.
+	if err := c.mayCreate(k, obj.GetName()); err != nil {
+		return nil, err
 	}
 	stored, err := r.toStored(obj)
 	if err != nil {

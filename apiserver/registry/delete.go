@@ -105,6 +105,9 @@ func (c *Core) removeOnce(ctx context.Context, r *resource, t Target, e *store.E
 }
 
 func (c *Core) admitDelete(ctx context.Context, t Target, live api.Object, opts *metav1.DeleteOptions) error {
+	if done, _ := ctx.Value(admittedKey{}).(bool); done {
+		return nil
+	}
 	a := c.attributes(ctx, t, admission.Delete, nil, live, opts, dryRun(opts.DryRun))
 	if err := c.admit(ctx, a); err != nil {
 		return err
@@ -279,6 +282,7 @@ func (c *Core) finishDelete(ctx context.Context, r *resource, t Target, e *store
 	if err != nil {
 		return nil, err
 	}
+	r.heed(ctx, gone)
 	c.released(ctx, t, obj)
 	if obj == e.Object {
 		return r.served(gone)

@@ -129,7 +129,7 @@ func (c *Core) evictOnce(ctx context.Context, t Target, del *metav1.DeleteOption
 			gone.Preconditions.ResourceVersion = &marked
 		}
 	}
-	_, _, err = c.remove(ctx, t, gone)
+	_, _, err = c.remove(WithAdmitted(ctx), t, gone)
 	switch {
 	case !still || asked || !apierrors.IsConflict(err):
 		return err

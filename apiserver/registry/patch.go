@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/proa-dev/proa/api"
@@ -171,7 +172,7 @@ func decodeApplied(t Target, data []byte, f *faults) (*unstructured.Unstructured
 	u := &unstructured.Unstructured{Object: map[string]any{}}
 	asJSON, err := yaml.YAMLToJSON(data)
 	if err == nil {
-		err = json.Unmarshal(asJSON, &u.Object)
+		err = kjson.UnmarshalCaseSensitivePreserveInts(asJSON, &u.Object)
 	}
 	if err == nil {
 		err = quantities.CheckJSON(asJSON, t.Kind.New())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -23,6 +24,7 @@ func echo(t *testing.T) (*httptest.Server, []byte) {
 		case "/long":
 			_, _ = w.Write([]byte(`"` + strings.Repeat("a", 1<<20) + `"`))
 		case "/slow":
+			_, _ = io.Copy(io.Discard, r.Body) // who does not read is not told that the client left
 			<-r.Context().Done()
 		case "/elsewhere":
 			http.Redirect(w, r, "/echo", http.StatusTemporaryRedirect)

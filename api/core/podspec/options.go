@@ -58,7 +58,7 @@ func After(old *corev1.PodSpec, annotations map[string]string) Options {
 			o.hostSysctls = o.hostSysctls || len(hostSysctl(nil, s.Name, old)) > 0
 		}
 	}
-	visitContainers(old, nil, func(c *corev1.Container, _ *field.Path) {
+	visitContainers(old, nil, func(c *corev1.Container, _ place) {
 		for _, l := range []corev1.ResourceList{c.Resources.Limits, c.Resources.Requests} {
 			for name, q := range l {
 				if validate.HugePages(name) && len(validate.WholeHugePages(nil, name, q)) > 0 {
@@ -117,17 +117,29 @@ func badNodeLabelValues(a *corev1.Affinity) bool {
 
 // visitContainers calls f on every container with its path below spec, in
 // the order init, regular, ephemeral.
-func visitContainers(spec *corev1.PodSpec, path *field.Path, f func(*corev1.Container, *field.Path)) {
+func visitContainers(spec *corev1.PodSpec, path *field.Path, f func(*corev1.Container, place)) {
 	for i := range spec.InitContainers {
-		f(&spec.InitContainers[i], path.Child("initContainers").Index(i))
+		f(&spec.InitContainers[i], place{path, "initContainers", i})
 	}
 	for i := range spec.Containers {
-		f(&spec.Containers[i], path.Child("containers").Index(i))
+		f(&spec.Containers[i], place{path, "containers", i})
 	}
 	for i := range spec.EphemeralContainers {
 		c := (*corev1.Container)(&spec.EphemeralContainers[i].EphemeralContainerCommon)
-		f(c, path.Child("ephemeralContainers").Index(i))
+		f(c, place{path, "ephemeralContainers", i})
 	}
+}
+
+// place is where a container is. Its path is made by those who need it.
+type place struct {
+	spec  *field.Path
+	list  string
+	index int
+}
+
+// Child is the path of a field of the container.
+func (p place) Child(name string, more ...string) *field.Path {
+	return p.spec.Child(p.list).Index(p.index).Child(name, more...)
 }
 
 func isSidecar(c *corev1.Container) bool {
@@ -136,7 +148,7 @@ func isSidecar(c *corev1.Container) bool {
 
 func hasContainer(spec *corev1.PodSpec, name string) bool {
 	found := false
-	visitContainers(spec, nil, func(c *corev1.Container, _ *field.Path) { found = found || c.Name == name })
+	visitContainers(spec, nil, func(c *corev1.Container, _ place) { found = found || c.Name == name })
 	return found
 }
 

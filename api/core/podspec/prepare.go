@@ -7,7 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/proa-dev/proa/api/validate"
@@ -21,7 +20,7 @@ func AppArmorFields(p *corev1.Pod) {
 	if p.Spec.OS != nil && p.Spec.OS.Name == corev1.Windows {
 		return
 	}
-	visitContainers(&p.Spec, nil, func(c *corev1.Container, _ *field.Path) {
+	visitContainers(&p.Spec, nil, func(c *corev1.Container, _ place) {
 		annotation, ok := p.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
 		if !ok || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
 			return
@@ -158,7 +157,7 @@ func unset[T any](p **T) bool {
 // eachContainer says whether f was true of any container.
 func eachContainer(s *corev1.PodSpec, f func(*corev1.Container) bool) bool {
 	had := false
-	visitContainers(s, nil, func(c *corev1.Container, _ *field.Path) { had = f(c) || had })
+	visitContainers(s, nil, func(c *corev1.Container, _ place) { had = f(c) || had })
 	return had
 }
 
@@ -343,7 +342,7 @@ func addResource(l *corev1.ResourceList, name corev1.ResourceName, q resource.Qu
 // allLimit says that every container has a limit of the resource.
 func allLimit(spec *corev1.PodSpec, name corev1.ResourceName) bool {
 	all := true
-	visitContainers(spec, nil, func(c *corev1.Container, _ *field.Path) {
+	visitContainers(spec, nil, func(c *corev1.Container, _ place) {
 		if _, ok := c.Resources.Limits[name]; !ok {
 			all = false
 		}

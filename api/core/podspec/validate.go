@@ -110,7 +110,7 @@ func validatePodAndSpec(p *corev1.Pod, opts Options) field.ErrorList {
 			}
 		}
 	}
-	visitContainers(&p.Spec, path, func(c *corev1.Container, path *field.Path) {
+	visitContainers(&p.Spec, path, func(c *corev1.Container, path place) {
 		if !trimmed(c.Image) {
 			errs = append(errs, field.Invalid(path.Child("image"), c.Image, "must not have leading or trailing whitespace"))
 		}

@@ -107,12 +107,11 @@ func profilesMatchAnnotations(path *field.Path, annotations map[string]string, s
 				s.SeccompProfile.LocalhostProfile, seccompDefault, seccompDocker)
 		}
 	}
-	visitContainers(spec, path, func(c *corev1.Container, path *field.Path) {
-		at := path.Child("securityContext")
+	visitContainers(spec, path, func(c *corev1.Container, path place) {
 		profile := appArmor
 		if s := c.SecurityContext; s != nil {
 			if a, ok := annotations[seccompContainer+c.Name]; ok && s.SeccompProfile != nil {
-				match(at.Child("seccompProfile"), "seccomp", a, string(s.SeccompProfile.Type),
+				match(path.Child("securityContext", "seccompProfile"), "seccomp", a, string(s.SeccompProfile.Type),
 					s.SeccompProfile.LocalhostProfile, seccompDefault, seccompDocker)
 			}
 			if s.AppArmorProfile != nil {
@@ -122,7 +121,7 @@ func profilesMatchAnnotations(path *field.Path, annotations map[string]string, s
 		windows := spec.OS != nil && spec.OS.Name == corev1.Windows
 		a, ok := annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
 		if ok && profile != nil && !windows {
-			match(at.Child("appArmorProfile"), "apparmor", a, string(profile.Type),
+			match(path.Child("securityContext", "appArmorProfile"), "apparmor", a, string(profile.Type),
 				profile.LocalhostProfile, corev1.DeprecatedAppArmorBetaProfileRuntimeDefault)
 		}
 	})

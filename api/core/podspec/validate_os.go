@@ -33,7 +33,7 @@ func validateLinux(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 	if c := s.SecurityContext; c != nil && c.WindowsOptions != nil {
 		errs = append(errs, field.Forbidden(path.Child("securityContext", "windowsOptions"), refused))
 	}
-	visitContainers(s, path, func(c *corev1.Container, path *field.Path) {
+	visitContainers(s, path, func(c *corev1.Container, path place) {
 		if c.SecurityContext != nil && c.SecurityContext.WindowsOptions != nil {
 			errs = append(errs, field.Forbidden(path.Child("securityContext", "windowsOptions"), refused))
 		}
@@ -66,7 +66,7 @@ func validateWindows(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 		refuse(at, "supplementalGroupsPolicy", c.SupplementalGroupsPolicy != nil)
 		refuse(at, "seLinuxChangePolicy", c.SELinuxChangePolicy != nil)
 	}
-	visitContainers(s, path, func(c *corev1.Container, path *field.Path) {
+	visitContainers(s, path, func(c *corev1.Container, path place) {
 		sc := c.SecurityContext
 		if sc == nil {
 			return
@@ -162,7 +162,7 @@ func validateHostProcess(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 		own = c.WindowsOptions.HostProcess
 	}
 	containers, host := 0, 0
-	visitContainers(s, path, func(c *corev1.Container, path *field.Path) {
+	visitContainers(s, path, func(c *corev1.Container, path place) {
 		containers++
 		var set *bool
 		if c.SecurityContext != nil && c.SecurityContext.WindowsOptions != nil {

@@ -86,10 +86,16 @@ func (w *warner) spec(root *field.Path, s *corev1.PodSpec, meta *metav1.ObjectMe
 	w.overlaps(s.Volumes)
 	w.lists(path, s)
 	w.fractions(path.Child("overhead"), s.Overhead)
-	visitContainers(s, path, func(c *corev1.Container, path *field.Path) {
-		w.fractions(path.Child("resources", "limits"), c.Resources.Limits)
-		w.fractions(path.Child("resources", "requests"), c.Resources.Requests)
-		w.env(path.Child("env"), c.Env)
+	visitContainers(s, path, func(c *corev1.Container, path place) {
+		if c.Resources.Limits != nil {
+			w.fractions(path.Child("resources", "limits"), c.Resources.Limits)
+		}
+		if c.Resources.Requests != nil {
+			w.fractions(path.Child("resources", "requests"), c.Resources.Requests)
+		}
+		if len(c.Env) > 1 {
+			w.env(path.Child("env"), c.Env)
+		}
 	})
 	w.ports(path, s)
 	w.portNames(path, s)
@@ -210,7 +216,7 @@ func (w *warner) annotations(path *field.Path, s *corev1.PodSpec, meta *metav1.O
 	if s.SecurityContext == nil || s.SecurityContext.SeccompProfile == nil {
 		old(seccompPod, `non-functional in v1.27+; use the "seccompProfile" field instead`)
 	}
-	visitContainers(s, nil, func(c *corev1.Container, _ *field.Path) {
+	visitContainers(s, nil, func(c *corev1.Container, _ place) {
 		if c.SecurityContext == nil || c.SecurityContext.SeccompProfile == nil {
 			old(seccompContainer+c.Name, `non-functional in v1.27+; use the "seccompProfile" field instead`)
 		}
@@ -302,7 +308,7 @@ func (w *warner) env(path *field.Path, env []corev1.EnvVar) {
 // portNames warns of names that lead to the first of several ports alone.
 func (w *warner) portNames(path *field.Path, s *corev1.PodSpec) {
 	seen := map[string]*field.Path{}
-	visitContainers(s, path, func(c *corev1.Container, path *field.Path) {
+	visitContainers(s, path, func(c *corev1.Container, path place) {
 		for i, p := range c.Ports {
 			at := path.Child("ports").Index(i)
 			if first, ok := seen[p.Name]; ok {
@@ -315,12 +321,12 @@ func (w *warner) portNames(path *field.Path, s *corev1.PodSpec) {
 }
 
 func (w *warner) ports(path *field.Path, s *corev1.PodSpec) {
-	type place struct {
+	type port struct {
 		path *field.Path
 		corev1.ContainerPort
 	}
-	seen := map[string][]place{}
-	visitContainers(s, path, func(c *corev1.Container, path *field.Path) {
+	seen := map[string][]port{}
+	visitContainers(s, path, func(c *corev1.Container, path place) {
 		for i, p := range c.Ports {
 			at := path.Child("ports").Index(i)
 			if p.HostIP != "" && p.HostPort == 0 {
@@ -337,7 +343,7 @@ func (w *warner) ports(path *field.Path, s *corev1.PodSpec) {
 					w.add(at, "dangerously ambiguous port definition with %s", o.path)
 				}
 			}
-			seen[key] = append(seen[key], place{at, p})
+			seen[key] = append(seen[key], port{at, p})
 		}
 	})
 }

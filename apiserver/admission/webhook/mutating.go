@@ -78,7 +78,7 @@ func (m *Mutating) one(ctx context.Context, r *match.Request, in invocation) (ch
 	if err != nil || len(answer.Patch) == 0 {
 		return false, err
 	}
-	var operations []json.RawMessage
+	var operations []map[string]json.RawMessage
 	if err := json.Unmarshal(answer.Patch, &operations); err != nil {
 		return false, &callError{hook: in.name, reason: fmt.Errorf("received undecodable patch in webhook response: %w", err), code: http.StatusServiceUnavailable}
 	}

@@ -20,7 +20,6 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -150,7 +149,7 @@ type On[T client.Object] struct {
 
 // Watch feeds a loop from the changes of obj's kind.
 func Watch[T client.Object](c proa.Cluster, obj T, on On[T]) source.Source {
-	return source.TypedKind(c.Cache(), obj, handler.TypedEventHandler[T, Request](watcher[T]{on}))
+	return &watch[T]{cluster: c, obj: obj, on: on}
 }
 
 // Self queues every object of obj's kind that appears, changes or goes.

@@ -2,52 +2,126 @@ package loop
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	proa "github.com/proa-dev/proa/client"
 )
 
-// watcher passes events on. Unlike handler.TypedFuncs, which asks reflection
-// what it is made of at every event, it costs nothing: every loop hears of every
-// pod.
-type watcher[T client.Object] struct{ on On[T] }
+// watch is a source of keys: the changes of one kind. Unlike source.TypedKind,
+// which makes a context for every event, it costs nothing: every loop hears of
+// every pod.
+type watch[T client.Object] struct {
+	cluster proa.Cluster
+	obj     T
+	on      On[T]
+	synced  chan error
+}
 
-var _ handler.TypedEventHandler[client.Object, Request] = watcher[client.Object]{}
+var _ source.SyncingSource = &watch[client.Object]{}
 
-// Create implements handler.TypedEventHandler.
-func (w watcher[T]) Create(ctx context.Context, e event.TypedCreateEvent[T], q Queue) {
-	if w.on.Created == nil {
+// Start implements source.Source.
+func (w *watch[T]) Start(ctx context.Context, q Queue) error {
+	w.synced = make(chan error, 1)
+	go func() { w.synced <- w.follow(ctx, q) }()
+	return nil
+}
+
+// WaitForSync implements source.SyncingSource.
+func (w *watch[T]) WaitForSync(ctx context.Context) error {
+	select {
+	case err := <-w.synced:
+		return err
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return nil // stopping
+		}
+		return fmt.Errorf("the cache of %T does not fill: %w", w.obj, ctx.Err())
+	}
+}
+
+func (w *watch[T]) follow(ctx context.Context, q Queue) error {
+	informer, err := w.informer(ctx)
+	if err != nil {
+		return err
+	}
+	reg, err := informer.AddEventHandlerWithOptions(events[T]{ctx, q, w.on}, toolscache.HandlerOptions{})
+	if err != nil {
+		return fmt.Errorf("watch %T: %w", w.obj, err)
+	}
+	if !w.cluster.Cache().WaitForCacheSync(ctx) || !toolscache.WaitForCacheSync(ctx.Done(), reg.HasSynced) {
+		return fmt.Errorf("watch %T: %w", w.obj, ctx.Err())
+	}
+	return nil
+}
+
+// informer asks until there is one: the server may be out of reach.
+func (w *watch[T]) informer(ctx context.Context) (cache.Informer, error) {
+	for {
+		i, err := w.cluster.Cache().GetInformer(ctx, w.obj)
+		if err == nil {
+			return i, nil
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("watch %T: %w", w.obj, errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+// events passes events on.
+type events[T client.Object] struct {
+	ctx context.Context // of the loop
+	q   Queue
+	on  On[T]
+}
+
+// OnAdd implements toolscache.ResourceEventHandler.
+func (e events[T]) OnAdd(obj any, initial bool) {
+	o, ok := obj.(T)
+	if !ok || e.on.Created == nil {
 		return
 	}
-	if e.IsInInitialList {
+	q := e.q
+	if initial {
 		q = unhurried(q)
 	}
-	w.on.Created(ctx, q, e.Object)
+	e.on.Created(e.ctx, q, o)
 }
 
-// Update implements handler.TypedEventHandler.
-func (w watcher[T]) Update(ctx context.Context, e event.TypedUpdateEvent[T], q Queue) {
-	if w.on.Updated == nil {
+// OnUpdate implements toolscache.ResourceEventHandler.
+func (e events[T]) OnUpdate(old, obj any) {
+	from, ok := old.(T)
+	o, okNew := obj.(T)
+	if !ok || !okNew || e.on.Updated == nil {
 		return
 	}
-	if e.ObjectOld.GetResourceVersion() == e.ObjectNew.GetResourceVersion() {
+	q := e.q
+	if from.GetResourceVersion() == o.GetResourceVersion() {
 		q = unhurried(q)
 	}
-	w.on.Updated(ctx, q, e.ObjectOld, e.ObjectNew)
+	e.on.Updated(e.ctx, q, from, o)
 }
 
-// Delete implements handler.TypedEventHandler.
-func (w watcher[T]) Delete(ctx context.Context, e event.TypedDeleteEvent[T], q Queue) {
-	if w.on.Deleted != nil {
-		w.on.Deleted(ctx, q, e.Object)
+// OnDelete implements toolscache.ResourceEventHandler.
+func (e events[T]) OnDelete(obj any) {
+	if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	if o, ok := obj.(T); ok && e.on.Deleted != nil {
+		e.on.Deleted(e.ctx, e.q, o)
 	}
 }
-
-// Generic implements handler.TypedEventHandler; a cache has no such events.
-func (watcher[T]) Generic(context.Context, event.TypedGenericEvent[T], Queue) {}
 
 // unhurried lets what nothing happened to, at the start or in a resync, wait for
 // what just changed.
