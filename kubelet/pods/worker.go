@@ -293,6 +293,7 @@ func (w *worker) activeLeft() (left time.Duration, bounded bool) {
 }
 
 func (w *worker) syncRunning(ctx context.Context) (next time.Time) {
+	w.probeAll() // what ran before the kubelet did is as ready as it was
 	w.report(false)
 	if now := w.now(); now.Before(w.retry.at) {
 		return w.retry.at

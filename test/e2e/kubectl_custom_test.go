@@ -14,7 +14,7 @@ metadata: {name: boats.sea.example.com}
 spec:
   group: sea.example.com
   scope: Namespaced
-  names: {plural: boats, singular: boat, kind: Boat, listKind: Fleet, shortNames: [bt], categories: [all, vessels]}
+  names: {plural: boats, singular: boat, kind: Boat, listKind: Fleet, shortNames: [bt], categories: [vessels]}
   versions:
   - name: v1
     served: true
@@ -80,7 +80,7 @@ func TestKubectlCustomResources(t *testing.T) {
 		}
 	})
 	check(`condition met`, "wait", "--for=condition=Established", "crd/boats.sea.example.com", "--timeout=30s")
-	check(`(?m)^boats +bt +sea.example.com/v1 +true +Boat +\S+ +all,vessels$`, "api-resources", "--api-group=sea.example.com", "-o", "wide")
+	check(`(?m)^boats +bt +sea.example.com/v1 +true +Boat +\S+ +vessels$`, "api-resources", "--api-group=sea.example.com", "-o", "wide")
 	e.apply(newBoat("b", "blue", "3"))
 	e.apply(newBoat("a", "red", "30"))
 
@@ -90,7 +90,7 @@ func TestKubectlCustomResources(t *testing.T) {
 		{"get bt -o wide --sort-by=.spec.crew", `^NAME +COLOR +CREW +AFLOAT +LAUNCHED\nb +blue +3 +\S+\na +red +30 +\S+$`},
 		{"get boat --field-selector=spec.color=blue -o name", `^boat.sea.example.com/b$`},
 		{"get boat --field-selector=spec.color!=blue,spec.crew=30 -o name", `^boat.sea.example.com/a$`},
-		{"get all", `(?s)^NAME +COLOR.*boat.sea.example.com/a +red`},
+		{"get vessels", `(?s)^NAME +COLOR.*boat.sea.example.com/a +red`},
 		{"get vessels -o name", `^boat.sea.example.com/a\nboat.sea.example.com/b$`},
 		{"get --raw /apis/sea.example.com/v1/boats", `^\{"kind":"Fleet","apiVersion":"sea.example.com/v1",`},
 		{"describe boat a", `(?s)Kind: +Boat.*Masts:\n +Name: +main`},

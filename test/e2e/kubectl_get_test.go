@@ -115,7 +115,7 @@ func TestKubectlGet(t *testing.T) {
 		{"get nope", `the server doesn't have a resource type "nope"`},
 		{"get pod nope", `Error from server (NotFound): pods "nope" not found`},
 		{"get pods --field-selector=nope=1", "field label not supported: nope"},
-		{"top pod nope", `pods.metrics.k8s.io "nope" not found`},
+		{"top pod nope", `pods "nope" not found`},
 		{"wait --for=delete pod/talker --timeout=0", "condition not met for pods/talker"},
 		{"get pods --as=nobody", `(Forbidden): pods is forbidden: User "nobody" cannot list resource "pods" in API group "" in the namespace "kubectlget"`},
 	} {

@@ -136,9 +136,18 @@ func (w *witness) put(p *corev1.Pod) {
 func (w *witness) ask(app string) {
 	if r := w.rules[app]; r != nil {
 		if err := r(w.pods[app]); err != nil {
-			w.t.Errorf("%s: %v; the last events:\n%s", app, err, strings.Join(w.history[app], "\n"))
+			w.t.Errorf("%s: %v; the last events:\n%s\nas they stand:\n%s", app, err, strings.Join(w.history[app], "\n"), w.pods[app].statuses())
 		}
 	}
+}
+
+// statuses tells what the pods say of themselves.
+func (l pods) statuses() string {
+	var out strings.Builder
+	for _, p := range l {
+		fmt.Fprintf(&out, "%s: %+v %+v\n", p.Name, p.Status.Conditions, p.Status.ContainerStatuses)
+	}
+	return out.String()
 }
 
 // remember keeps what a complaint is understood by.
