@@ -205,3 +205,38 @@ func TestDefinitionThatGoes(t *testing.T) {
 		t.Errorf("list: %v, %v", list, err)
 	}
 }
+
+// TestSeveralServers says that a definition is established when others had the
+// time to see it.
+func TestSeveralServers(t *testing.T) {
+	c, err := dynamic.NewForConfig(apiservertest.Start(t, nil).Config("admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	leases := c.Resource(schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}).Namespace("kube-system")
+	if _, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Create(ctx, object(t, "{apiVersion: v1, kind: Namespace, metadata: {name: kube-system}}"), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "two"} {
+		lease := object(t, "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: "+name+", labels: {apiserver.kubernetes.io/identity: proa-apiserver}}, spec: {holderIdentity: x, leaseDurationSeconds: 3600}}")
+		if err := unstructured.SetNestedField(lease.Object, metav1.NowMicro().UTC().Format(metav1.RFC3339Micro), "spec", "renewTime"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := leases.Create(ctx, lease, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Resource(definitionsGVR).Create(ctx, object(t, define("example.com", "ones", "kind: One")), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func(ctx context.Context) (bool, error) {
+		text, err := conditionOf(ctx, c, "ones.example.com", "Established")
+		return text == "False Installing the initial names have been accepted", err
+	})
+	ones := c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "ones"}).Namespace("default")
+	if _, err := ones.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: One, metadata: {name: early}}"), metav1.CreateOptions{}); err != nil {
+		t.Errorf("not served: %v", err)
+	}
+	established(t, c, "ones.example.com")
+}

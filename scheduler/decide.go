@@ -24,9 +24,8 @@ func (s *Scheduler) decide(it *queue.Item, now time.Time) step {
 		s.away[pod.UID()] = &absence{item: it}
 		return step{alone: func(ctx context.Context) step { return s.consult(ctx, it) }}
 	}
-	begin := time.Now()
 	node, why := s.snapshot.Schedule(pod)
-	s.counts.algorithm.Observe(time.Since(begin).Seconds())
+	s.counts.algorithm.Observe(time.Since(now).Seconds())
 	if node == "" {
 		return s.reject(it, why, now)
 	}
@@ -101,7 +100,7 @@ func (s *Scheduler) setAside(it *queue.Item, failed core.FilterSet, message stri
 	pod := it.Pod
 	nominated := s.snapshot.Nominated(pod.UID())
 	s.queue.Fail(it, failed, now)
-	s.counts.tried(it, pod.Profile().Name, resultUnschedulable)
+	s.counts.tried(it, pod.Profile().Name, resultUnschedulable, now)
 	return step{do: func(ctx context.Context) { s.report(ctx, pod, corev1.PodReasonUnschedulable, message, nominated) }}
 }
 
@@ -111,7 +110,7 @@ func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preempt
 	pod := it.Pod
 	s.counts.preempts.Inc()
 	s.counts.victims.Observe(float64(len(way.Victims)))
-	s.counts.tried(it, pod.Profile().Name, resultUnschedulable)
+	s.counts.tried(it, pod.Profile().Name, resultUnschedulable, time.Now())
 	s.snapshot.Nominate(pod, way.Node)
 	for _, other := range way.Displaced {
 		s.snapshot.Denominate(other.UID())
@@ -156,7 +155,8 @@ func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, nod
 	obj := pod.Object
 	begin := time.Now()
 	err := s.writeBinding(ctx, obj, node)
-	s.counts.bound(obj.Spec.SchedulerName, begin, err)
+	now := time.Now()
+	s.counts.bound(obj.Spec.SchedulerName, now.Sub(begin), err)
 	if err != nil {
 		if !s.forget(obj.UID, node, nominated) || ctx.Err() != nil {
 			return
@@ -171,7 +171,7 @@ func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, nod
 	s.mu.Lock()
 	delete(s.binding, obj.UID)
 	s.mu.Unlock()
-	s.counts.tried(it, obj.Spec.SchedulerName, resultScheduled)
+	s.counts.tried(it, obj.Spec.SchedulerName, resultScheduled, now)
 	s.recorder(obj).Eventf(obj, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", obj.Namespace, obj.Name, node)
 }
 
@@ -202,7 +202,7 @@ func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
 		s.snapshot.Nominate(it.Pod, nominated)
 	}
 	s.queue.Retry(it, time.Now())
-	s.counts.tried(it, pod.Profile().Name, resultError)
+	s.counts.tried(it, pod.Profile().Name, resultError, time.Now())
 	s.wakeUp()
 	return true
 }

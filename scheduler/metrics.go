@@ -127,28 +127,28 @@ func (m *metrics) moved() func(to, event string) {
 }
 
 // tried counts an attempt that has come to a result.
-func (m *metrics) tried(it *queue.Item, profile, result string) {
+func (m *metrics) tried(it *queue.Item, profile, result string, now time.Time) {
 	o, ok := m.results[profile][result]
 	if !ok {
 		return
 	}
 	o.count.Inc()
-	o.took.Observe(time.Since(it.Taken).Seconds())
+	o.took.Observe(now.Sub(it.Taken).Seconds())
 	if result != resultScheduled {
 		return
 	}
 	m.attempts.Observe(float64(it.Attempts))
-	m.sli[min(max(it.Attempts, 1), maxAttemptsLabel)].Observe(time.Since(it.Added).Seconds())
+	m.sli[min(max(it.Attempts, 1), maxAttemptsLabel)].Observe(now.Sub(it.Added).Seconds())
 }
 
 // bound tells how long the write of a binding took.
-func (m *metrics) bound(profile string, begin time.Time, err error) {
+func (m *metrics) bound(profile string, took time.Duration, err error) {
 	failed := 0
 	if err != nil {
 		failed = 1
 	}
 	if o := m.bind[profile][failed]; o != nil {
-		o.Observe(time.Since(begin).Seconds())
+		o.Observe(took.Seconds())
 	}
 }
 

@@ -58,8 +58,6 @@ type eventLog struct {
 	head  *node // the newest dropped event: what follows it is complete
 	tail  *node
 	bytes int64
-	// started is set when head has its revision: what was before is not here.
-	started bool
 
 	floor   atomic.Uint64 // head's seq
 	floorAt atomic.Int64  // head's revision
@@ -80,7 +78,7 @@ func newEventLog() *eventLog {
 // start sets the revision after which the log is complete.
 func (l *eventLog) start(rev int64) {
 	l.mu.Lock()
-	l.head.rev, l.started = rev, true
+	l.head.rev = rev
 	l.floorAt.Store(rev)
 	l.mu.Unlock()
 }
@@ -133,9 +131,9 @@ func (l *eventLog) trimLocked(now time.Time) {
 // after returns the node after which all events newer than rev stand.
 func (l *eventLog) after(rev int64) (*node, error) {
 	l.mu.Lock()
-	n, tail, started := l.head, l.tail, l.started
+	n, tail := l.head, l.tail
 	l.mu.Unlock()
-	if !started || rev < n.rev {
+	if rev < n.rev {
 		return nil, errGone
 	}
 	if rev >= tail.rev {

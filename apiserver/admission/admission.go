@@ -43,7 +43,10 @@ type Attributes struct {
 	// DeleteOptions of the request.
 	Options runtime.Object
 	DryRun  bool
-	User    user.Info
+	// Own marks the server's own writes, about which users' webhooks and policies
+	// are not asked.
+	Own  bool
+	User user.Info
 	// Warn adds a warning to the response.
 	Warn func(text string)
 	// Kinds is what is served while the write is decided on; nil: no kind is

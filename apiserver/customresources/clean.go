@@ -22,7 +22,7 @@ func (s *Server) clean(ctx context.Context, st *state, d *definition) (done bool
 		Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionFalse,
 		Reason: "NeverEstablished", Message: "resource was never established",
 	}
-	if apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established) {
+	if isServed(d) {
 		stored := bare(d)
 		if st.family != nil {
 			stored = st.family.stored

@@ -86,7 +86,7 @@ func madeOf(d *definition) made {
 	text, _ := json.Marshal([]any{d.Spec, d.Status.AcceptedNames})
 	m := made{
 		uid: d.UID, text: sha256.Sum256(text), leaving: d.DeletionTimestamp != nil,
-		served: apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established),
+		served: isServed(d),
 	}
 	if byWebhook(d) {
 		m.stored = strings.Join(d.Status.StoredVersions, ",")
@@ -240,13 +240,17 @@ func (s *Server) tell(ctx context.Context, d *definition, st *state, err error) 
 // one does what a definition, which is a copy, asks for.
 func (s *Server) one(ctx context.Context, st *state, d *definition, defs []*definition) (*definition, progress, error) {
 	before := d.Status.DeepCopy()
-	was := apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established)
+	var was apiextensionsv1.CustomResourceDefinitionCondition
+	if c := apihelpers.FindCRDCondition(d, apiextensionsv1.Established); c != nil {
+		was = *c
+	}
 	acceptNames(d, defs)
+	settling := s.settle(ctx, d, was)
 	approve(d)
 	structure(d)
 	s.serve(ctx, st, d)
-	if st.failure != nil && !was {
-		setCondition(d, apiextensionsv1.CustomResourceDefinitionCondition{
+	if st.failure != nil && was.Status != apiextensionsv1.ConditionTrue {
+		instead(d, was, apiextensionsv1.CustomResourceDefinitionCondition{
 			Type: apiextensionsv1.Established, Status: apiextensionsv1.ConditionFalse, Reason: "NotServed", Message: st.failure.Error(),
 		})
 	}
@@ -266,6 +270,9 @@ func (s *Server) one(ctx context.Context, st *state, d *definition, defs []*defi
 	}
 	if !apihelpers.IsCRDConditionTrue(d, apiextensionsv1.NamesAccepted) {
 		return d, waiting, nil
+	}
+	if settling {
+		return d, unfinished, nil
 	}
 	return d, settled, nil
 }

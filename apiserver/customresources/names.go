@@ -8,6 +8,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -75,6 +76,20 @@ func setCondition(d *definition, c apiextensionsv1.CustomResourceDefinitionCondi
 	if !apihelpers.IsCRDConditionEquivalent(&c, apihelpers.FindCRDCondition(d, c.Type)) {
 		apihelpers.SetCRDCondition(d, c)
 	}
+}
+
+// instead replaces a condition that was set meanwhile by next, which says the
+// instead replaces a condition by next. Where that says what was said before, it
+// keeps its time.
+func instead(d *definition, was, next apiextensionsv1.CustomResourceDefinitionCondition) {
+	if next.LastTransitionTime = metav1.Now(); apihelpers.IsCRDConditionEquivalent(&was, &next) {
+		next = was
+	}
+	if c := apihelpers.FindCRDCondition(d, next.Type); c != nil {
+		*c = next
+		return
+	}
+	d.Status.Conditions = append(d.Status.Conditions, next)
 }
 
 // approve says whether a definition in a group of the Kubernetes project was

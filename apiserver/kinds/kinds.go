@@ -91,7 +91,7 @@ func newSet(sources map[string][]*api.Kind, generation int64) *Set {
 			}
 			s.byResource[k.GVR()] = k
 			s.byKind[k.GVK] = k
-			if !k.Virtual {
+			if !k.Virtual && k.StoragePath != "" {
 				s.byPath[k.StoragePath] = append(s.byPath[k.StoragePath], k)
 			}
 			s.All = append(s.All, k)

@@ -188,6 +188,13 @@ func WithAdmitted(ctx context.Context) context.Context {
 	return context.WithValue(ctx, admittedKey{}, true)
 }
 
+type ownKey struct{}
+
+// WithOwn marks what the API server writes to come up and to be found. The
+// webhooks and policies of users are not asked about it: one that is broken
+// would keep the server, and with it the way to remove it, from starting.
+func WithOwn(ctx context.Context) context.Context { return context.WithValue(ctx, ownKey{}, true) }
+
 type receiptKey struct{}
 
 // Receipt takes the entry that a write made, for callers that want its bytes.

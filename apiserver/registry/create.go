@@ -290,6 +290,7 @@ func (c *Core) attributes(ctx context.Context, t Target, op admission.Operation,
 		Namespace: t.Namespace, Name: t.Name, Object: obj, OldObject: old, Options: opts, DryRun: dry,
 		User: userOf(ctx), Warn: func(text string) { warn(ctx, text) }, Kinds: c.cfg.Kinds.Set(),
 	}
+	a.Own, _ = ctx.Value(ownKey{}).(bool)
 	if a.Name == "" {
 		if o, ok := obj.(metav1.Object); ok {
 			a.Name = o.GetName()

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -96,4 +97,69 @@ func TestPolicies(t *testing.T) {
 	if made.Labels["team"] != "blue" || made.Annotations["patched"] != "yes" || *made.Spec.Replicas != 3 {
 		t.Errorf("not mutated: %v %v %d", made.Labels, made.Annotations, *made.Spec.Replicas)
 	}
+}
+
+// limited is a policy whose parameters are a custom resource; one of its
+// expressions names a field that deployments do not have.
+const limited = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: limits.NAME.example.com}
+spec:
+  group: NAME.example.com
+  scope: Namespaced
+  names: {plural: limits, kind: Limit}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {most: {type: integer}}}}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: limited-NAME}
+spec:
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NAME}}
+    resourceRules:
+    - {apiGroups: [apps], apiVersions: [v1], operations: [CREATE], resources: [deployments]}
+  paramKind: {apiVersion: NAME.example.com/v1, kind: Limit}
+  validations:
+  - {expression: object.spec.replicas <= params.most, messageExpression: "'at most ' + string(params.most)"}
+  - {expression: "!has(object.spec.nonsense)"}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: limited-NAME}
+spec: {policyName: limited-NAME, validationActions: [Deny], paramRef: {name: few, parameterNotFoundAction: Deny}}
+`
+
+func TestPolicyOfCustomKind(t *testing.T) {
+	ns := namespace(t)
+	apply := func(manifest string) (string, error) {
+		return world.Kubectl(t.Context(), strings.NewReader(strings.ReplaceAll(manifest, "NAME", ns)), "apply", "-f", "-")
+	}
+	if out, err := apply(limited); err != nil {
+		t.Fatal(out, err)
+	}
+	t.Cleanup(func() {
+		_, _ = world.Kubectl(t.Context(), strings.NewReader(strings.ReplaceAll(limited, "NAME", ns)), "delete", "--wait=false", "-f", "-")
+	})
+	eventually(t, func() (bool, any) {
+		out, err := apply("apiVersion: NAME.example.com/v1\nkind: Limit\nmetadata: {name: few, namespace: NAME}\nmost: 2\n")
+		return err == nil, out
+	})
+	three := int32(3)
+	web := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: ns}, Spec: appsv1.DeploymentSpec{
+		Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: web}, Template: apps{node: "none"}.template("v1"),
+	}}
+	eventually(t, func() (bool, any) {
+		_, err := world.kube.AppsV1().Deployments(ns).Create(t.Context(), web, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err != nil && strings.HasSuffix(err.Error(), "denied request: at most 2"), err
+	})
+	eventually(t, func() (bool, any) {
+		p := get[*admissionv1.ValidatingAdmissionPolicy](t)(world.kube.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(t.Context(), "limited-"+ns, metav1.GetOptions{}))
+		if p.Status.TypeChecking == nil || len(p.Status.TypeChecking.ExpressionWarnings) != 1 {
+			return false, p.Status
+		}
+		w := p.Status.TypeChecking.ExpressionWarnings[0]
+		return w.FieldRef == "spec.validations[1].expression" && strings.Contains(w.Warning, "undefined field 'nonsense'"), w
+	})
 }

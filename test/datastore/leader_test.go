@@ -121,17 +121,17 @@ func TestLeaders(t *testing.T) {
 	}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	p.until(second, 10*time.Second, "the first server leads", func() bool { return leads(ctx, api, 6443) })
-	p.scale(second, 3, 10*time.Second)
+	p.until(second, 30*time.Second, "the first server leads", func() bool { return leads(ctx, api, 6443) })
+	p.scale(second, 3, 30*time.Second)
 
 	if err := first.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	p.scale(second, 6, 20*time.Second)
+	p.scale(second, 6, 40*time.Second)
 	if !leads(ctx, api, 7443) {
 		t.Error("the second server does not lead")
 	}
-	p.until(second, 5*time.Second, "events tell of it", func() bool {
+	p.until(second, 30*time.Second, "events tell of it", func() bool {
 		list, err := api.CoreV1().Events("kube-system").List(ctx, metav1.ListOptions{FieldSelector: "reason=LeaderElection"})
 		return err == nil && slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
 			return e.InvolvedObject.Name == "kube-scheduler" && strings.HasSuffix(e.Message, ":7443 became leader")
@@ -142,7 +142,7 @@ func TestLeaders(t *testing.T) {
 	if err := second.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	p.scale(first, 9, 10*time.Second)
+	p.scale(first, 9, 30*time.Second)
 	if !leads(ctx, p.client(first), 6443) {
 		t.Error("the first server does not lead")
 	}

@@ -84,7 +84,8 @@ func (c *compiled[T]) get(source admission.Source, bind func(binding api.Object)
 }
 
 // exempt says that no policy is asked: about policies themselves, lest one
-// locks out who would mend it, and about questions that change nothing.
+// locks out who would mend it, about questions that change nothing, and about
+// what the server needs to start.
 func exempt(a *admission.Attributes) bool {
 	switch a.GVR.Group {
 	case admissionv1.GroupName:
@@ -92,5 +93,5 @@ func exempt(a *admission.Attributes) bool {
 	case "authentication.k8s.io", "authorization.k8s.io":
 		return true
 	}
-	return false
+	return a.Own
 }

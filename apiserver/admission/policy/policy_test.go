@@ -80,7 +80,8 @@ func newWorld(t *testing.T, objects string, more ...admission.Plugin) *world {
 	if err := errors.Join(err, err2, err3); err != nil {
 		t.Fatal(err)
 	}
-	w.plugins = append(more, mutating, validating, access)
+	w.plugins = append(w.plugins, more...)
+	w.plugins = append(w.plugins, mutating, validating, access)
 	return w
 }
 
@@ -248,12 +249,13 @@ func TestEquivalentVersions(t *testing.T) {
     resourceRules:
     - {apiGroups: [autoscaling], apiVersions: [v2], operations: [CREATE], resources: [horizontalpodautoscalers]}
 `
-	validating := head[:strings.Index(head, "  matchConstraints")] + rule + `
+	begin, _, _ := strings.Cut(head, "  matchConstraints")
+	validating := begin + rule + `
   validations:
   - expression: object.spec.metrics[0].resource.target.averageUtilization < 80
     messageExpression: "object.apiVersion + ' ' + request.kind.version + ' ' + request.resource.version + ' sent as ' + request.requestKind.version"
 ` + binding + "spec: {policyName: p, validationActions: [Deny]}"
-	mutating := strings.ReplaceAll(head[:strings.Index(head, "  matchConstraints")], "Validating", "Mutating") + rule + `
+	mutating := strings.ReplaceAll(begin, "Validating", "Mutating") + rule + `
   reinvocationPolicy: Never
   mutations:
   - {patchType: JSONPatch, jsonPatch: {expression: "[JSONPatch{op: 'replace', path: '/spec/metrics/0/resource/target/averageUtilization', value: 50}]"}}

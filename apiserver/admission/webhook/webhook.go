@@ -66,14 +66,14 @@ type plugin struct {
 }
 
 // exempt says that no webhook is asked: about what configures admission, lest a
-// webhook keeps itself from being removed, and about questions that change
-// nothing, which webhooks themselves may ask.
+// webhook keeps itself from being removed; about questions that change nothing,
+// which webhooks themselves may ask; and about what the server needs to start.
 func exempt(a *admission.Attributes) bool {
 	switch a.GVR.Group {
 	case admissionv1.GroupName, "authentication.k8s.io", "authorization.k8s.io":
 		return true
 	}
-	return false
+	return a.Own
 }
 
 // invocation is a webhook that is for a request.
