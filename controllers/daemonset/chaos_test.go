@@ -129,11 +129,11 @@ func TestFollowsNodesOverCrashes(t *testing.T) {
 		}
 	}
 	change(c, image("last", "99"))
-	slices.Sort(here)
+	want := strings.Fields(strings.Join(here, "=last ") + "=last")
+	slices.Sort(want) // as layout does: "n22=" comes before "n2="
 	c.Eventually(func() (bool, string) {
 		l.collect(here)
-		want := strings.Join(here, "=last ") + "=last"
-		return layout(c) == want, layout(c) + ", want " + want
+		return layout(c) == strings.Join(want, " "), fmt.Sprintf("%s, want %v", layout(c), want)
 	})
 	reached(c, all(int32(len(here))))
 }
