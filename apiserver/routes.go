@@ -43,6 +43,9 @@ func (s *Server) routes() error {
 	store := health.Check{Name: "etcd", Run: s.cfg.Store.Healthy}
 	alive := []health.Check{health.Ping(), store}
 	ready := append(slices.Clone(alive), s.cfg.Ready...)
+	if s.remote != nil {
+		ready = append(ready, health.Check{Name: "poststarthook/apiservice-discovery-controller", Run: s.remote.Ready})
+	}
 	ready = append(ready, health.Check{Name: "shutdown", Run: func(context.Context) error {
 		if s.stopping.Load() {
 			return errors.New("process is shutting down")

@@ -172,7 +172,7 @@ func New(cfg Config) (_ *Server, err error) {
 	if cfg.FrontProxy != nil {
 		if s.remote, err = aggregation.New(aggregation.Config{
 			Store: cfg.Store, Kinds: s.kinds, Registry: s.registry, Source: live.New(cfg.Store, cfg.Kinds),
-			Identity: cfg.FrontProxy, Logger: cfg.Logger,
+			Identity: cfg.FrontProxy, Metrics: cfg.Metrics, Logger: cfg.Logger,
 		}); err != nil {
 			return nil, err
 		}

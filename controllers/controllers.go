@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
@@ -34,6 +37,7 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
 	"github.com/proa-dev/proa/controllers/job"
+	"github.com/proa-dev/proa/controllers/legacytoken"
 	"github.com/proa-dev/proa/controllers/localpath"
 	"github.com/proa-dev/proa/controllers/namespace"
 	"github.com/proa-dev/proa/controllers/nodeipam"
@@ -71,8 +75,9 @@ type Config struct {
 	RootCA []byte
 	// Tokens makes the tokens that Secrets hold.
 	Tokens serviceaccounttoken.Issuer
-	// MetricsAPI is where autoscalers read metrics: over HTTP, for they may be
-	// another server's.
+	// MetricsAPI is the API over HTTP, which alone leads to other servers: where
+	// autoscalers read metrics, and what they have in a namespace that ends is
+	// deleted.
 	MetricsAPI *rest.Config
 	// PodCIDR holds the pods of all nodes.
 	PodCIDR netip.Prefix
@@ -111,6 +116,8 @@ type Controllers struct {
 	cluster client.Cluster
 	cfg     Config
 	metrics horizontalpodautoscaler.Metrics
+	// counts are what this run's controllers count; nil while none runs.
+	counts atomic.Pointer[prometheus.Registry]
 }
 
 // All prepares every controller. It must be called before the cluster's caches
@@ -133,9 +140,9 @@ func All(ctx context.Context, cluster client.Cluster, cfg Config) (*Controllers,
 }
 
 // loops makes every controller anew: each is made for one run.
-func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
+func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registerer) ([]loop.Loop, error) {
 	cfg := &c.cfg
-	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock}
+	env := loop.Env{Cluster: cluster, Logger: cfg.Logger, Clock: cfg.Clock, Metrics: metrics}
 	var loops []loop.Loop
 	for _, newLoop := range []func() (loop.Loop, error){
 		func() (loop.Loop, error) { return deployment.New(env) },
@@ -157,7 +164,7 @@ func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
 		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
 		func() (loop.Loop, error) { return tainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
-		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds) },
+		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds, cfg.MetricsAPI) },
 		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return persistentvolume.New(env) },
 		func() (loop.Loop, error) { return volumeprotection.New(env) },
@@ -171,6 +178,7 @@ func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
 		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },
 		func() (loop.Loop, error) { return serviceaccounttoken.New(env, cfg.Tokens, cfg.RootCA) },
+		func() (loop.Loop, error) { return legacytoken.New(env) },
 		func() (loop.Loop, error) { return rootca.New(env, cfg.RootCA) },
 		func() (loop.Loop, error) { return clusterroleaggregation.New(env) },
 		func() (loop.Loop, error) { return certificates.New(env, cfg.Certificates) },
@@ -191,13 +199,24 @@ func (c *Controllers) loops(cluster client.Cluster) ([]loop.Loop, error) {
 func (c *Controllers) Run(ctx context.Context) (err error) {
 	term := newTerm(c.cluster)
 	defer func() { err = errors.Join(err, term.cache.end()) }()
-	loops, err := c.loops(term)
+	counts := prometheus.NewRegistry()
+	loops, err := c.loops(term, counts)
 	if err != nil {
 		return err
 	}
+	running := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "running_managed_controllers",
+		Help: "Indicates where instances of a controller are currently running"}, []string{"name", "manager"})
+	if err := counts.Register(running); err != nil {
+		return err
+	}
+	c.counts.Store(counts)
+	defer c.counts.Store(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range loops {
 		g.Go(func() error {
+			runs := running.WithLabelValues(l.Name, "kube-controller-manager")
+			runs.Set(1)
+			defer runs.Set(0)
 			err := l.Run(ctx)
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // asked to stop
@@ -210,4 +229,13 @@ func (c *Controllers) Run(ctx context.Context) (err error) {
 	}
 	c.cfg.Logger.Debug("controllers started", "count", len(loops))
 	return g.Wait()
+}
+
+// Gather tells what the controllers have counted since they were last started,
+// while they run here.
+func (c *Controllers) Gather() ([]*dto.MetricFamily, error) {
+	if r := c.counts.Load(); r != nil {
+		return r.Gather()
+	}
+	return nil, nil
 }

@@ -44,6 +44,8 @@ type cluster struct {
 	client.Cluster
 	ctrl.Client
 	t *testing.T
+	// launch starts the controllers, stop ends them.
+	launch, stop func()
 }
 
 func start(t *testing.T) *cluster {
@@ -77,12 +79,20 @@ func start(t *testing.T) *cluster {
 			t.Errorf("caches: %v", err)
 		}
 	})
-	wg.Go(func() {
-		if err := all.Run(ctx); err != nil {
-			t.Errorf("controllers: %v", err)
-		}
-	})
-	return &cluster{Cluster: as, Client: as.Client(), t: t}
+	c := &cluster{Cluster: as, Client: as.Client(), t: t}
+	c.launch = func() {
+		ctx, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		c.stop = func() { cancel(); <-done }
+		wg.Go(func() {
+			defer close(done)
+			if err := all.Run(ctx); err != nil {
+				t.Errorf("controllers: %v", err)
+			}
+		})
+	}
+	c.launch()
+	return c
 }
 
 type issuer struct{}
@@ -367,4 +377,19 @@ func TestPolicies(t *testing.T) {
 		ref := metav1.GetControllerOf(set())
 		return ref != nil && ref.UID == d.UID && set().UID == uid, fmt.Sprint(set().OwnerReferences)
 	})
+}
+
+// Who loses the lead and gets it again goes on where the others stopped, with
+// the caches that it has.
+func TestRunAgain(t *testing.T) {
+	c := start(t)
+	c.do(c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "app"}}))
+	c.do(c.Create(t.Context(), web(2)))
+	for want := int32(2); want < 5; want++ {
+		c.eventually(func() (bool, string) { n := len(c.pods("app")); return n == int(want), fmt.Sprint(n, " pods") })
+		c.stop()
+		c.do(c.Patch(t.Context(), web(0), ctrl.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, want+1))))
+		c.launch()
+	}
+	c.eventually(func() (bool, string) { n := len(c.pods("app")); return n == 5, fmt.Sprint(n, " pods") })
 }

@@ -45,7 +45,7 @@ func (s *Scheduler) devicesChanged(note func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	note()
-	s.wake(dependsOnDevices)
+	s.wake(eventDevices, dependsOnDevices)
 }
 
 func dependsOnDevices(it *queue.Item) bool { return it.Failed.Has(core.DynamicResources) }

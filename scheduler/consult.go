@@ -55,6 +55,7 @@ func (s *Scheduler) conclude(it *queue.Item, nodes []core.Feasible, why *core.Di
 	pod := it.Pod
 	if err != nil {
 		s.queue.Retry(it, now)
+		s.counts.tried(it, pod.Profile().Name, resultError)
 		nominated := s.snapshot.Nominated(pod.UID())
 		return step{do: func(ctx context.Context) { s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), nominated) }}
 	}

@@ -24,7 +24,9 @@ func (s *Scheduler) decide(it *queue.Item, now time.Time) step {
 		s.away[pod.UID()] = &absence{item: it}
 		return step{alone: func(ctx context.Context) step { return s.consult(ctx, it) }}
 	}
+	begin := time.Now()
 	node, why := s.snapshot.Schedule(pod)
+	s.counts.algorithm.Observe(time.Since(begin).Seconds())
 	if node == "" {
 		return s.reject(it, why, now)
 	}
@@ -43,10 +45,10 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
 	s.joined(pod)
-	do := func(ctx context.Context) { s.bind(ctx, pod, node, nominated) }
+	do := func(ctx context.Context) { s.bind(ctx, it, pod, node, nominated) }
 	if volumes != nil {
 		s.snapshot.Promise(volumes)
-		p := &parked{pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
+		p := &parked{item: it, pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
 		s.parked[pod.UID()] = p
 		do = func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 	}
@@ -74,7 +76,13 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) s
 			return step{do: func(ctx context.Context) { s.release(ctx, claim); aside.do(ctx) }}
 		}
 	}
+	begin := time.Now()
 	ways, reason, settled := s.snapshot.Ways(pod, why, s.budgetList())
+	status := statusSuccess
+	if len(ways) == 0 {
+		status = statusUnschedulable
+	}
+	s.counts.point(pointPostFilter, status, pod.Profile().Name, begin)
 	switch {
 	case len(ways) == 0:
 		if !settled {
@@ -93,6 +101,7 @@ func (s *Scheduler) setAside(it *queue.Item, failed core.FilterSet, message stri
 	pod := it.Pod
 	nominated := s.snapshot.Nominated(pod.UID())
 	s.queue.Fail(it, failed, now)
+	s.counts.tried(it, pod.Profile().Name, resultUnschedulable)
 	return step{do: func(ctx context.Context) { s.report(ctx, pod, corev1.PodReasonUnschedulable, message, nominated) }}
 }
 
@@ -100,6 +109,9 @@ func (s *Scheduler) setAside(it *queue.Item, failed core.FilterSet, message stri
 // does not try again: it would only choose more of them.
 func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preemption) step {
 	pod := it.Pod
+	s.counts.preempts.Inc()
+	s.counts.victims.Observe(float64(len(way.Victims)))
+	s.counts.tried(it, pod.Profile().Name, resultUnschedulable)
 	s.snapshot.Nominate(pod, way.Node)
 	for _, other := range way.Displaced {
 		s.snapshot.Denominate(other.UID())
@@ -136,13 +148,16 @@ func (s *Scheduler) budgetList() []*policyv1.PodDisruptionBudget {
 
 // again wakes one pod.
 func (s *Scheduler) again(uid types.UID) {
-	s.wake(func(it *queue.Item) bool { return it.Pod.UID() == uid })
+	s.wake(eventPodUpdate, func(it *queue.Item) bool { return it.Pod.UID() == uid })
 }
 
 // bind writes a decision, or takes it back.
-func (s *Scheduler) bind(ctx context.Context, pod *core.Pod, node, nominated string) {
+func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, node, nominated string) {
 	obj := pod.Object
-	if err := s.writeBinding(ctx, obj, node); err != nil {
+	begin := time.Now()
+	err := s.writeBinding(ctx, obj, node)
+	s.counts.bound(obj.Spec.SchedulerName, begin, err)
+	if err != nil {
 		if !s.forget(obj.UID, node, nominated) || ctx.Err() != nil {
 			return
 		}
@@ -156,6 +171,7 @@ func (s *Scheduler) bind(ctx context.Context, pod *core.Pod, node, nominated str
 	s.mu.Lock()
 	delete(s.binding, obj.UID)
 	s.mu.Unlock()
+	s.counts.tried(it, obj.Spec.SchedulerName, resultScheduled)
 	s.recorder(obj).Eventf(obj, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", obj.Namespace, obj.Name, node)
 }
 
@@ -186,6 +202,7 @@ func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
 		s.snapshot.Nominate(it.Pod, nominated)
 	}
 	s.queue.Retry(it, time.Now())
+	s.counts.tried(it, pod.Profile().Name, resultError)
 	s.wakeUp()
 	return true
 }

@@ -50,7 +50,7 @@ func (s *Scheduler) onNamespace(obj *corev1.Namespace) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.snapshot.SetNamespace(obj.Name, obj.Labels) {
-		s.wake(func(it *queue.Item) bool { return it.Failed.Has(core.InterPodAffinity) })
+		s.wake(eventNamespace, func(it *queue.Item) bool { return it.Failed.Has(core.InterPodAffinity) })
 	}
 }
 
@@ -106,7 +106,7 @@ func (s *Scheduler) onNode(obj *corev1.Node) {
 	}
 	moved := change&^core.NodeAllocatable != 0 // topology may look different
 	might := onceAClass(func(p *core.Pod) bool { return s.snapshot.MightFit(p, obj.Name) })
-	s.wake(func(it *queue.Item) bool {
+	s.wake(eventNode, func(it *queue.Item) bool {
 		return moved && (dependsOnPods(it) || dependsOnVolumes(it)) || might(it.Pod)
 	})
 }
@@ -115,7 +115,7 @@ func (s *Scheduler) onNodeGone(obj *corev1.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.snapshot.RemoveNode(obj.Name)
-	s.wake(func(it *queue.Item) bool { return it.Failed.Has(core.PodTopologySpread) })
+	s.wake(eventNodeGone, func(it *queue.Item) bool { return it.Failed.Has(core.PodTopologySpread) })
 }
 
 func (s *Scheduler) onPod(obj *corev1.Pod) {
@@ -159,6 +159,7 @@ func (s *Scheduler) leave(uid types.UID) {
 // drop takes a pod out of the queue for good.
 func (s *Scheduler) drop(uid types.UID) {
 	s.queue.Delete(uid)
+	delete(s.gated, uid)
 	delete(s.away, uid)
 	s.snapshot.Denominate(uid)
 	delete(s.chores, uid)
@@ -199,9 +200,11 @@ func (s *Scheduler) podPending(obj *corev1.Pod) {
 		return
 	case len(obj.Spec.SchedulingGates) > 0 && profile.Gates:
 		s.drop(obj.UID)
+		s.gated[obj.UID] = true
 		s.reportGated(obj)
 		return
 	}
+	delete(s.gated, obj.UID)
 	if underWay {
 		return
 	}
@@ -263,8 +266,8 @@ func (s *Scheduler) nominate(it *queue.Item) {
 
 // wake lets the unschedulable pods try again for which f is true, and those
 // that extenders turned down: nobody knows what helps them.
-func (s *Scheduler) wake(f func(*queue.Item) bool) {
-	if s.queue.Wake(time.Now(), func(it *queue.Item) bool { return it.Failed.Has(core.Extenders) || f(it) }) {
+func (s *Scheduler) wake(event string, f func(*queue.Item) bool) {
+	if s.queue.Wake(time.Now(), event, func(it *queue.Item) bool { return it.Failed.Has(core.Extenders) || f(it) }) {
 		s.wakeUp()
 	}
 }
@@ -275,7 +278,7 @@ func (s *Scheduler) freed(pod *core.Pod, node string) {
 		a.missed = a.missed || a.node == "" || a.node == node
 	}
 	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
-	s.wake(func(it *queue.Item) bool {
+	s.wake(eventFreed, func(it *queue.Item) bool {
 		return dependsOnPods(it) && s.snapshot.Concerns(it.Pod, pod) || dependsOnVolumes(it) || fits(it.Pod)
 	})
 }
@@ -298,7 +301,7 @@ func onceAClass(f func(*core.Pod) bool) func(*core.Pod) bool {
 // joined wakes the pods that wait for the company of one that has a node now.
 func (s *Scheduler) joined(pod *core.Pod) {
 	if s.queue.Any(podFilters) {
-		s.wake(func(it *queue.Item) bool { return dependsOnPods(it) && s.snapshot.Concerns(it.Pod, pod) })
+		s.wake(eventPlaced, func(it *queue.Item) bool { return dependsOnPods(it) && s.snapshot.Concerns(it.Pod, pod) })
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -55,6 +56,8 @@ type Config struct {
 	Writers int
 	// Seed breaks ties between nodes of equal score.
 	Seed uint64
+	// Metrics is where to register them; nil is nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Validate says what is wrong.
@@ -96,6 +99,9 @@ type Scheduler struct {
 	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
 	// chores are API calls that informer handlers want made, one a pod.
 	chores map[types.UID]task
+	// gated are pods that nobody may try yet.
+	gated  map[types.UID]bool
+	counts *metrics
 }
 
 // profile is the rules of some pods, and who speaks to them.
@@ -148,6 +154,7 @@ func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 		away:     map[types.UID]*absence{},
 		budgets:  map[types.NamespacedName]*policyv1.PodDisruptionBudget{},
 		chores:   map[types.UID]task{},
+		gated:    map[types.UID]bool{},
 	}
 	for _, p := range cfg.Profiles {
 		s.profiles[p.Name] = &profile{Profile: p, recorder: cluster.Recorder(p.Name)}
@@ -159,7 +166,9 @@ func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 		}
 		s.extenders = append(s.extenders, e)
 	}
-	return s, nil
+	var err error
+	s.counts, err = newMetrics(s, cfg.Metrics)
+	return s, err
 }
 
 // Run schedules until ctx ends. It calls ready once the cluster's state is

@@ -20,6 +20,7 @@ import (
 
 // parked is a pod that has a node and waits for its volumes.
 type parked struct {
+	item      *queue.Item
 	pod       *core.Pod
 	plan      *core.VolumePlan
 	nominated string
@@ -38,7 +39,7 @@ func (s *Scheduler) onClaim(obj *corev1.PersistentVolumeClaim) {
 		s.followClaim(uid, p, obj)
 	}
 	name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}
-	s.wake(func(it *queue.Item) bool { return dependsOnVolumes(it) && it.Pod.Claims(name) })
+	s.wake(eventClaim, func(it *queue.Item) bool { return dependsOnVolumes(it) && it.Pod.Claims(name) })
 }
 
 func (s *Scheduler) onClaimGone(obj *corev1.PersistentVolumeClaim) {
@@ -58,7 +59,7 @@ func (s *Scheduler) onVolume(obj *corev1.PersistentVolume) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.snapshot.SetVolume(obj)
-	s.wake(dependsOnVolumes)
+	s.wake(eventVolume, dependsOnVolumes)
 }
 
 func (s *Scheduler) onVolumeGone(obj *corev1.PersistentVolume) {
@@ -71,7 +72,7 @@ func (s *Scheduler) onClass(obj *storagev1.StorageClass) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.snapshot.SetClass(obj)
-	s.wake(dependsOnVolumes)
+	s.wake(eventClass, dependsOnVolumes)
 }
 
 func (s *Scheduler) onClassGone(obj *storagev1.StorageClass) {
@@ -119,7 +120,7 @@ func (s *Scheduler) storageChanged(note func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	note()
-	s.wake(dependsOnVolumes)
+	s.wake(eventStorage, dependsOnVolumes)
 }
 
 func dependsOnVolumes(it *queue.Item) bool { return it.Failed&volumeFilters != 0 }
@@ -149,7 +150,7 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 		return
 	}
 	delete(s.parked, uid)
-	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.pod, p.plan.Node, p.nominated) }
+	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node, p.nominated) }
 	s.wakeUp()
 }
 
@@ -183,7 +184,13 @@ func (s *Scheduler) expire(now time.Time) (next time.Time) {
 // bindVolumes writes a plan. The pod is bound when events tell that the volume
 // controller and the provisioners have done their part.
 func (s *Scheduler) bindVolumes(ctx context.Context, uid types.UID, p *parked) {
+	begin := time.Now()
 	err := s.writePlan(ctx, p.plan)
+	status := statusSuccess
+	if err != nil {
+		status = statusError
+	}
+	s.counts.point(pointPreBind, status, p.pod.Profile().Name, begin)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.parked[uid] != p {

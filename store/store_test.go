@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -334,6 +335,25 @@ func TestRestart(t *testing.T) {
 	}
 	s = open(t, dir)
 	defer s.Close()
+	// Nobody may go on where the last process was, be the cache filled or not.
+	var early sync.WaitGroup
+	for range 4 {
+		early.Go(func() {
+			w, err := s.Resource(configMaps()).Watch(store.WatchOptions{Since: a.Revision})
+			if err == nil {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				var got []store.Event
+				if got, err = w.Next(ctx, nil); err == nil {
+					err = got[0].Err
+				}
+			}
+			if !apierrors.IsResourceExpired(err) {
+				t.Errorf("an early watch since before the restart: %v", err)
+			}
+		})
+	}
+	early.Wait()
 	r = s.Resource(configMaps())
 	got, err := r.Latest(t.Context(), "ns/a")
 	if err != nil || string(got.JSON()) != string(a.JSON()) {

@@ -65,6 +65,12 @@ func (r *Resource) Watch(opts WatchOptions) (*Watcher, error) {
 		w.initial = &initial{} // opened by Next, which has a context
 		return w, nil
 	}
+	r.mu.RLock()
+	started := r.started
+	r.mu.RUnlock()
+	if !started {
+		return w, nil // where the log begins is known when the cache is filled: see place
+	}
 	at, err := r.log.after(opts.Since)
 	if err != nil {
 		return nil, r.tooOld(opts.Since)
@@ -81,7 +87,7 @@ func (r *Resource) tooOld(since int64) error {
 type Watcher struct {
 	r     *Resource
 	opts  WatchOptions
-	at    *node // the event looked at last
+	at    *node // the event looked at last; nil until Next has found it
 	since int64 // events up to it are not wanted
 	seen  int64 // every event up to it was looked at
 	ended bool
@@ -133,6 +139,12 @@ func (w *Watcher) Next(ctx context.Context, buf []Event) ([]Event, error) {
 			return buf, err
 		}
 	}
+	if w.at == nil {
+		var err error
+		if buf, err = w.place(ctx, buf); err != nil || len(buf) > 0 {
+			return buf, err
+		}
+	}
 	log := w.r.log
 	bell := &log.prompt
 	if w.patient {
@@ -180,6 +192,31 @@ func (w *Watcher) idle(ctx context.Context, wake <-chan struct{}, buf []Event) (
 		}
 		return buf, true, ctx.Err()
 	}
+}
+
+// place puts the cursor into a log that had not begun when the watch was asked
+// for: what happened before this process is not in it.
+func (w *Watcher) place(ctx context.Context, buf []Event) ([]Event, error) {
+	w.r.mu.RLock()
+	loaded := w.r.loaded
+	w.r.mu.RUnlock()
+	select {
+	case <-loaded:
+	case <-ctx.Done():
+		return buf, ctx.Err()
+	case <-w.stop:
+		w.ended = true
+		return buf, io.EOF
+	case <-w.r.ctx.Done():
+		w.ended = true
+		return buf, io.EOF
+	}
+	at, err := w.r.log.after(w.since)
+	if err != nil {
+		return w.fail(buf, w.r.tooOld(w.since)), nil
+	}
+	w.at = at
+	return buf, nil
 }
 
 // begin sends the current state, in parts.

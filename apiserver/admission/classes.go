@@ -74,7 +74,7 @@ func (p *DefaultIngressClass) Admit(_ context.Context, a *Attributes) error {
 	return nil
 }
 
-// StorageObjectInUseProtection gives claims and volumes the finalizer that
+// StorageObjectInUseProtection gives claims, volumes and classes of attributes the finalizer that
 // keeps them as long as they are used.
 type StorageObjectInUseProtection struct{}
 
@@ -100,6 +100,8 @@ func (*StorageObjectInUseProtection) Admit(_ context.Context, a *Attributes) err
 		obj, finalizer = o, "kubernetes.io/pv-protection"
 	case *corev1.PersistentVolumeClaim:
 		obj, finalizer = o, "kubernetes.io/pvc-protection"
+	case *storagev1.VolumeAttributesClass:
+		obj, finalizer = o, "kubernetes.io/vac-protection"
 	default:
 		return nil
 	}

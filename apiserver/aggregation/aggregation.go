@@ -17,11 +17,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -47,17 +49,13 @@ type Config struct {
 	Kinds    *kinds.Table
 	Registry *registry.Core
 	// Source reads Services and EndpointSlices.
-	Source Source
+	Source connect.Source
 	// Identity is the certificate by which other servers know this one, and
 	// believe whom it names as the user.
 	Identity func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	Logger   *slog.Logger
-}
-
-// Source is a connect.Source that may be asked for what it has at hand.
-type Source interface {
-	connect.Source
-	Get(gr schema.GroupResource, namespace, name string) (api.Object, bool)
+	// Metrics registers metrics; nil: none.
+	Metrics *prometheus.Registry
+	Logger  *slog.Logger
 }
 
 // Server leads requests on to other servers. Safe for concurrent use.
@@ -69,11 +67,14 @@ type Server struct {
 	slices    *api.Kind
 	core      *api.Kind // Services
 	builtin   []schema.GroupVersion
+	metrics   *metrics
 	// looks bounds how many backends are looked at at a time.
 	looks chan struct{}
 
 	routes atomic.Pointer[routes] // nil while nothing is led on
 	view   atomic.Pointer[apiservices.View]
+
+	ready atomic.Bool
 
 	mu       sync.Mutex // guards what is below
 	present  []*apiService
@@ -123,6 +124,12 @@ func New(cfg Config) (*Server, error) {
 	if s.services == nil || s.slices == nil || s.core == nil {
 		return nil, nil
 	}
+	s.metrics = newMetrics(s)
+	if cfg.Metrics != nil {
+		if err := cfg.Metrics.Register(s.metrics); err != nil {
+			return nil, fmt.Errorf("aggregation: %w", err)
+		}
+	}
 	for _, g := range set.Groups {
 		for _, v := range g.Versions {
 			s.builtin = append(s.builtin, schema.GroupVersion{Group: g.Name, Version: v})
@@ -137,6 +144,15 @@ func (s *Server) View() *apiservices.View {
 		return nil
 	}
 	return s.view.Load()
+}
+
+// Ready is a check of /readyz: until it succeeds, what other servers serve looks
+// as if it did not exist.
+func (s *Server) Ready(context.Context) error {
+	if !s.ready.Load() {
+		return errors.New("not finished")
+	}
+	return nil
 }
 
 // retry is how long what failed rests.
@@ -162,6 +178,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 			s.follow(ctx, &group, services)
 			if first {
 				s.remember(services)
+				s.ready.Store(true)
 				ready()
 				first = false
 			}
@@ -244,8 +261,8 @@ func (s *Server) follow(ctx context.Context, group *sync.WaitGroup, services []*
 	next := &routes{to: map[schema.GroupVersion]*route{}, ctx: ctx}
 	here := map[string]bool{}
 	for _, svc := range services {
-		if svc.Spec.Service == nil {
-			continue
+		if svc.Spec.Service == nil || svc.Spec.Group == apiregistrationv1.GroupName {
+			continue // who led this group elsewhere could never undo it
 		}
 		here[svc.Name] = true
 		at := targetOf(svc)
@@ -268,6 +285,7 @@ func (s *Server) follow(ctx context.Context, group *sync.WaitGroup, services []*
 		if !here[name] {
 			b.stop()
 			delete(s.backends, name)
+			s.metrics.forget(name)
 		}
 	}
 	if len(next.to) == 0 {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 	"k8s.io/utils/ptr"
 )
 
@@ -139,6 +140,9 @@ func (b *backend) report(ctx context.Context, c apiregistrationv1.APIServiceCond
 		return nil // another backend's turn
 	}
 	b.told.Store(&c)
+	if c.Status != apiregistrationv1.ConditionTrue && helper.IsAPIServiceConditionTrue(svc, apiregistrationv1.Available) {
+		b.s.metrics.fell(b.apiService, c.Reason)
+	}
 	if err := b.s.tell(ctx, svc, c); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write the status: %w", err)
 	}

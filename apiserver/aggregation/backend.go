@@ -37,6 +37,9 @@ const (
 	refresh = time.Minute
 	// Failures are tried again after firstTry, twice that, …, at most rest.
 	firstTry = 100 * time.Millisecond
+	// patience is how long a condition stands before somebody else's contradicts
+	// it: two servers that see a backend differently must not write in turns.
+	patience = 5 * time.Second
 	// breath is the least time between two looks, however much happens.
 	breath = 100 * time.Millisecond
 
@@ -118,7 +121,8 @@ func (b *backend) stop() { b.cancel() }
 // compare has the backend looked at again when somebody else wrote its condition.
 func (b *backend) compare(svc *apiService) {
 	told, have := b.told.Load(), helper.GetAPIServiceConditionByType(svc, apiregistrationv1.Available)
-	if told == nil || have != nil && have.Status == told.Status && have.Reason == told.Reason {
+	if told == nil || have != nil && have.Status == told.Status && have.Reason == told.Reason ||
+		time.Since(told.LastTransitionTime.Time) < patience { // the next look will tell
 		return
 	}
 	select {

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/utils/clock"
@@ -67,6 +68,7 @@ type Authenticator struct {
 	certs   *cache[*certUser]
 	tokens  *cache[*claims]
 	lookups admission.Lookup
+	uses    chan types.NamespacedName // of legacy tokens, by their Secrets
 }
 
 var (
@@ -98,6 +100,7 @@ func New(cfg Config) (*Authenticator, error) {
 		certs:   newCache[*certUser](),
 		tokens:  newCache[*claims](),
 		lookups: admission.Lookup{Source: cfg.Source, Live: cfg.Live},
+		uses:    make(chan types.NamespacedName, maxUses),
 	}, nil
 }
 

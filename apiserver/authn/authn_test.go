@@ -1,6 +1,7 @@
 package authn_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -25,6 +26,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/proa-dev/proa/apiserver/admission/admissiontest"
 	"github.com/proa-dev/proa/apiserver/authn"
@@ -325,6 +329,52 @@ func TestLegacyTokens(t *testing.T) {
 	check("exchanged", "401")
 	w.source.Delete(res("secrets"), "ns", "legacy")
 	check("secret deleted", "401")
+}
+
+// The day of a legacy token's last use is written to its Secret, once, and one
+// that is marked as invalid is refused.
+func TestLegacyTokenUses(t *testing.T) {
+	w := newWorld(t)
+	token, err := w.LegacyToken(w.sa, "legacy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := &corev1.Secret{ObjectMeta: meta("ns", "legacy", "x"), Type: corev1.SecretTypeServiceAccountToken, Data: map[string][]byte{"token": []byte(token)}}
+	w.source.Put(res("secrets"), secret)
+	patched := make(chan *corev1.Secret)
+	api := interceptor.NewClient(fake.NewClientBuilder().WithObjects(secret.DeepCopy()).Build(), interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			err := c.Patch(ctx, o, p, opts...)
+			w.source.Put(res("secrets"), o.DeepCopyObject().(*corev1.Secret))
+			patched <- o.(*corev1.Secret)
+			return err
+		},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.NoteUses(ctx, api, slog.New(slog.DiscardHandler)) }()
+	defer func() { cancel(); <-ended }()
+
+	for range 100 { // more than there is room for
+		if got := who(w.Authenticator, bearer(token)); got != appUser {
+			t.Fatal(got)
+		}
+	}
+	if s := <-patched; s.Labels["kubernetes.io/legacy-token-last-used"] != "2026-03-01" {
+		t.Errorf("labels: %v", s.Labels)
+	}
+	w.clock.Step(24 * time.Hour)
+	who(w.Authenticator, bearer(token))
+	s := <-patched
+	if s.Labels["kubernetes.io/legacy-token-last-used"] != "2026-03-02" {
+		t.Errorf("labels: %v", s.Labels)
+	}
+	s = s.DeepCopy()
+	s.Labels["kubernetes.io/legacy-token-invalid-since"] = "2026-03-02"
+	w.source.Put(res("secrets"), s)
+	if got := who(w.Authenticator, bearer(token)); got != "401" {
+		t.Errorf("an invalid token: %s", got)
+	}
 }
 
 func TestIssueToken(t *testing.T) {

@@ -165,7 +165,7 @@ func (a *Authenticator) alive(ctx context.Context, c *claims, token string, now 
 	// shutting down.
 	gone := now.Add(-jwt.DefaultLeeway)
 	if c.Kubernetes == nil {
-		return a.legacyAlive(ctx, c, token, gone)
+		return a.legacyAlive(ctx, c, token, now, gone)
 	}
 	k := c.Kubernetes
 	if err := a.accountAlive(ctx, k.Namespace, k.ServiceAccount, gone); err != nil {
@@ -211,7 +211,7 @@ func boundAlive(what string, obj api.Object, r *ref, gone time.Time) error {
 	return nil
 }
 
-func (a *Authenticator) legacyAlive(ctx context.Context, c *claims, token string, gone time.Time) error {
+func (a *Authenticator) legacyAlive(ctx context.Context, c *claims, token string, now, gone time.Time) error {
 	obj := a.object(ctx, "secrets", c.LegacyNamespace, c.LegacySecret)
 	secret, ok := obj.(*corev1.Secret)
 	if !ok || deletedBefore(secret.DeletionTimestamp, gone) || secret.Type != corev1.SecretTypeServiceAccountToken {
@@ -220,7 +220,15 @@ func (a *Authenticator) legacyAlive(ctx context.Context, c *claims, token string
 	if string(secret.Data[corev1.ServiceAccountTokenKey]) != token {
 		return errors.New("token does not match server's copy")
 	}
-	return a.accountAlive(ctx, c.LegacyNamespace, ref{Name: c.LegacyName, UID: c.LegacyUID}, gone)
+	if err := a.accountAlive(ctx, c.LegacyNamespace, ref{Name: c.LegacyName, UID: c.LegacyUID}, gone); err != nil {
+		return err
+	}
+	a.used(secret, now)
+	if secret.Labels[invalidSince] != "" {
+		return fmt.Errorf("the token in secret %s/%s for service account %s/%s has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, "+
+			"or remove the '%s' label from the secret to temporarily allow use of this token", c.LegacyNamespace, c.LegacySecret, c.LegacyNamespace, c.LegacyName, invalidSince)
+	}
+	return nil
 }
 
 func deletedBefore(t *metav1.Time, gone time.Time) bool {

@@ -11,6 +11,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -18,6 +19,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission/admissiontest"
 	"github.com/proa-dev/proa/apiserver/authz"
+	"github.com/proa-dev/proa/internal/localvolume"
 )
 
 func rbac(resource string) schema.GroupResource {
@@ -339,6 +341,54 @@ func TestNode(t *testing.T) {
 	}
 	check(t, a, questions)
 	check(t, a, questions) // remembered
+}
+
+// A node finds the volumes that are directories of its own by their label, and
+// deletes those whose claims are gone; others' are none of its business.
+func TestNodeLocalVolumes(t *testing.T) {
+	local := func(name, node string, phase corev1.PersistentVolumePhase) *corev1.PersistentVolume {
+		return &corev1.PersistentVolume{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: localvolume.Selector(node), Annotations: map[string]string{
+				"pv.kubernetes.io/provisioned-by": localvolume.Provisioner, localvolume.NodeAnnotation: node}},
+			Spec: corev1.PersistentVolumeSpec{PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete,
+				PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/storage/" + name}}},
+			Status: corev1.PersistentVolumeStatus{Phase: phase},
+		}
+	}
+	kept := local("kept", "n1", corev1.VolumeReleased)
+	kept.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRetain
+	forged := local("forged", "n1", corev1.VolumeReleased)
+	forged.Annotations["pv.kubernetes.io/provisioned-by"] = "somebody"
+	a := authz.New(policy(local("bound", "n1", corev1.VolumeBound), local("released", "n1", corev1.VolumeReleased),
+		local("other", "n2", corev1.VolumeReleased), kept, forged))
+	const n1 = "system:node:n1 system:nodes"
+	check(t, a, []question{
+		{n1, "get core/persistentvolumes /bound", true, ""},
+		{n1, "delete core/persistentvolumes /bound", false, ""},
+		{n1, "delete core/persistentvolumes /released", true, ""},
+		{n1, "update core/persistentvolumes /released", false, ""},
+		{n1, "patch core/persistentvolumes/status /released", false, ""},
+		{n1, "delete core/persistentvolumes /kept", false, ""},
+		{n1, "delete core/persistentvolumes /other", false, ""},
+		{n1, "get core/persistentvolumes /other", false, ""},
+		{n1, "delete core/persistentvolumes /forged", false, ""},
+		{n1, "delete core/persistentvolumes /gone", false, ""},
+		{n1, "list core/persistentvolumes", false, ""},
+		{n1, "create core/persistentvolumes", false, ""},
+	})
+	for _, c := range []struct {
+		node    string
+		verb    string
+		allowed bool
+	}{{"n1", "list", true}, {"n1", "watch", true}, {"n2", "list", false}, {"n1", "deletecollection", false}} {
+		attrs := ask(t, as(n1), c.verb+" core/persistentvolumes")
+		selector := labels.SelectorFromSet(localvolume.Selector(c.node))
+		attrs.LabelSelectorRequirements, _ = selector.Requirements()
+		decision, reason, err := a.Authorize(t.Context(), attrs)
+		if err != nil || (decision == authorizer.DecisionAllow) != c.allowed {
+			t.Errorf("%s those of %s: %v %s %v", c.verb, c.node, decision, reason, err)
+		}
+	}
 }
 
 func TestNodeForgetsPods(t *testing.T) {

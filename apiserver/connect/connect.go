@@ -46,9 +46,10 @@ type Config struct {
 	Fail func(w http.ResponseWriter, r *http.Request, err error)
 }
 
-// Source reads objects: Live as new as every acknowledged write, List from a
-// cache.
+// Source reads objects: Live as new as every acknowledged write, Get and List
+// from a cache.
 type Source interface {
+	Get(gr schema.GroupResource, namespace, name string) (api.Object, bool)
 	Live(ctx context.Context, gr schema.GroupResource, namespace, name string) (api.Object, bool)
 	List(gr schema.GroupResource, namespace string) []api.Object
 }

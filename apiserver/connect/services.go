@@ -38,7 +38,10 @@ func (s Services) Address(ctx context.Context, namespace, name string, port int3
 }
 
 func (s Services) service(ctx context.Context, namespace, name string) (*corev1.Service, error) {
-	obj, ok := s.Source.Live(ctx, services, namespace, name)
+	obj, ok := s.Source.Get(services, namespace, name)
+	if !ok { // it may be too new for the cache
+		obj, ok = s.Source.Live(ctx, services, namespace, name)
+	}
 	if !ok {
 		return nil, apierrors.NewNotFound(services, name)
 	}

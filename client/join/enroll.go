@@ -51,7 +51,7 @@ func (n *Node) insist(ctx context.Context, what string, try func(context.Context
 			return fmt.Errorf("join: %s: %w", what, f.error)
 		}
 		if text := what + ": " + err.Error(); n.complain(text) {
-			n.cfg.Logger.Warn("not joined yet, trying again", "server", n.cfg.Server, "step", what, "error", err)
+			n.cfg.Logger.Warn("not joined yet, trying again", "servers", n.servers.order(), "step", what, "error", err)
 		}
 		select {
 		case <-n.cfg.Clock.After(wait):
@@ -82,7 +82,7 @@ func (n *Node) enroll(ctx context.Context) error {
 	if n.pool == nil {
 		var ca []byte
 		err := n.insist(ctx, "ask the server for the cluster's CA", func(ctx context.Context) (err error) {
-			ca, err = discover(ctx, n.cfg.Server, hash)
+			ca, err = discoverAny(ctx, n.cfg.Servers, hash)
 			return err
 		})
 		if err != nil {
@@ -95,7 +95,8 @@ func (n *Node) enroll(ctx context.Context) error {
 			return err
 		}
 	}
-	bearer := &rest.Config{Host: n.cfg.Server, BearerToken: token.String(), TLSClientConfig: rest.TLSClientConfig{CAData: n.ca}, UserAgent: "proa-agent", Timeout: 30 * time.Second}
+	bearer := &rest.Config{Host: n.cfg.Servers[0], Dial: n.servers.DialContext, BearerToken: token.String(),
+		TLSClientConfig: rest.TLSClientConfig{CAData: n.ca, ServerName: serverName}, UserAgent: "proa-agent", Timeout: 30 * time.Second}
 	requests, err := v1.NewForConfig(bearer)
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
@@ -108,12 +109,37 @@ func (n *Node) enroll(ctx context.Context) error {
 		return err
 	}
 	n.client.Store(pair.certificate)
-	n.cfg.Logger.Info("joined the cluster", "server", n.cfg.Server, "node", n.cfg.NodeName)
+	n.cfg.Logger.Info("joined the cluster", "server", n.servers.order()[0], "node", n.cfg.NodeName)
 	return nil
 }
 
 // maxInfo bounds what is read of a stranger.
 const maxInfo = 1 << 20
+
+// discoverAny asks one server after the other. It is of no use to go on when one
+// says so and no other knows better.
+func discoverAny(ctx context.Context, servers []string, hash string) ([]byte, error) {
+	var errs []error
+	for _, s := range servers {
+		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
+		ca, err := discover(attempt, s, hash)
+		cancel()
+		if err == nil {
+			return ca, nil
+		}
+		errs = append(errs, err)
+	}
+	if len(errs) == 1 {
+		return nil, errs[0]
+	}
+	err := errors.Join(errs...)
+	for _, e := range errs {
+		if f := (final{}); !errors.As(e, &f) {
+			return nil, fmt.Errorf("no server answers as it should: %s", err) //nolint:errorlint // one that is down may come: no end for the others' sake
+		}
+	}
+	return nil, final{err}
+}
 
 // discover reads the cluster's CA from a server that is not known yet, and
 // believes it only if it has the hash. Nothing secret is sent.

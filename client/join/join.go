@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -37,8 +36,8 @@ import (
 type Config struct {
 	// Dir keeps what was obtained.
 	Dir string
-	// Server is the URL of an API server.
-	Server string
+	// Servers are URLs of API servers of the cluster. The others are learnt of.
+	Servers []string
 	// Token is the full form of a bootstrap token; it may be empty once Dir
 	// holds a certificate.
 	Token    string
@@ -52,12 +51,14 @@ type Config struct {
 
 // Validate says what is missing or wrong.
 func (c *Config) Validate() error {
-	u, err := url.Parse(c.Server)
+	for _, s := range c.Servers {
+		if _, err := addressOf(s); err != nil {
+			return err
+		}
+	}
 	switch {
-	case c.Server == "":
+	case len(c.Servers) == 0:
 		return errors.New("join: no --server: the URL of the cluster's API server, such as https://192.0.2.1:6443")
-	case err != nil || u.Scheme != "https" || u.Host == "" || (u.Path != "" && u.Path != "/"):
-		return fmt.Errorf("join: --server: %q is not a URL such as https://192.0.2.1:6443", c.Server)
 	case c.Dir == "" || !filepath.IsAbs(c.Dir):
 		return fmt.Errorf("join: folder %q is not absolute", c.Dir)
 	case c.NodeName == "":
@@ -75,6 +76,7 @@ type Node struct {
 	pool     *x509.CertPool
 	client   atomic.Pointer[tls.Certificate]
 	serving  atomic.Pointer[tls.Certificate]
+	servers  *servers
 	dialer   *connrotation.Dialer
 	rest     *rest.Config
 	settings Settings
@@ -97,7 +99,17 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
-	n := &Node{cfg: cfg}
+	n := &Node{cfg: cfg, servers: &servers{
+		dial: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext, log: cfg.Logger,
+	}}
+	for _, s := range cfg.Servers {
+		address, err := addressOf(s)
+		if err != nil {
+			return nil, err
+		}
+		n.servers.given = append(n.servers.given, address)
+	}
+	n.servers.learn(n.rememberedServers())
 	if err := n.recall(); err != nil {
 		return nil, err
 	}
@@ -192,13 +204,13 @@ const (
 
 // connect makes the transport with the client certificate.
 func (n *Node) connect() {
-	n.dialer = connrotation.NewDialer((&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
+	n.dialer = connrotation.NewDialer(n.servers.DialContext)
 	n.rest = &rest.Config{
-		Host: n.cfg.Server, UserAgent: "proa-agent", QPS: -1,
+		Host: n.cfg.Servers[0], UserAgent: "proa-agent", QPS: -1,
 		Transport: &http.Transport{
 			DialContext: n.dialer.DialContext,
 			TLSClientConfig: &tls.Config{
-				RootCAs: n.pool, MinVersion: tls.VersionTLS12,
+				RootCAs: n.pool, MinVersion: tls.VersionTLS12, ServerName: serverName,
 				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return n.client.Load(), nil },
 			},
 			TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second,

@@ -22,8 +22,10 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/utils/clock"
@@ -46,6 +48,7 @@ type server struct {
 	requests map[string]*certificatesv1.CertificateSigningRequest
 	approve  bool
 	asked    []string // who asked for what
+	others   []string // the addresses of all servers
 }
 
 func start(t *testing.T, clk clock.Clock) *server {
@@ -58,7 +61,7 @@ func start(t *testing.T, clk clock.Clock) *server {
 	if s.token, err = bootstraptoken.New(); err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := s.authority.Server(certs.Names{CommonName: "server", IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
+	leaf, err := s.authority.Server(certs.Names{CommonName: "server", DNS: []string{"kubernetes"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +113,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Unauthorized","message":"Unauthorized","code":401}`)
 	case path == "/api/v1/namespaces/kube-system/configmaps/"+join.SettingsName:
 		s.answer(w, &corev1.ConfigMap{Data: settings().Data()})
+	case path == "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices":
+		s.answer(w, s.endpoints())
 	case path == requests && r.Method == http.MethodPost:
 		s.create(w, r, who)
 	case strings.HasPrefix(path, requests+"/"):
@@ -158,6 +163,8 @@ func (s *server) sign(req *certificatesv1.CertificateSigningRequest) {
 
 func (s *server) answer(w http.ResponseWriter, obj any) {
 	switch o := obj.(type) {
+	case *discoveryv1.EndpointSliceList:
+		o.TypeMeta = metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSliceList"}
 	case *corev1.ConfigMap:
 		o.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}
 	case *certificatesv1.CertificateSigningRequest:
@@ -181,7 +188,7 @@ func (s *server) fullToken(t *testing.T) string {
 func (s *server) config(t *testing.T, dir string) join.Config {
 	t.Helper()
 	return join.Config{
-		Dir: dir, Server: s.http.URL, Token: s.fullToken(t), NodeName: "n1", Addresses: []net.IP{net.ParseIP("192.0.2.7").To4()},
+		Dir: dir, Servers: []string{s.http.URL}, Token: s.fullToken(t), NodeName: "n1", Addresses: []net.IP{net.ParseIP("192.0.2.7").To4()},
 		Logger: slog.New(slog.DiscardHandler), Clock: s.clock,
 	}
 }
@@ -238,6 +245,92 @@ func TestJoin(t *testing.T) {
 	}
 }
 
+// endpoints are those of the Service kubernetes.
+func (s *server) endpoints() *discoveryv1.EndpointSliceList {
+	list := &discoveryv1.EndpointSliceList{}
+	for _, address := range s.others {
+		at := netip.MustParseAddrPort(address)
+		list.Items = append(list.Items, discoveryv1.EndpointSlice{
+			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{at.Addr().String()}}},
+			Ports:     []discoveryv1.EndpointPort{{Name: new("https"), Port: new(int32(at.Port()))}},
+		})
+	}
+	return list
+}
+
+// twin is another server of the same cluster.
+func (s *server) twin(t *testing.T) *httptest.Server {
+	t.Helper()
+	twin := httptest.NewUnstartedServer(s)
+	twin.TLS, twin.EnableHTTP2 = s.http.TLS.Clone(), true
+	twin.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	twin.StartTLS()
+	t.Cleanup(twin.Close)
+	return twin
+}
+
+// A node goes on with another server when the one that it uses is gone, whether
+// it was told of it or has learnt of it, and also after a restart.
+func TestServers(t *testing.T) {
+	ask := func(t *testing.T, n *join.Node) error {
+		t.Helper()
+		maps, err := typedcorev1.NewForConfig(n.REST())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = maps.ConfigMaps("kube-system").Get(ctx, join.SettingsName, metav1.GetOptions{})
+		return err
+	}
+	t.Run("given", func(t *testing.T) {
+		s := start(t, clock.RealClock{})
+		cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
+		gone := s.twin(t)
+		gone.Close()
+		second := s.twin(t)
+		cfg.Servers = []string{gone.URL, s.http.URL, second.URL}
+		n, err := join.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ask(t, n); err != nil {
+			t.Error(err)
+		}
+		s.http.Close()
+		eventually(t, "an answer of the last server", func() bool { return ask(t, n) == nil })
+	})
+	t.Run("learnt", func(t *testing.T) {
+		s := start(t, clock.RealClock{})
+		cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
+		second := s.twin(t)
+		s.mu.Lock()
+		s.others = []string{s.http.Listener.Addr().String(), second.Listener.Addr().String()}
+		s.mu.Unlock()
+		n, err := join.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- n.Run(ctx, func() {}) }()
+		eventually(t, "the servers are remembered", func() bool { _, err := os.Stat(filepath.Join(cfg.Dir, "servers.json")); return err == nil })
+		s.http.Close()
+		eventually(t, "an answer of the other server", func() bool { return ask(t, n) == nil })
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		cfg.Token = ""
+		if n, err = join.Open(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := ask(t, n); err != nil {
+			t.Errorf("after a restart: %v", err)
+		}
+	})
+}
+
 func TestRefusals(t *testing.T) {
 	s, other := start(t, clock.RealClock{}), start(t, clock.RealClock{})
 	joined := filepath.Join(t.TempDir(), "agent")
@@ -251,13 +344,13 @@ func TestRefusals(t *testing.T) {
 		{"no token", "give --token", func(c *join.Config) { c.Token = "" }},
 		{"a token without a hash", "does not carry the hash", func(c *join.Config) { c.Token = s.token.String() }},
 		{"a damaged hash", "is not a SHA-256 hash", func(c *join.Config) { c.Token = "K10abc::" + s.token.String() }},
-		{"another cluster's server", "is not the cluster that the token is for", func(c *join.Config) { c.Server = other.http.URL }},
+		{"another cluster's server", "is not the cluster that the token is for", func(c *join.Config) { c.Servers = []string{other.http.URL} }},
 		{"a token that is gone", "does not accept this node's credentials", func(c *join.Config) {
 			hash, _ := bootstraptoken.CAHash(s.authority.CAPEM())
 			c.Token = bootstraptoken.Token{ID: "aaaaaa", Secret: "bbbbbbbbbbbbbbbb"}.Full(hash)
 		}},
-		{"no server", "no --server", func(c *join.Config) { c.Server = "" }},
-		{"a server without TLS", "is not a URL such as https", func(c *join.Config) { c.Server = "http://127.0.0.1:6443" }},
+		{"no server", "no --server", func(c *join.Config) { c.Servers = nil }},
+		{"a server without TLS", "is not a URL such as https", func(c *join.Config) { c.Servers = []string{"http://127.0.0.1:6443"} }},
 		{"a folder of another cluster", "belongs to another cluster", func(c *join.Config) { c.Dir = joined; c.Token = other.fullToken(t) }},
 	} {
 		cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
@@ -281,7 +374,7 @@ func TestWaits(t *testing.T) {
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	cfg.Server = "https://" + address
+	cfg.Servers = []string{"https://" + address}
 	s.mu.Lock()
 	s.approve = false
 	s.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes/typed/certificates/v1"
+	discovery "k8s.io/client-go/kubernetes/typed/discovery/v1"
 )
 
 const (
@@ -23,9 +24,14 @@ func (n *Node) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
+	endpoints, err := discovery.NewForConfig(n.REST())
+	if err != nil {
+		return err
+	}
 	api := requests.CertificateSigningRequests()
 	ready()
 	var wg sync.WaitGroup
+	wg.Go(func() { n.follow(ctx, endpoints) })
 	wg.Go(func() {
 		n.keep(ctx, api, &n.client, clientFile, n.clientTemplate(), func() {
 			// The server sees the certificate of a connection when it begins.

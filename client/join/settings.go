@@ -89,7 +89,7 @@ func (n *Node) learn(ctx context.Context) error {
 	short, cancel := context.WithTimeout(ctx, askAtStart)
 	defer cancel()
 	if err := ask(short); err != nil {
-		n.cfg.Logger.Warn("the server does not answer; working on with what is known", "server", n.cfg.Server, "error", err)
+		n.cfg.Logger.Warn("the server does not answer; working on with what is known", "servers", n.servers.order(), "error", err)
 		n.settings = known
 	}
 	return ctx.Err()

@@ -28,7 +28,7 @@ import (
 // agentOptions are the flags of `proa agent`, under k3s's names.
 type agentOptions struct {
 	nodeConfig
-	server    string
+	servers   []string
 	token     string
 	tokenFile string
 }
@@ -51,7 +51,8 @@ func agentCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	o.flags(f)
-	f.StringVar(&o.server, "server", "", "URL of the cluster's API server, such as https://192.0.2.1:6443")
+	f.StringSliceVar(&o.servers, "server", nil, "URL of the cluster's API server, such as https://192.0.2.1:6443; may be\n"+
+		"given for several. Servers that join later are learnt of, and stand in for one that is gone")
 	f.StringVar(&o.token, "token", "", "token from `proa token create` (default: the environment's PROA_TOKEN)")
 	f.StringVar(&o.tokenFile, "token-file", "", "file that holds the token")
 	return cmd
@@ -95,7 +96,7 @@ func runAgent(ctx context.Context, o *agentOptions) error {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	joined, err := join.Open(ctx, join.Config{
-		Dir: filepath.Join(cfg.dataDir, "agent"), Server: o.server, Token: o.token, NodeName: cfg.nodeName,
+		Dir: filepath.Join(cfg.dataDir, "agent"), Servers: o.servers, Token: o.token, NodeName: cfg.nodeName,
 		Addresses: []net.IP{cfg.hostAddr.AsSlice()}, Logger: cfg.logger.With("component", "join"),
 	})
 	if err != nil {
@@ -111,7 +112,7 @@ func runAgent(ctx context.Context, o *agentOptions) error {
 	group := lifecycle.Group{Logger: cfg.logger, Components: append(
 		[]lifecycle.Component{{Name: "credentials", Run: joined.Run}}, n.components()...)}
 	return group.Run(ctx, func() {
-		cfg.logger.Info("Proa is up", "node", cfg.nodeName, "server", o.server)
+		cfg.logger.Info("Proa is up", "node", cfg.nodeName, "servers", o.servers)
 	})
 }
 

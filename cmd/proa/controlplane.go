@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -48,6 +49,7 @@ import (
 	"github.com/proa-dev/proa/controllers"
 	"github.com/proa-dev/proa/controllers/certificates"
 	"github.com/proa-dev/proa/internal/certs"
+	"github.com/proa-dev/proa/scheduler"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -70,6 +72,11 @@ type controlPlane struct {
 	manager     client.Cluster
 	forPods     client.Cluster
 	controllers *controllers.Controllers
+
+	// metrics are what /metrics shows, resources what /metrics/resources does,
+	// and scheduling those of the scheduler, anew each time that it leads.
+	metrics, resources *prometheus.Registry
+	scheduling         atomic.Pointer[prometheus.Registry]
 }
 
 // newControlPlane opens what may fail for reasons of the machine: the port,
@@ -163,12 +170,15 @@ func (p *controlPlane) newServer() error {
 	authorizer := authz.New(objects)
 	types := typeschema.Converter(builtin.Scheme())
 	lookup := admission.Lookup{Source: objects, Live: objects.Live}
-	metrics := prometheus.NewRegistry()
+	p.metrics, p.resources = prometheus.NewRegistry(), prometheus.NewRegistry()
+	if err := p.metrics.Register(buildInfo()); err != nil {
+		return err
+	}
 	p.webhooks = webhookclient.New(connect.Services{Source: objects}.Address)
 	extended, err := extensions(policy.Config{
 		Lookup: lookup, Authorizer: authorizer, Converter: types, Scheme: builtin.Scheme(),
 	}, webhook.Config{
-		Lookup: lookup, Authorizer: authorizer, Client: p.webhooks, Metrics: metrics, Logger: cfg.logger.With("component", "webhooks"),
+		Lookup: lookup, Authorizer: authorizer, Client: p.webhooks, Metrics: p.metrics, Logger: cfg.logger.With("component", "webhooks"),
 	})
 	if err != nil {
 		return err
@@ -176,6 +186,7 @@ func (p *controlPlane) newServer() error {
 	p.services = services.New(services.Config{
 		Store: p.store, CIDR: cfg.services, PortFirst: cfg.portFirst, PortLast: cfg.portLast, Now: metav1.Now,
 	})
+	paths["/metrics/resources"] = promhttp.HandlerFor(p.resources, promhttp.HandlerOpts{})
 	p.server, err = apiserver.New(apiserver.Config{
 		Store: p.store, Kinds: kinds, Scheme: builtin.Scheme(), Types: types,
 		Authenticator: p.authenticator, Authorizer: authorizer,
@@ -192,7 +203,8 @@ func (p *controlPlane) newServer() error {
 		},
 		FrontProxy: frontProxy.GetClientCertificate,
 		Components: []health.Check{
-			// They run in this process from the end of bootstrapping to its own end.
+			// They run in this process from the end of bootstrapping to its own end,
+			// or stand by for another server's.
 			{Name: "controller-manager", Run: p.bootstrapping}, {Name: "etcd-0", Run: p.store.Healthy}, {Name: "scheduler", Run: p.bootstrapping},
 		},
 		Paths: paths, Ready: []health.Check{{Name: "poststarthook/bootstrap", Run: p.bootstrapping}},
@@ -201,7 +213,8 @@ func (p *controlPlane) newServer() error {
 			GetCertificate: serving.GetCertificate, ClientCAs: p.authority.Pool(),
 			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12,
 		},
-		Metrics: metrics, Logger: cfg.logger.With("component", "apiserver"),
+		// Those of controller-runtime and client-go: queues, requests, this process.
+		Metrics: p.metrics, OtherMetrics: []prometheus.Gatherer{prometheus.GathererFunc(libraryMetrics), prometheus.GathererFunc(p.leadingMetrics)}, Logger: cfg.logger.With("component", "apiserver"),
 	})
 	if err != nil {
 		return err
@@ -250,6 +263,9 @@ func (p *controlPlane) newClusters(ctx context.Context) (err error) {
 		return err
 	}
 	if p.forPods, err = p.as("system:kube-scheduler"); err != nil {
+		return err
+	}
+	if err = p.resources.Register(scheduler.Resources(ctx, p.forPods)); err != nil {
 		return err
 	}
 	metrics, err := p.authority.Client("system:kube-controller-manager", user.SystemPrivilegedGroup)
@@ -360,6 +376,13 @@ func (p *controlPlane) runCaches(ctx context.Context, ready func()) error {
 		errs = append(errs, <-ended)
 	}
 	return errors.Join(errs...)
+}
+
+// runTokenUses notes when tokens that live in Secrets are used.
+func (p *controlPlane) runTokenUses(ctx context.Context, ready func()) error {
+	ready()
+	p.authenticator.NoteUses(ctx, p.admin.Client(), p.cfg.logger)
+	return nil
 }
 
 // repairPeriod is how often the claims of addresses and ports are compared

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/proa-dev/proa/client"
@@ -44,10 +46,24 @@ func (p *controlPlane) runScheduler(ctx context.Context, ready func()) error {
 		ready()
 	}
 	return p.lead(ctx, "kube-scheduler", p.forPods, func(ctx context.Context) error {
+		metrics := prometheus.NewRegistry()
+		cfg.Metrics = metrics
 		s, err := scheduler.New(p.forPods, cfg)
 		if err != nil {
 			return err
 		}
+		p.scheduling.Store(metrics)
+		defer p.scheduling.Store(nil)
 		return s.Run(ctx, ready)
 	})
+}
+
+// leadingMetrics are those of the controllers and of the scheduler, while they
+// run here.
+func (p *controlPlane) leadingMetrics() ([]*dto.MetricFamily, error) {
+	all := prometheus.Gatherers{p.controllers}
+	if r := p.scheduling.Load(); r != nil {
+		all = append(all, r)
+	}
+	return all.Gather()
 }

@@ -54,6 +54,7 @@ func runServer(ctx context.Context, cfg *serverConfig) error {
 		{Name: "aggregation", Run: p.server.ServeAggregated},
 		{Name: "caches", Run: p.runCaches},
 		{Name: "service claims", Run: p.runRepair},
+		{Name: "token uses", Run: p.runTokenUses},
 		{Name: "controllers", Run: p.runControllers},
 		{Name: "scheduler", Run: p.runScheduler},
 	}

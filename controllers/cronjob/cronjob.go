@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,12 +35,20 @@ var kind = batchv1.SchemeGroupVersion.WithKind("CronJob")
 type controller struct {
 	env    loop.Env
 	events record.EventRecorder
+	// skew is how late jobs are made.
+	skew prometheus.Histogram
 }
 
 // New makes the controller.
 func New(env loop.Env) (loop.Loop, error) {
 	env = env.Named(Name)
-	c := &controller{env: env, events: env.Cluster.Recorder(Name)}
+	c := &controller{env: env, events: env.Cluster.Recorder(Name), skew: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Subsystem: "cronjob_controller", Name: "job_creation_skew_duration_seconds",
+		Help: "Time between when a cronjob is scheduled to be run, and when the corresponding job is created", Buckets: prometheus.ExponentialBuckets(1, 2, 10),
+	})}
+	if err := env.Register(c.skew); err != nil {
+		return loop.Loop{}, err
+	}
 	add := func(_ context.Context, q loop.Queue, o *batchv1.CronJob) { q.Add(loop.Key(o.Namespace, o.Name)) }
 	owner := func(_ context.Context, q loop.Queue, j *batchv1.Job) {
 		if ref := metav1.GetControllerOfNoCopy(j); ref != nil && ref.Kind == kind.Kind {
@@ -199,6 +208,7 @@ func (v *visit) start(ctx context.Context, at time.Time) (bool, error) {
 		return false, fmt.Errorf("create job: %w", err)
 	default:
 		v.tell("SuccessfulCreate", "Created job %v", job.Name)
+		v.skew.Observe(job.CreationTimestamp.Sub(at).Seconds())
 	}
 	v.cj.Status.Active = append(v.cj.Status.Active, corev1.ObjectReference{
 		APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job",

@@ -50,6 +50,7 @@ type Controller struct {
 	pods   pods.Control
 	expect *expect.Tracker
 	rel    *released
+	counts *metrics
 
 	mu   sync.Mutex
 	jobs map[types.NamespacedName]*memory
@@ -76,7 +77,11 @@ func New(env loop.Env) (loop.Loop, error) {
 		pods:   pods.Control{Client: env.Cluster.Client(), Recorder: events},
 		expect: expect.NewTracker(env.Clock),
 		rel:    &released{},
+		counts: newMetrics(),
 		jobs:   map[types.NamespacedName]*memory{},
+	}
+	if err := env.Register(c.counts.all()...); err != nil {
+		return loop.Loop{}, err
 	}
 	jobs, err := loop.New(env, Name, workers, c.reconcile, c.watchJobs(), c.watchPods())
 	if err != nil {
@@ -188,7 +193,12 @@ func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 
 // sync is reconcile for a job that is to be worked on, and known to be as we
 // left it.
-func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, selector labels.Selector) (time.Duration, error) {
+func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, selector labels.Selector) (after time.Duration, err error) {
+	begin, action, mode := c.env.Clock.Now(), actionReconciling, batchv1.NonIndexedCompletion
+	if job.Spec.CompletionMode != nil {
+		mode = *job.Spec.CompletionMode
+	}
+	defer func() { c.counts.passed(string(mode), action, err, c.env.Clock.Since(begin)) }()
 	// Asked before the pods are read: what is seen later cannot be missing.
 	settled := c.expect.Satisfied(job.UID)
 	expected := c.rel.of(job.UID)
@@ -202,6 +212,7 @@ func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, sele
 	switch {
 	case p.finished != nil:
 		deleted := c.deleteActive(ctx, p)
+		action = actionDeleted
 		if deleted.total < len(p.active) || !settled {
 			// Pods may be left that the finish must count first.
 			p.finished = nil
@@ -209,7 +220,7 @@ func (c *Controller) sync(ctx context.Context, m *memory, job *batchv1.Job, sele
 		p.removed(deleted)
 		manageErr = deleted.err
 	case settled && job.DeletionTimestamp == nil:
-		manageErr = c.manage(ctx, p)
+		action, manageErr = c.manage(ctx, p)
 		if !p.checkComplete() {
 			p.change = p.noteSuspension()
 		}

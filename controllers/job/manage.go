@@ -134,18 +134,18 @@ func (p *pass) removed(r removal) {
 	p.ready -= int32(r.ready)
 }
 
-// manage carries out the plan.
-func (c *Controller) manage(ctx context.Context, p *pass) error {
+// manage carries out the plan, and says what that was.
+func (c *Controller) manage(ctx context.Context, p *pass) (action string, err error) {
 	todo := p.plan()
 	if len(todo.remove) > 0 {
 		r := c.remove(ctx, p, todo.remove)
 		p.removed(r)
-		return r.err
+		return actionDeleted, r.err
 	}
 	if todo.create > 0 {
-		return c.create(ctx, p, todo)
+		return actionCreated, c.create(ctx, p, todo)
 	}
-	return nil
+	return actionTracking, nil
 }
 
 // deleteActive deletes all active pods of a job that ends. They keep their

@@ -47,6 +47,8 @@ type pass struct {
 	again time.Duration
 	// flush says that the status is to be written.
 	flush bool
+	// What the metrics were told of the outcomes that the status counts.
+	toldSucceeded, toldFailed int32
 }
 
 func newPass(job *batchv1.Job, mine []*corev1.Pod, expected sets.Set[types.UID], past backoff, now time.Time) *pass {
@@ -55,7 +57,8 @@ func newPass(job *batchv1.Job, mine []*corev1.Pod, expected sets.Set[types.UID],
 	}
 	p := &pass{
 		job: job, pods: mine, now: now, expected: expected, backoff: past,
-		before:             *job.Status.DeepCopy(),
+		before:        *job.Status.DeepCopy(),
+		toldSucceeded: job.Status.Succeeded, toldFailed: job.Status.Failed,
 		uncountedSucceeded: sets.New(job.Status.UncountedTerminatedPods.Succeeded...),
 		uncountedFailed:    sets.New(job.Status.UncountedTerminatedPods.Failed...),
 	}

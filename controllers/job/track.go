@@ -203,6 +203,7 @@ func (c *Controller) write(ctx context.Context, m *memory, p *pass) error {
 		return err
 	}
 	m.written = p.job.ResourceVersion
+	c.counts.written(p)
 	if p.job.Status.UncountedTerminatedPods == nil {
 		p.job.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{}
 	}
@@ -211,6 +212,7 @@ func (c *Controller) write(ctx context.Context, m *memory, p *pass) error {
 }
 
 func (c *Controller) tellEnd(p *pass) {
+	c.counts.ended(p)
 	if p.finished.Type != batchv1.JobComplete {
 		c.events.Event(p.job, corev1.EventTypeWarning, p.finished.Reason, p.finished.Message)
 		return

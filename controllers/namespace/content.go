@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/api"
@@ -26,11 +27,14 @@ type content struct {
 	remaining  map[schema.GroupVersionResource]int
 	finalizers map[string]int
 	errs       []error
+	// undiscovered says which groups of other servers could not be asked for
+	// what they have.
+	undiscovered error
 	// wait is the longest grace period of what remains.
 	wait time.Duration
 }
 
-func (f *content) err() error { return errors.Join(f.errs...) }
+func (f *content) err() error { return errors.Join(append(slices.Clone(f.errs), f.undiscovered)...) }
 
 var podResource = corev1.SchemeGroupVersion.WithResource("pods")
 
@@ -51,6 +55,9 @@ func (c *controller) empty(ctx context.Context, ns string) *content {
 				found.errs = append(found.errs, fmt.Errorf("delete %s: %w", k.GR(), err))
 			}
 		}
+		if !podsOnly {
+			c.elsewhere.empty(ctx, ns, found)
+		}
 		if len(found.remaining) > 0 || len(found.errs) > 0 {
 			break
 		}
@@ -70,16 +77,21 @@ func (c *controller) emptyKind(ctx context.Context, ns string, k *api.Kind, foun
 	if items, err = c.list(ctx, ns, k); err != nil || len(items) == 0 {
 		return err
 	}
-	found.remaining[k.GVR()] = len(items)
+	found.count(k.GVR(), items)
+	return nil
+}
+
+// count takes down what stays for now.
+func (f *content) count(gvr schema.GroupVersionResource, items []metav1.Object) {
+	f.remaining[gvr] = len(items)
 	for _, o := range items {
-		for _, f := range o.GetFinalizers() {
-			found.finalizers[f]++
+		for _, name := range o.GetFinalizers() {
+			f.finalizers[name]++
 		}
 		if g := o.GetDeletionGracePeriodSeconds(); g != nil {
-			found.wait = max(found.wait, time.Duration(*g)*time.Second)
+			f.wait = max(f.wait, time.Duration(*g)*time.Second)
 		}
 	}
-	return nil
 }
 
 // list reads the API server, not the cache: a namespace may end only when it
@@ -125,8 +137,19 @@ func (c *controller) deleteAll(ctx context.Context, ns string, k *api.Kind, item
 	return nil
 }
 
-// conditions says how the deletion stands. All kinds are known without asking
-// anyone, so discovery cannot fail.
+// discoveryFailure is the text for groups that could not be asked.
+func (f *content) discoveryFailure() string {
+	var groups *discovery.ErrGroupDiscoveryFailed
+	switch {
+	case errors.As(f.undiscovered, &groups):
+		return fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(groups.Groups), f.undiscovered)
+	case f.undiscovered != nil:
+		return f.undiscovered.Error()
+	}
+	return ""
+}
+
+// conditions says how the deletion stands.
 func (f *content) conditions() []corev1.NamespaceCondition {
 	pick := func(t corev1.NamespaceConditionType, bad bool, badReason, badMsg, reason, msg string) corev1.NamespaceCondition {
 		if bad {
@@ -147,7 +170,7 @@ func (f *content) conditions() []corev1.NamespaceCondition {
 	}
 	slices.Sort(failures)
 	return []corev1.NamespaceCondition{
-		pick(corev1.NamespaceDeletionDiscoveryFailure, false, "", "",
+		pick(corev1.NamespaceDeletionDiscoveryFailure, f.undiscovered != nil, "DiscoveryFailed", f.discoveryFailure(),
 			"ResourcesDiscovered", "All resources successfully discovered"),
 		pick(corev1.NamespaceDeletionGVParsingFailure, false, "", "",
 			"ParsedGroupVersions", "All legacy kube types successfully parsed"),

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/api"
@@ -26,12 +27,19 @@ const poll = time.Second
 type controller struct {
 	env   loop.Env
 	kinds func() []*api.Kind
+
+	elsewhere *elsewhere
 }
 
-// New makes the controller; kinds returns every kind there is at the moment.
-func New(env loop.Env, kinds func() []*api.Kind) (loop.Loop, error) {
+// New makes the controller; kinds returns every kind that the API server itself
+// serves at the moment. What others serve is reached by cfg.
+func New(env loop.Env, kinds func() []*api.Kind, cfg *rest.Config) (loop.Loop, error) {
 	env = env.Named(Name)
-	c := &controller{env: env, kinds: kinds}
+	others, err := newElsewhere(env.Cluster, cfg)
+	if err != nil {
+		return loop.Loop{}, err
+	}
+	c := &controller{env: env, kinds: kinds, elsewhere: others}
 	add := func(_ context.Context, q loop.Queue, ns *corev1.Namespace) {
 		if ns.DeletionTimestamp != nil {
 			q.Add(loop.Key("", ns.Name))

@@ -12,12 +12,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/component-helpers/node/topology"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/controllers/internal/index"
@@ -61,6 +63,8 @@ type controller struct {
 	events record.EventRecorder
 	health *health
 	zones  *zones
+	// evictions counts nodes whose pods were told to leave, by zone.
+	evictions *prometheus.CounterVec
 }
 
 // New makes the controller.
@@ -70,6 +74,11 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 	c := &controller{
 		env: env, cfg: cfg, events: env.Cluster.Recorder("node-controller"),
 		health: newHealth(env.Clock), zones: newZones(env.Clock, cfg.EvictionInterval, cfg.Period),
+		evictions: prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: "node_collector", Name: "evictions_total",
+			Help: "Number of Node evictions that happened since current instance of NodeController started."}, []string{"zone"}),
+	}
+	if err := env.Register(c.evictions); err != nil {
+		return loop.Loop{}, err
 	}
 	return loop.New(env, Name, workers, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
@@ -95,6 +104,7 @@ func (c *controller) nodeCreated(_ context.Context, q loop.Queue, n *corev1.Node
 
 func (c *controller) nodeChanged(q loop.Queue, n *corev1.Node) {
 	c.health.status(n)
+	c.evictions.WithLabelValues(topology.GetZoneKey(n)) // a zone is there from its first node on
 	if c.zones.observe(n) {
 		// Every node seemed down, so it was us who could not hear them: their
 		// silence until now proves nothing.

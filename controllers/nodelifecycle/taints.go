@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/node/topology"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -66,6 +67,7 @@ func (c *controller) taint(ctx context.Context, n *corev1.Node) (after time.Dura
 	for _, key := range noSchedule(n) {
 		want[corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule}] = true
 	}
+	leaving := false
 	if key := downTaint(n); key != "" && ready(n) != nil {
 		ok := false
 		switch {
@@ -78,7 +80,7 @@ func (c *controller) taint(ctx context.Context, n *corev1.Node) (after time.Dura
 				after = c.cfg.Period
 			}
 		}
-		if ok {
+		if leaving = ok; ok {
 			want[corev1.Taint{Key: key, Effect: corev1.TaintEffectNoExecute}] = true
 		}
 	}
@@ -98,7 +100,13 @@ func (c *controller) taint(ctx context.Context, n *corev1.Node) (after time.Dura
 		return 0, fmt.Errorf("encode taints: %w", err)
 	}
 	target := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name}}
-	return after, c.env.Cluster.Client().Patch(ctx, target, client.RawPatch(types.MergePatchType, data))
+	if err := c.env.Cluster.Client().Patch(ctx, target, client.RawPatch(types.MergePatchType, data)); err != nil {
+		return after, err
+	}
+	if leaving && !evicting(n) {
+		c.evictions.WithLabelValues(topology.GetZoneKey(n)).Inc()
+	}
+	return after, nil
 }
 
 // ours reports whether a taint is one that this controller sets and removes.

@@ -1,5 +1,6 @@
-// Package volumeprotection keeps claims that pods use and volumes that are bound:
-// a deletion of either waits, by a finalizer, until nobody needs it.
+// Package volumeprotection keeps claims that pods use, volumes that are bound, and
+// classes of attributes that claims and volumes name: a deletion of any waits, by
+// a finalizer, until nobody needs it.
 package volumeprotection
 
 import (
@@ -21,13 +22,14 @@ import (
 const Name = "volume-protection-controller"
 
 const (
-	claimFinalizer  = "kubernetes.io/pvc-protection"
-	volumeFinalizer = "kubernetes.io/pv-protection"
+	claimFinalizer      = "kubernetes.io/pvc-protection"
+	volumeFinalizer     = "kubernetes.io/pv-protection"
+	attributesFinalizer = "kubernetes.io/vac-protection"
 )
 
 type controller struct{ env loop.Env }
 
-// New makes the controllers of claims and of volumes.
+// New makes the controllers of claims, of volumes and of classes of attributes.
 func New(env loop.Env) (loop.Loop, error) {
 	env = env.Named(Name)
 	c := &controller{env}
@@ -56,7 +58,11 @@ func New(env loop.Env) (loop.Loop, error) {
 	if err != nil {
 		return loop.Loop{}, err
 	}
-	return loop.Join(Name, claims, volumes), nil
+	classes, err := c.newAttributes()
+	if err != nil {
+		return loop.Loop{}, err
+	}
+	return loop.Join(Name, claims, volumes, classes), nil
 }
 
 func (c *controller) claim(ctx context.Context, key types.NamespacedName) (time.Duration, error) {

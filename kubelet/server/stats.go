@@ -5,11 +5,15 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	libraries "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/proa-dev/proa/kubelet/stats"
 )
@@ -27,8 +31,15 @@ func (s *Server) statistics() {
 	s.mux.HandleFunc("GET /stats/summary", s.summary)
 	s.mux.HandleFunc("GET /metrics/resource", s.exposed(s.cfg.Stats.Resource))
 	s.mux.HandleFunc("GET /metrics/cadvisor", s.exposed(s.cfg.Stats.Containers))
-	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics.Own, promhttp.HandlerOpts{}))
+	s.mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{s.cfg.Metrics.Own, prometheus.GathererFunc(requests)}, promhttp.HandlerOpts{}))
 	s.mux.Handle("GET /metrics/probes", promhttp.HandlerFor(s.cfg.Metrics.Probes, promhttp.HandlerOpts{}))
+}
+
+// requests are the metrics of requests to the API server, which client-go
+// counts for the whole process.
+func requests() ([]*dto.MetricFamily, error) {
+	all, err := libraries.Registry.Gather()
+	return slices.DeleteFunc(all, func(f *dto.MetricFamily) bool { return !strings.HasPrefix(f.GetName(), "rest_client_") }), err
 }
 
 func (s *Server) summary(w http.ResponseWriter, r *http.Request) {

@@ -195,7 +195,7 @@ func (w *walks) forget() {
 func (w *walks) walk(dir string, x *walk, done chan struct{}) {
 	defer w.wg.Done()
 	var got size
-	err := w.ctx.Err()
+	var err error
 	select {
 	case w.slots <- struct{}{}:
 		ctx, cancel := context.WithTimeout(w.ctx, walkTimeout)

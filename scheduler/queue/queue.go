@@ -37,6 +37,10 @@ type Item struct {
 	Pod *core.Pod
 	// Failed are the filters that kept the pod off nodes the last time.
 	Failed core.FilterSet
+	// Added is when the pod came to wait, Taken when it was last popped, for
+	// so many Attempts.
+	Added, Taken time.Time
+	Attempts     int
 
 	place    place
 	index    int // in the heap of its place
@@ -47,7 +51,30 @@ type Item struct {
 	early    bool      // taken before that
 }
 
+// The queues and what brings pods there, for those who count.
+const (
+	Active        = "active"
+	Backoff       = "backoff"
+	Unschedulable = "unschedulable"
+
+	EventAdd     = "UnscheduledPodAdd"
+	EventFailed  = "ScheduleAttemptFailure"
+	EventRested  = "BackoffComplete"
+	EventTimeout = "UnschedulableTimeout"
+	EventUpdate  = "UnscheduledPodUpdate"
+)
+
 type place uint8
+
+func (p place) String() string {
+	switch p {
+	case active:
+		return Active
+	case unschedulable:
+		return Unschedulable
+	}
+	return Backoff
+}
 
 const (
 	nowhere place = iota
@@ -59,6 +86,9 @@ const (
 
 // Queue is every waiting pod.
 type Queue struct {
+	// Moved is told of every pod that joins a queue, and why; may be nil.
+	Moved func(to, event string)
+
 	items   map[types.UID]*Item
 	heaps   [resting + 1]itemHeap
 	aside   map[types.UID]*Item
@@ -91,6 +121,11 @@ func New(initial, longest time.Duration) *Queue {
 // Len is the number of pods in the queue, those being decided excluded.
 func (q *Queue) Len() int { return len(q.items) }
 
+// Waiting counts the pods in each queue.
+func (q *Queue) Waiting() (inActive, inBackoff, inUnschedulable int) {
+	return q.heaps[active].Len(), q.heaps[backoff].Len() + q.heaps[resting].Len(), len(q.aside)
+}
+
 // Add puts a new pod into the active queue. For a pod that waits already it is
 // an Update.
 func (q *Queue) Add(pod *core.Pod, now time.Time) {
@@ -98,7 +133,7 @@ func (q *Queue) Add(pod *core.Pod, now time.Time) {
 		q.Update(pod, true, now)
 		return
 	}
-	q.put(&Item{Pod: pod}, active, now)
+	q.put(&Item{Pod: pod, Added: now}, active, now, EventAdd)
 }
 
 // Update replaces what is known of a waiting pod. retry says that the change
@@ -111,7 +146,7 @@ func (q *Queue) Update(pod *core.Pod, retry bool, now time.Time) {
 	it.Pod = pod
 	switch {
 	case it.place == unschedulable && retry:
-		q.wake(it, now)
+		q.wake(it, now, EventUpdate)
 	case it.place != unschedulable: // its priority may be another
 		heap.Fix(&q.heaps[it.place], it.index)
 	}
@@ -151,6 +186,8 @@ func (q *Queue) Pop(now time.Time) *Item {
 	it := from.items[0]
 	q.take(it)
 	it.early = early
+	it.Taken = now
+	it.Attempts++
 	return it
 }
 
@@ -162,22 +199,22 @@ func (q *Queue) Fail(it *Item, failed core.FilterSet, now time.Time) {
 	it.failures++
 	it.Failed = failed
 	it.until = now.Add(q.wait(it.failures))
-	q.put(it, unschedulable, now)
+	q.put(it, unschedulable, now, EventFailed)
 }
 
 // Retry lets a pod rest for a while, after an error that is not its own.
 func (q *Queue) Retry(it *Item, now time.Time) {
 	it.failures++
 	it.until = now.Add(q.wait(it.failures))
-	q.put(it, resting, now)
+	q.put(it, resting, now, EventFailed)
 }
 
 // Wake lets those of the pods set aside try again for which f is true, and
-// says whether there was any.
-func (q *Queue) Wake(now time.Time, f func(*Item) bool) (any bool) {
+// says whether there was any. event is what happened, for those who count.
+func (q *Queue) Wake(now time.Time, event string, f func(*Item) bool) (any bool) {
 	for _, it := range q.aside {
 		if f(it) {
-			q.wake(it, now)
+			q.wake(it, now, event)
 			any = true
 		}
 	}
@@ -200,12 +237,12 @@ func (q *Queue) count(filters core.FilterSet, n int) {
 	}
 }
 
-func (q *Queue) wake(it *Item, now time.Time) {
+func (q *Queue) wake(it *Item, now time.Time, event string) {
 	q.take(it)
 	if it.until.After(now) {
-		q.put(it, backoff, now)
+		q.put(it, backoff, now, event)
 	} else {
-		q.put(it, active, now)
+		q.put(it, active, now, event)
 	}
 }
 
@@ -237,7 +274,7 @@ func (q *Queue) advance(now time.Time) {
 		for h.Len() > 0 && !h.items[0].until.After(now) {
 			it := h.items[0]
 			q.take(it)
-			q.put(it, active, now)
+			q.put(it, active, now, EventRested)
 		}
 	}
 	if len(q.aside) == 0 || now.Before(q.flushAt) {
@@ -246,7 +283,7 @@ func (q *Queue) advance(now time.Time) {
 	oldest := now
 	for _, it := range q.aside {
 		if now.Sub(it.since) >= MaxUnschedulable {
-			q.wake(it, now)
+			q.wake(it, now, EventTimeout)
 		} else if it.since.Before(oldest) {
 			oldest = it.since
 		}
@@ -254,7 +291,10 @@ func (q *Queue) advance(now time.Time) {
 	q.flushAt = oldest.Add(MaxUnschedulable)
 }
 
-func (q *Queue) put(it *Item, p place, now time.Time) {
+func (q *Queue) put(it *Item, p place, now time.Time, event string) {
+	if q.Moved != nil {
+		q.Moved(p.String(), event)
+	}
 	q.seq++
 	it.seq, it.place, it.since = q.seq, p, now
 	q.items[it.Pod.UID()] = it

@@ -51,9 +51,9 @@ func TestFailAndWake(t *testing.T) {
 	it := pop(t, q, begin, "p")
 	q.Fail(it, core.FilterSet(0).With(core.NodePorts), begin)
 	pop(t, q, begin.Add(time.Minute), "")
-	q.Wake(begin, func(it *queue.Item) bool { return it.Failed.Has(core.NodeAffinity) })
+	q.Wake(begin, "", func(it *queue.Item) bool { return it.Failed.Has(core.NodeAffinity) })
 	pop(t, q, begin, "")
-	q.Wake(begin, func(it *queue.Item) bool { return it.Failed.Has(core.NodePorts) })
+	q.Wake(begin, "", func(it *queue.Item) bool { return it.Failed.Has(core.NodePorts) })
 	q.Add(pod("other", 0), begin)
 	pop(t, q, begin, "other")
 	pop(t, q, begin, "p")
@@ -66,7 +66,7 @@ func TestHerd(t *testing.T) {
 		q.Add(pod(name, 0), begin)
 		q.Fail(pop(t, q, begin, name), 0, begin)
 	}
-	q.Wake(begin, func(*queue.Item) bool { return true })
+	q.Wake(begin, "", func(*queue.Item) bool { return true })
 	first := q.Pop(begin) // finds the room
 	second := q.Pop(begin)
 	if first == nil || second == nil {

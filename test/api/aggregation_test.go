@@ -19,7 +19,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,6 +47,8 @@ type extension struct {
 	news chan string
 	// left is told when a watcher has gone.
 	left chan struct{}
+	// emptied are the paths of the collections that were deleted.
+	emptied sync.Map
 }
 
 // newExtension serves group at the Service of a namespace, to those whom the
@@ -100,7 +104,7 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		say(metav1.APIResourceList{
 			TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: e.group + "/v1",
 			APIResources: []metav1.APIResource{
-				{Name: "widgets", SingularName: "widget", Kind: "Widget", Namespaced: true, Verbs: metav1.Verbs{"get", "list", "watch", "create"}, ShortNames: []string{"wdg"}},
+				{Name: "widgets", SingularName: "widget", Kind: "Widget", Namespaced: true, Verbs: metav1.Verbs{"get", "list", "watch", "delete", "deletecollection"}, ShortNames: []string{"wdg"}},
 				{Name: "widgets/status", Kind: "Widget", Namespaced: true, Verbs: metav1.Verbs{"get"}},
 			},
 		})
@@ -110,8 +114,15 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		shout(w)
 	case strings.HasSuffix(r.URL.Path, "/widgets") && r.URL.Query().Get("watch") == "true":
 		e.watch(w, r)
+	case strings.HasSuffix(r.URL.Path, "/widgets") && r.Method == http.MethodDelete:
+		e.emptied.Store(r.URL.Path, true)
+		say(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess})
 	case strings.HasSuffix(r.URL.Path, "/widgets"):
-		say(map[string]any{"apiVersion": e.group + "/v1", "kind": "WidgetList", "metadata": map[string]any{"resourceVersion": "1"}, "items": []any{e.widget("one")}})
+		items := []any{e.widget("one")}
+		if _, ok := e.emptied.Load(r.URL.Path); ok {
+			items = nil
+		}
+		say(map[string]any{"apiVersion": e.group + "/v1", "kind": "WidgetList", "metadata": map[string]any{"resourceVersion": "1"}, "items": items})
 	case strings.Contains(r.URL.Path, "/widgets/"):
 		o := e.widget(r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
 		o["asked"] = map[string]any{"by": r.Header.Values("X-Remote-User"), "groups": r.Header.Values("X-Remote-Group"), "extra": r.Header.Values("X-Remote-Extra-Reason"),
@@ -253,8 +264,27 @@ func TestAggregation(t *testing.T) {
 	must(t, err)
 	says("False", "FailedDiscoveryCheck", fmt.Sprintf("bad status from https://%s%s: 500", at, base))
 	refused()
+	figures := string(do(t, http.MethodGet, "/metrics", nil, nil).Body)
+	for _, line := range []string{`aggregator_unavailable_apiservice{name="` + name + `"} 1`, `aggregator_unavailable_apiservice_total{name="` + name + `",reason="FailedDiscoveryCheck"} 1`,
+		`aggregator_unavailable_apiservice{name="v1.apps"} 0`} {
+		if !strings.Contains(figures, line) {
+			t.Errorf("/metrics lacks %s", line)
+		}
+	}
+	// Nobody knows what the extension has in a namespace: that cannot end.
+	doomed := namespace(t)
+	must(t, world.kube.CoreV1().Namespaces().Delete(t.Context(), doomed, metav1.DeleteOptions{}))
+	eventually(t, func() (bool, any) {
+		a := do(t, http.MethodGet, "/api/v1/namespaces/"+doomed, nil, nil)
+		return strings.Contains(string(a.Body), "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: "+group+"/v1"), string(a.Body)
+	})
 	e.down.Store(false)
 	says("True", "Passed", "all checks passed")
+	eventually(t, func() (bool, any) {
+		_, emptied := e.emptied.Load(base + "/namespaces/" + doomed + "/widgets")
+		a := do(t, http.MethodGet, "/api/v1/namespaces/"+doomed, nil, nil)
+		return emptied && a.Code == http.StatusNotFound, string(a.Body)
+	})
 
 	must(t, client(apiServices, "").Delete(t.Context(), name, metav1.DeleteOptions{}))
 	eventually(t, func() (bool, any) {
@@ -409,6 +439,11 @@ func TestLocalAPIServices(t *testing.T) {
 	if a := do(t, http.MethodGet, apiPath+"v1.apiregistration.k8s.io", nil, nil); a.Code != http.StatusNotFound {
 		t.Errorf("APIServices have one of their own: %d", a.Code)
 	}
+	out, err := world.Kubectl(t.Context(), nil, "get", "apiservices")
+	if err != nil || !regexp.MustCompile(`(?m)^NAME +SERVICE +AVAILABLE +AGE\nv1\. +Local +True +\w+\n`).MatchString(out) {
+		t.Error(err)
+	}
+	t.Log(out)
 	t.Run("custom resources", func(t *testing.T) {
 		ns := namespace(t)
 		group := ns + ".example.com"

@@ -178,6 +178,10 @@ func TestTokenSecrets(t *testing.T) {
 	if u, err := whoami(t, string(secret.Data["token"])); err != nil || u.Username != "system:serviceaccount:"+ns+":sa" {
 		t.Errorf("who am I: %v %v", u, err)
 	}
+	eventually(t, func() (bool, any) {
+		s, err := core.Secrets(ns).Get(ctx, "token", metav1.GetOptions{})
+		return err == nil && s.Labels["kubernetes.io/legacy-token-last-used"] != "", "the use of the token is not noted"
+	})
 	must(t, core.Secrets(ns).Delete(ctx, "second", metav1.DeleteOptions{}))
 	eventually(t, func() (bool, any) {
 		sa, err := core.ServiceAccounts(ns).Get(ctx, "sa", metav1.GetOptions{})

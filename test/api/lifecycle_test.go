@@ -34,7 +34,7 @@ var kinds = map[string]struct{ spec, mutate, status string }{
 	"v1/resourcequotas":         {spec: `{spec: {hard: {pods: "5"}}}`, mutate: `{spec: {hard: {pods: "6"}}}`, status: `{status: {hard: {memory: 5Gi}}}`},
 	"v1/secrets":                {spec: `{stringData: {k: v}}`, mutate: `{data: {k: dw==}}`},
 	"v1/serviceaccounts":        {spec: `{automountServiceAccountToken: true}`, mutate: `{automountServiceAccountToken: false}`},
-	"v1/services":               {spec: `{spec: {type: LoadBalancer, ports: [{port: 80, name: http}]}}`, mutate: `{spec: {ports: [{port: 80, name: http, targetPort: 8080}]}}`, status: `{status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}}`},
+	"v1/services":               {spec: `{spec: {type: LoadBalancer, loadBalancerClass: example.com/vip, ports: [{port: 80, name: http}]}}`, mutate: `{spec: {ports: [{port: 80, name: http, targetPort: 8080}]}}`, status: `{status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}}`},
 
 	"apps/v1/controllerrevisions": {spec: `{revision: 1, data: {a: b}}`, mutate: `{revision: 2}`},
 	"apps/v1/daemonsets":          {spec: `{spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {nodeSelector: {no: where}, containers: [{name: c, image: image}]}}}}`, mutate: `{spec: {minReadySeconds: 3}}`, status: `{status: {conditions: [{type: Test, status: "True"}]}}`},

@@ -3,12 +3,14 @@ package api
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -106,6 +108,34 @@ func TestEndpointSliceMirroring(t *testing.T) {
 	own := get[*discoveryv1.EndpointSliceList](t)(world.kube.DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=kubernetes"}))
 	if len(own.Items) != 1 || len(own.Items[0].Endpoints) != 1 {
 		t.Errorf("the API server's endpoints: %+v", own.Items)
+	}
+}
+
+// A further range gives addresses, and stays as long as one is in use.
+func TestServiceCIDRs(t *testing.T) {
+	ns, ctx := namespace(t), t.Context()
+	ranges, core := world.kube.NetworkingV1().ServiceCIDRs(), world.kube.CoreV1()
+	ready := func(name string, want metav1.ConditionStatus) {
+		t.Helper()
+		eventually(t, func() (bool, any) {
+			c, err := ranges.Get(ctx, name, metav1.GetOptions{})
+			return err == nil && len(c.Status.Conditions) == 1 && c.Status.Conditions[0].Status == want, c
+		})
+	}
+	ready("kubernetes", metav1.ConditionTrue)
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: corev1.ServiceSpec{ClusterIP: "10.143.0.7", Ports: []corev1.ServicePort{{Port: 80}}}}
+	_, err := core.Services(ns).Create(ctx, service, metav1.CreateOptions{})
+	if err == nil || !strings.Contains(err.Error(), "failed to allocate IP 10.143.0.7: the provided network does not match the current range") {
+		t.Errorf("an address of no range: %v", err)
+	}
+	get[*networkingv1.ServiceCIDR](t)(ranges.Create(ctx, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: ns}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.143.0.0/24"}}}, metav1.CreateOptions{}))
+	ready(ns, metav1.ConditionTrue)
+	get[*corev1.Service](t)(core.Services(ns).Create(ctx, service, metav1.CreateOptions{}))
+	must(t, ranges.Delete(ctx, ns, metav1.DeleteOptions{}))
+	ready(ns, metav1.ConditionFalse)
+	service.Name, service.Spec.ClusterIP = "late", "10.143.0.8"
+	if _, err := core.Services(ns).Create(ctx, service, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("an address of a range that is being deleted: %v", err)
 	}
 }
 

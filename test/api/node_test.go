@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 )
@@ -75,10 +76,13 @@ func heartbeats(ctx context.Context) {
 		}
 		for i := range nodes.Items {
 			name := nodes.Items[i].Name
-			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: ptr.To(metav1.NowMicro())}}
-			if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{}); apierrors.IsNotFound(err) {
-				lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: name, UID: nodes.Items[i].UID}}
-				_, _ = leases.Create(ctx, lease, metav1.CreateOptions{})
+			now := fmt.Sprintf(`{"spec":{"renewTime":%q}}`, time.Now().UTC().Format(metav1.RFC3339Micro))
+			if _, err := leases.Patch(ctx, name, types.MergePatchType, []byte(now), metav1.PatchOptions{}); apierrors.IsNotFound(err) {
+				owner := metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: name, UID: nodes.Items[i].UID}
+				_, _ = leases.Create(ctx, &coordinationv1.Lease{
+					ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: []metav1.OwnerReference{owner}},
+					Spec:       coordinationv1.LeaseSpec{RenewTime: ptr.To(metav1.NowMicro())},
+				}, metav1.CreateOptions{})
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +131,12 @@ func TestLeaders(t *testing.T) {
 	if !leads(ctx, api, 7443) {
 		t.Error("the second server does not lead")
 	}
+	p.until(second, 5*time.Second, "events tell of it", func() bool {
+		list, err := api.CoreV1().Events("kube-system").List(ctx, metav1.ListOptions{FieldSelector: "reason=LeaderElection"})
+		return err == nil && slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
+			return e.InvolvedObject.Name == "kube-scheduler" && strings.HasSuffix(e.Message, ":7443 became leader")
+		})
+	})
 
 	p.start(first)
 	if err := second.Stop(); err != nil {

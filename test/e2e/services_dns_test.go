@@ -36,6 +36,14 @@ metadata: {name: empty}
 spec: {selector: {app: nobody}, ports: [{port: 80}]}
 `
 
+// balanced and rival want the same port of the node.
+const balanced = `
+apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 8088, targetPort: 8080}]}
+`
+
 func TestServices(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -79,6 +87,30 @@ func TestServices(t *testing.T) {
 		}
 		e.until("the node reaches "+address, func() bool { got, err := ask(t.Context(), address); return err == nil && fromWeb(got) })
 	}
+
+	e.apply(balanced)
+	addresses := func(name string) string {
+		return e.kubectl("get", "svc", name, "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")
+	}
+	e.until("a LoadBalancer Service has the node's address", func() bool { return addresses("balanced") == "192.0.2.10" })
+	e.apply(strings.ReplaceAll(balanced, "name: balanced", "name: rival"))
+	e.until("the node reaches it there", func() bool {
+		got, err := ask(t.Context(), "http://192.0.2.10:8088")
+		return err == nil && fromWeb(got)
+	})
+	eventually("a pod reaches it there", "timeout 5 wget -qO- http://192.0.2.10:8088", fromWeb)
+	e.until("another one is told that the port is taken", func() bool {
+		return strings.Contains(e.kubectl("get", "events"), "port 8088/TCP of 192.0.2.10 is taken by Service "+e.namespace+"/balanced")
+	})
+	e.kubectl("patch", "svc", "balanced", "-p", `{"spec":{"loadBalancerSourceRanges":["203.0.113.0/24"]}}`)
+	eventually("a pod is none of those that may come in", "timeout 1 wget -qO- http://192.0.2.10:8088 || echo out",
+		func(out string) bool { return out == "out\n" })
+	if got := addresses("rival"); got != "" {
+		t.Errorf("two Services share a port of %s", got)
+	}
+	e.kubectl("delete", "svc", "balanced")
+	e.until("the other one has it next", func() bool { return addresses("rival") == "192.0.2.10" })
+	eventually("a pod reaches the other one", "timeout 5 wget -qO- http://192.0.2.10:8088", fromWeb)
 
 	ip := e.pod("talker").Status.PodIP
 	for name, want := range map[string]string{

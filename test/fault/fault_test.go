@@ -19,7 +19,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/proa-dev/proa/internal/ociimage"
 	"github.com/proa-dev/proa/test/cluster"
@@ -33,6 +36,8 @@ const (
 
 func TestMain(m *testing.M) {
 	isolate.Enter()
+	klog.SetLogger(logr.Discard()) // who is killed complains
+	log.SetLogger(logr.Discard())
 	// What others leave in these folders of the machine is not Proa's.
 	for _, dir := range []string{"/run", "/var/log", "/var/lib/cni"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

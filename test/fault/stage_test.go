@@ -83,6 +83,17 @@ spec:
     spec: {containers: [` + container + `]}
 ---
 apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: ring, namespace: default}
+spec:
+  serviceName: ring
+  replicas: 1
+  selector: {matchLabels: {app: ring}}
+  template:
+    metadata: {labels: {app: ring}}
+    spec: {containers: [` + container + `]}
+---
+apiVersion: apps/v1
 kind: DaemonSet
 metadata: {name: agent, namespace: default}
 spec:
@@ -94,8 +105,8 @@ spec:
       containers: [` + container + `]
 `
 
-// sizes are what grow and db are scaled to, over and over.
-var sizes = []int32{5, 2, 6, 1, 4}
+// size is what grow and ring are scaled to in a round.
+func size(round int32) int32 { return []int32{5, 2, 6, 1, 4}[round%5] }
 
 const (
 	growMost = 6
@@ -106,7 +117,7 @@ const (
 func rules() map[string]rule {
 	return map[string]rule{
 		"web": between(3, 5), "grow": between(0, growMost), "guarded": between(2, 3),
-		"db": ordered("db"), "agent": oneEach(), "work": once(),
+		"db": oneAtATime(), "ring": stacked(), "agent": oneEach(), "work": once(),
 	}
 }
 
@@ -192,10 +203,10 @@ func (s *stage) next() {
 	s.t.Helper()
 	s.round++
 	template := fmt.Sprintf(`"template":{"spec":{"containers":[{"name":"c","env":[{"name":"VERSION","value":"%d"}]}]}}`, s.round)
-	size := sizes[int(s.round)%len(sizes)]
 	s.patch(&appsv1.Deployment{}, "web", `{"spec":{`+template+`}}`)
-	s.patch(&appsv1.Deployment{}, "grow", fmt.Sprintf(`{"spec":{"replicas":%d}}`, size))
-	s.patch(&appsv1.StatefulSet{}, "db", fmt.Sprintf(`{"spec":{"replicas":%d,%s}}`, 1+size/2, template))
+	s.patch(&appsv1.Deployment{}, "grow", fmt.Sprintf(`{"spec":{"replicas":%d}}`, size(s.round)))
+	s.patch(&appsv1.StatefulSet{}, "db", `{"spec":{`+template+`}}`)
+	s.patch(&appsv1.StatefulSet{}, "ring", fmt.Sprintf(`{"spec":{"replicas":%d}}`, size(s.round)))
 	s.patch(&appsv1.DaemonSet{}, "agent", `{"spec":{`+template+`}}`)
 	s.create(fmt.Sprintf(`
 apiVersion: batch/v1
@@ -244,7 +255,7 @@ func (s *stage) settled(agents int32) error {
 	read := func(o ctrl.Object, name string) error {
 		return s.Get(s.t.Context(), types.NamespacedName{Namespace: "default", Name: name}, o)
 	}
-	for name, n := range map[string]int32{"web": 4, "guarded": 3, "grow": sizes[int(s.round)%len(sizes)]} {
+	for name, n := range map[string]int32{"web": 4, "guarded": 3, "grow": size(s.round)} {
 		var d appsv1.Deployment
 		if err := read(&d, name); err != nil {
 			return err
@@ -253,13 +264,14 @@ func (s *stage) settled(agents int32) error {
 			return fmt.Errorf("%s wants %d: %+v", name, n, st)
 		}
 	}
-	var set appsv1.StatefulSet
-	if err := read(&set, "db"); err != nil {
-		return err
-	}
-	n := 1 + sizes[int(s.round)%len(sizes)]/2
-	if st := set.Status; st.ObservedGeneration != set.Generation || st.Replicas != n || st.UpdatedReplicas != n || st.AvailableReplicas != n {
-		return fmt.Errorf("db wants %d: %+v", n, st)
+	for name, n := range map[string]int32{"db": 3, "ring": size(s.round)} {
+		var set appsv1.StatefulSet
+		if err := read(&set, name); err != nil {
+			return err
+		}
+		if st := set.Status; st.ObservedGeneration != set.Generation || st.Replicas != n || st.UpdatedReplicas != n || st.AvailableReplicas != n {
+			return fmt.Errorf("%s wants %d: %+v", name, n, st)
+		}
 	}
 	var daemons appsv1.DaemonSet
 	if err := read(&daemons, "agent"); err != nil {
@@ -295,7 +307,7 @@ func (s *stage) pods() error {
 			continue
 		}
 		version := fmt.Sprint(s.round)
-		if app == "guarded" || app == "grow" {
+		if app == "guarded" || app == "grow" || app == "ring" {
 			version = "0"
 		}
 		if got := p.Spec.Containers[0].Env[0].Value; !serves(&p) || metav1.GetControllerOf(&p) == nil || got != version {

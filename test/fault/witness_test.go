@@ -3,6 +3,7 @@ package fault
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ type witness struct {
 	rules  map[string]rule // by app
 
 	pods            map[string]pods
+	history         map[string][]string // the last events, by app
 	nodes           map[types.UID]string
 	events, relists int
 }
@@ -38,7 +40,7 @@ type witness struct {
 // how much was seen.
 func watchPods(t *testing.T, client kubernetes.Interface, rules map[string]rule) (stop func() (events, relists int)) {
 	t.Helper()
-	w := &witness{t: t, client: client, rules: rules, pods: map[string]pods{}, nodes: map[types.UID]string{}}
+	w := &witness{t: t, client: client, rules: rules, pods: map[string]pods{}, history: map[string][]string{}, nodes: map[types.UID]string{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { w.run(ctx) })
@@ -105,6 +107,7 @@ func (w *witness) follow(ctx context.Context, version string) (string, error) {
 		}
 		version = p.ResourceVersion
 		w.events++
+		w.remember(e.Type, p)
 		if e.Type == watch.Deleted {
 			delete(w.pods[p.Labels["app"]], p.UID)
 		} else {
@@ -133,9 +136,18 @@ func (w *witness) put(p *corev1.Pod) {
 func (w *witness) ask(app string) {
 	if r := w.rules[app]; r != nil {
 		if err := r(w.pods[app]); err != nil {
-			w.t.Errorf("%s: %v", app, err)
+			w.t.Errorf("%s: %v; the last events:\n%s", app, err, strings.Join(w.history[app], "\n"))
 		}
 	}
+}
+
+// remember keeps what a complaint is understood by.
+func (w *witness) remember(e watch.EventType, p *corev1.Pod) {
+	app := p.Labels["app"]
+	line := fmt.Sprintf("%s %s %s %s: %s, serves %v, deleted %v, revision %s", time.Now().Format("05.000"), p.ResourceVersion, e, p.Name,
+		p.Status.Phase, serves(p), p.DeletionTimestamp != nil, p.Labels["controller-revision-hash"]+p.Labels["pod-template-hash"])
+	w.history[app] = append(w.history[app], line)
+	w.history[app] = w.history[app][max(0, len(w.history[app])-20):]
 }
 
 // stays tells a pod that counts: one that has not ended and is not to end.
@@ -183,20 +195,26 @@ func between(least, most int) rule {
 	}
 }
 
-// ordered wants of the pods of a StatefulSet that all serve but one, and those
-// below the highest all to be there but one: it touches one at a time, the
-// lowest first on the way up and the highest first on the way down.
-func ordered(set string) rule {
-	return func(l pods) error {
-		serving, highest := map[int]bool{}, -1
-		for _, p := range l {
-			var n int
-			if _, err := fmt.Sscanf(p.Name, set+"-%d", &n); err != nil {
-				return fmt.Errorf("a pod by the name of %s", p.Name)
-			}
-			highest = max(highest, n)
-			serving[n] = serves(p)
+// byOrdinal tells which pods of a StatefulSet are there, and whether they
+// serve.
+func byOrdinal(l pods) (serving map[int]bool, highest int) {
+	serving, highest = map[int]bool{}, -1
+	for _, p := range l {
+		var n int
+		if _, err := fmt.Sscanf(p.Name[strings.LastIndexByte(p.Name, '-')+1:], "%d", &n); err != nil {
+			n = -2 // never served
 		}
+		highest = max(highest, n)
+		serving[n] = serves(p)
+	}
+	return serving, highest
+}
+
+// oneAtATime wants of a StatefulSet of fixed size that all its pods are there
+// and serve but one, once the first was made.
+func oneAtATime() rule {
+	return func(l pods) error {
+		serving, highest := byOrdinal(l)
 		missing := 0
 		for n := range highest + 1 {
 			if !serving[n] {
@@ -205,6 +223,20 @@ func ordered(set string) rule {
 		}
 		if missing > 1 {
 			return fmt.Errorf("%d of %d pods are missing or do not serve: %v", missing, highest+1, serving)
+		}
+		return nil
+	}
+}
+
+// stacked wants of a StatefulSet that is resized that no pod is missing below
+// another one, and that only the last may not serve.
+func stacked() rule {
+	return func(l pods) error {
+		serving, highest := byOrdinal(l)
+		for n := range highest {
+			if !serving[n] {
+				return fmt.Errorf("pod %d is missing or does not serve below %d: %v", n, highest, serving)
+			}
 		}
 		return nil
 	}

@@ -102,6 +102,7 @@ func TestTwoNodes(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"traffic", traffic},
+		{"volumes", volumes},
 		{"node API", nodeAPI},
 		{"tokens", tokens},
 		{"agent restarts", agentRestarts},

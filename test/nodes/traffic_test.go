@@ -66,6 +66,16 @@ apiVersion: v1
 kind: Service
 metadata: {name: local}
 spec: {type: NodePort, externalTrafficPolicy: Local, selector: {on: node-2}, ports: [{port: 80, targetPort: 8080, nodePort: 30081}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec: {type: LoadBalancer, selector: {on: node-2}, ports: [{port: 8088, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: balanced-local}
+spec: {type: LoadBalancer, externalTrafficPolicy: Local, selector: {on: node-2}, ports: [{port: 8089, targetPort: 8080}]}
 `
 
 // traffic is first: later parts use its pods.
@@ -120,11 +130,19 @@ func fromHosts(t *testing.T, ip map[string]string) {
 		}
 		return out, err
 	}
-	for _, host := range []string{isolate.Address, agent.Address} {
-		until(t, "outside reaches the node port of "+host, time.Minute, func() (string, bool) {
-			out, err := outside(host + ":30080")
+	for _, address := range []string{isolate.Address + ":30080", agent.Address + ":30080", isolate.Address + ":8088", agent.Address + ":8088"} {
+		until(t, "outside reaches "+address, time.Minute, func() (string, bool) {
+			out, err := outside(address)
 			return fmt.Sprint(out, err), err == nil && strings.HasPrefix(out, "web-node-2 ")
 		})
+	}
+	for name, want := range map[string]string{"balanced": isolate.Address + " " + agent.Address, "balanced-local": agent.Address} {
+		if got := kubectl(t, "get", "svc", name, "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}"); got != want {
+			t.Errorf("the addresses of %s: %q, want %q", name, got, want)
+		}
+	}
+	if out, err := outside(agent.Address + ":8089"); err != nil || out != "web-node-2 "+isolate.Gateway {
+		t.Errorf("a balanced local Service on the node of its pod: %q, %v", out, err)
 	}
 	if out, err := outside(agent.Address + ":30081"); err != nil || out != "web-node-2 "+isolate.Gateway {
 		t.Errorf("a local Service on the node of its pod: %q, %v", out, err)

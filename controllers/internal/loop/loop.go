@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,6 +32,8 @@ type Env struct {
 	Cluster proa.Cluster
 	Logger  *slog.Logger
 	Clock   clock.WithTicker
+	// Metrics is where controllers register theirs; nil is nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Named returns the environment with a logger that tells the loop's name.
@@ -122,9 +125,14 @@ func New(env Env, name string, workers int, fn Func, sources ...source.Source) (
 }
 
 // reconciler adapts fn. A conflict is no failure: the cache was behind, and
-// what changed is on its way.
+// what changed is on its way. A loop that is to stop begins nothing: the write
+// that failed because of that may have been done all the same, and would be
+// done twice.
 func reconciler(logger *slog.Logger, fn Func) reconcile.Func {
 	return func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+		if ctx.Err() != nil {
+			return reconcile.Result{}, nil
+		}
 		after, err := fn(ctx, req.NamespacedName)
 		switch {
 		case err == nil:
