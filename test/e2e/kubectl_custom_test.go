@@ -90,7 +90,7 @@ func TestKubectlCustomResources(t *testing.T) {
 		{"get bt -o wide --sort-by=.spec.crew", `^NAME +COLOR +CREW +AFLOAT +LAUNCHED\nb +blue +3 +\S+\na +red +30 +\S+$`},
 		{"get boat --field-selector=spec.color=blue -o name", `^boat.sea.example.com/b$`},
 		{"get boat --field-selector=spec.color!=blue,spec.crew=30 -o name", `^boat.sea.example.com/a$`},
-		{"get vessels", `(?s)^NAME +COLOR.*boat.sea.example.com/a +red`},
+		{"get vessels", `(?s)^NAME +COLOR.*\na +red`},
 		{"get vessels -o name", `^boat.sea.example.com/a\nboat.sea.example.com/b$`},
 		{"get --raw /apis/sea.example.com/v1/boats", `^\{"kind":"Fleet","apiVersion":"sea.example.com/v1",`},
 		{"describe boat a", `(?s)Kind: +Boat.*Masts:\n +Name: +main`},
