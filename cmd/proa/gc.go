@@ -6,17 +6,20 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	gcLook = time.Second
+	gcLook = 500 * time.Millisecond
 	// busyGC is how far the heap may grow in busy times, in percent of what
-	// lives, before it is collected; extraHeap bounds that in bytes.
-	usualGC, busyGC = 100, 300
-	extraHeap       = 128 << 20
+	// lives, before it is collected; a share of the machine's memory bounds that.
+	usualGC, busyGC       = 100, 400
+	extraShare            = 64
+	leastExtra, mostExtra = 64 << 20, 512 << 20
 	// Busy is a server whose heap is collected so often in one look, until it
 	// is not at all for so many.
-	busyCycles, calmLooks = 2, 5
+	busyCycles, calmLooks = 2, 10
 )
 
 // watchGC lets the heap grow further in busy times: a small one would be
@@ -28,6 +31,7 @@ func watchGC(ctx context.Context) {
 	}
 	read := []metrics.Sample{{Name: "/gc/cycles/automatic:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
 	percent, calm, seen := usualGC, calmLooks, uint64(0)
+	extra := extraHeap()
 	tick := time.NewTicker(gcLook)
 	defer tick.Stop()
 	for {
@@ -39,7 +43,7 @@ func watchGC(ctx context.Context) {
 		metrics.Read(read)
 		cycles, live := read[0].Value.Uint64(), read[1].Value.Uint64()
 		switch {
-		case cycles-seen >= busyCycles:
+		case cycles-seen >= busyCycles || cycles > seen && calm < calmLooks:
 			calm = 0
 		case cycles == seen:
 			calm++
@@ -47,11 +51,20 @@ func watchGC(ctx context.Context) {
 		seen = cycles
 		want := usualGC
 		if calm < calmLooks {
-			want = max(usualGC, min(busyGC, int(extraHeap*100/max(live, 1))))
+			want = max(usualGC, min(busyGC, int(extra*100/max(live, 1))))
 		}
 		if want != percent {
 			percent = want
 			debug.SetGCPercent(percent)
 		}
 	}
+}
+
+// extraHeap is how many bytes the heap may grow beyond what lives.
+func extraHeap() uint64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return leastExtra
+	}
+	return min(max(info.Totalram*uint64(info.Unit)/extraShare, leastExtra), mostExtra)
 }
