@@ -37,6 +37,8 @@ type controller struct {
 	mu sync.Mutex
 	// pending are the pods whose time runs, and since when.
 	pending map[types.NamespacedName]pending
+	// tainted are the nodes whose taints evict.
+	tainted map[string]bool
 }
 
 type pending struct {
@@ -47,19 +49,19 @@ type pending struct {
 // New makes the controller.
 func New(env loop.Env) (loop.Loop, error) {
 	env = env.Named(Name)
-	c := &controller{env: env, events: env.Cluster.Recorder(Name), pending: map[types.NamespacedName]pending{}}
+	c := &controller{env: env, events: env.Cluster.Recorder(Name), pending: map[types.NamespacedName]pending{}, tainted: map[string]bool{}}
 	return loop.New(env, Name, workers, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
-			Created: func(ctx context.Context, q loop.Queue, p *corev1.Pod) {
-				if c.concerns(ctx, p) {
+			Created: func(_ context.Context, q loop.Queue, p *corev1.Pod) {
+				if c.concerns(p) {
 					q.Add(loop.Key(p.Namespace, p.Name))
 				}
 			},
-			Updated: func(ctx context.Context, q loop.Queue, old, p *corev1.Pod) {
+			Updated: func(_ context.Context, q loop.Queue, old, p *corev1.Pod) {
 				if p.Spec.NodeName == old.Spec.NodeName && apiequality.Semantic.DeepEqual(p.Spec.Tolerations, old.Spec.Tolerations) {
 					return
 				}
-				if c.concerns(ctx, p) {
+				if c.concerns(p) {
 					q.Add(loop.Key(p.Namespace, p.Name))
 				}
 			},
@@ -69,16 +71,18 @@ func New(env loop.Env) (loop.Loop, error) {
 		}),
 		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 			Created: func(ctx context.Context, q loop.Queue, n *corev1.Node) {
-				if len(evicting(n)) > 0 {
+				if c.note(n.Name, len(evicting(n)) > 0) {
 					c.addPods(ctx, q, n.Name)
 				}
 			},
 			Updated: func(ctx context.Context, q loop.Queue, old, n *corev1.Node) {
+				c.note(n.Name, len(evicting(n)) > 0)
 				if !slices.EqualFunc(evicting(old), evicting(n), sameTaint) {
 					c.addPods(ctx, q, n.Name)
 				}
 			},
 			Deleted: func(ctx context.Context, q loop.Queue, n *corev1.Node) {
+				c.note(n.Name, false)
 				if len(evicting(n)) > 0 {
 					c.addPods(ctx, q, n.Name)
 				}
@@ -90,17 +94,23 @@ func New(env loop.Env) (loop.Loop, error) {
 // concerns says whether a pod that has come, or changed, may have to go: its
 // node has taints, or its time runs. Taints that come later bring all pods of
 // their node.
-func (c *controller) concerns(ctx context.Context, p *corev1.Pod) bool {
-	key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+func (c *controller) concerns(p *corev1.Pod) bool {
 	c.mu.Lock()
-	_, runs := c.pending[key]
-	c.mu.Unlock()
-	if runs || p.Spec.NodeName == "" {
-		return runs
+	defer c.mu.Unlock()
+	_, runs := c.pending[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}]
+	return runs || c.tainted[p.Spec.NodeName]
+}
+
+// note keeps whether a node's taints evict, and returns it.
+func (c *controller) note(node string, evicts bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if evicts {
+		c.tainted[node] = true
+	} else {
+		delete(c.tainted, node)
 	}
-	var node corev1.Node
-	err := c.env.Cluster.Client().Get(ctx, types.NamespacedName{Name: p.Spec.NodeName}, &node, client.UnsafeDisableDeepCopy)
-	return err == nil && len(evicting(&node)) > 0 || err != nil && !apierrors.IsNotFound(err)
+	return evicts
 }
 
 func (c *controller) addPods(ctx context.Context, q loop.Queue, node string) {

@@ -110,12 +110,12 @@ func DropGated(spec, old *corev1.PodSpec, annotations map[string]string) {
 }
 
 func dropGatedFields(spec, old *corev1.PodSpec) {
-	before := &corev1.PodSpec{}
+	var before *corev1.PodSpec
 	if old != nil {
-		old.DeepCopyInto(before)
+		before = old.DeepCopy()
 	}
 	for _, f := range gatedFields() {
-		if !f(before) {
+		if before == nil || !f(before) {
 			f(spec)
 		}
 	}
