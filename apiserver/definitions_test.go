@@ -86,20 +86,26 @@ func TestDefinitionConditions(t *testing.T) {
 	established(t, c, "ds.example.com")
 }
 
-// TestSchemaChanges changes a schema again and again below writers and readers,
-// none of which may notice.
-func TestSchemaChanges(t *testing.T) {
+// defined is a client of a server with a definition of Ones.
+func defined(t *testing.T) (c dynamic.Interface, ones dynamic.ResourceInterface) {
+	t.Helper()
 	c, err := dynamic.NewForConfig(apiservertest.Start(t, nil).Config("admin"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := t.Context()
-	definitions := c.Resource(definitionsGVR)
-	if _, err := definitions.Create(ctx, object(t, define("example.com", "ones", "kind: One")), metav1.CreateOptions{}); err != nil {
+	if _, err := c.Resource(definitionsGVR).Create(t.Context(), object(t, define("example.com", "ones", "kind: One")), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	established(t, c, "ones.example.com")
-	ones := c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "ones"}).Namespace("default")
+	return c, c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "ones"}).Namespace("default")
+}
+
+// TestSchemaChanges changes a schema again and again below writers and readers,
+// none of which may notice.
+func TestSchemaChanges(t *testing.T) {
+	ctx := t.Context()
+	c, ones := defined(t)
+	definitions := c.Resource(definitionsGVR)
 	const changes, writers = 20, 4
 	var changed sync.WaitGroup
 	stop := make(chan struct{})
@@ -158,17 +164,9 @@ func TestSchemaChanges(t *testing.T) {
 // TestDefinitionThatGoes keeps an object with a finalizer below a definition
 // that is deleted.
 func TestDefinitionThatGoes(t *testing.T) {
-	c, err := dynamic.NewForConfig(apiservertest.Start(t, nil).Config("admin"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx := t.Context()
+	c, ones := defined(t)
 	definitions := c.Resource(definitionsGVR)
-	if _, err := definitions.Create(ctx, object(t, define("example.com", "ones", "kind: One")), metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	established(t, c, "ones.example.com")
-	ones := c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "ones"}).Namespace("default")
 	held := object(t, "{apiVersion: example.com/v1, kind: One, metadata: {name: held, finalizers: [example.com/x]}}")
 	if _, err := ones.Create(ctx, held, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -200,8 +198,7 @@ func TestDefinitionThatGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	established(t, c, "ones.example.com")
-	var list *unstructured.UnstructuredList
-	if list, err = ones.List(ctx, metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
+	if list, err := ones.List(ctx, metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
 		t.Errorf("list: %v, %v", list, err)
 	}
 }

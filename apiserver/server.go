@@ -27,7 +27,6 @@ import (
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/aggregation"
 	"github.com/proa-dev/proa/apiserver/codec"
-	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/customresources"
 	"github.com/proa-dev/proa/apiserver/discovery"
 	"github.com/proa-dev/proa/apiserver/handlers"
@@ -66,6 +65,9 @@ type Config struct {
 	// certificate for them; nil: logs, exec and proxies are not served. It
 	// must be an *http.Transport for requests that upgrade.
 	Kubelet http.RoundTripper
+	// Webhooks calls those that convert custom resources; nil: definitions that
+	// need them are not served.
+	Webhooks *webhookclient.Client
 	// FrontProxy is the certificate by which extension API servers know this
 	// server; nil: there are none.
 	FrontProxy func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
@@ -196,10 +198,8 @@ func (s *Server) Schema(gvk schema.GroupVersionKind) (*spec.Schema, error) {
 // ServeCustomResources keeps serving what CustomResourceDefinitions define until
 // ctx ends. ready is called when those that are there are served.
 func (s *Server) ServeCustomResources(ctx context.Context, ready func()) error {
-	webhooks := webhookclient.New(connect.Services{Source: live.New(s.cfg.Store, s.cfg.Kinds)}.Address)
-	defer webhooks.Close()
 	custom, err := customresources.New(customresources.Config{
-		Store: s.cfg.Store, Kinds: s.kinds, Registry: s.registry, Types: s.types, Logger: s.cfg.Logger, Webhooks: webhooks,
+		Store: s.cfg.Store, Kinds: s.kinds, Registry: s.registry, Types: s.types, Logger: s.cfg.Logger, Webhooks: s.cfg.Webhooks,
 	})
 	if err != nil {
 		return err

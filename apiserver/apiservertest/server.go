@@ -19,6 +19,9 @@ import (
 
 	"github.com/proa-dev/proa/api/builtin"
 	"github.com/proa-dev/proa/apiserver"
+	"github.com/proa-dev/proa/apiserver/connect"
+	"github.com/proa-dev/proa/apiserver/live"
+	"github.com/proa-dev/proa/apiserver/webhookclient"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -39,8 +42,11 @@ func Start(tb testing.TB, change func(*apiserver.Config)) *Server {
 	if err != nil {
 		tb.Fatalf("open the store: %v", err)
 	}
+	kinds := builtin.Kinds()
+	webhooks := webhookclient.New(connect.Services{Source: live.New(st, kinds)}.Address)
+	tb.Cleanup(webhooks.Close)
 	cfg := apiserver.Config{
-		Store: st, Kinds: builtin.Kinds(), Scheme: builtin.Scheme(), Logger: logger,
+		Store: st, Kinds: kinds, Webhooks: webhooks, Scheme: builtin.Scheme(), Logger: logger,
 		Authenticator: authenticator.RequestFunc(byToken),
 		Authorizer: authorizer.AuthorizerFunc(func(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
 			return authorizer.DecisionAllow, "", nil

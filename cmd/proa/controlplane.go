@@ -201,7 +201,7 @@ func (p *controlPlane) newServer() error {
 			TLSClientConfig:     &tls.Config{RootCAs: p.authority.Pool(), GetClientCertificate: toKubelets.GetClientCertificate, MinVersion: tls.VersionTLS12},
 			MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
-		FrontProxy: frontProxy.GetClientCertificate,
+		Webhooks: p.webhooks, FrontProxy: frontProxy.GetClientCertificate,
 		Components: []health.Check{
 			// They run in this process from the end of bootstrapping to its own end,
 			// or stand by for another server's.

@@ -226,6 +226,8 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	}
 	if satisfied {
 		err = p.run(ctx, old)
+	} else {
+		p.lookAgain(expect.Recheck)
 	}
 	if statusErr := p.writeStatus(ctx, satisfied); err == nil {
 		err = statusErr
