@@ -28,20 +28,6 @@ func Messages(path *field.Path, value any, messages []string) field.ErrorList {
 	return errs
 }
 
-// plain says that a value is a DNS-1123 label beyond doubt, which most are,
-// without a regular expression.
-func plain(value string) bool {
-	if value == "" || len(value) > validation.DNS1123LabelMaxLength || value[0] == '-' || value[len(value)-1] == '-' {
-		return false
-	}
-	for i := range len(value) {
-		if c := value[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return true
-}
-
 // Label wants a DNS-1123 label.
 func Label(path *field.Path, value string) field.ErrorList {
 	if plain(value) {
@@ -52,7 +38,7 @@ func Label(path *field.Path, value string) field.ErrorList {
 
 // Subdomain wants a DNS-1123 subdomain, as most names are.
 func Subdomain(path *field.Path, value string) field.ErrorList {
-	if plain(value) {
+	if PlainSubdomain(value) {
 		return nil
 	}
 	return Messages(path, value, validation.IsDNS1123Subdomain(value))
@@ -60,12 +46,23 @@ func Subdomain(path *field.Path, value string) field.ErrorList {
 
 // QualifiedName wants "name" or "prefix/name".
 func QualifiedName(path *field.Path, value string) field.ErrorList {
+	if plainKey(value) {
+		return nil
+	}
 	return Messages(path, value, validation.IsQualifiedName(value))
+}
+
+// LabelKey wants a key as labels have them.
+func LabelKey(path *field.Path, value string) field.ErrorList {
+	if plainKey(value) {
+		return nil
+	}
+	return metavalidation.ValidateLabelName(value, path)
 }
 
 // ServiceAccountName wants a name that a service account may have.
 func ServiceAccountName(path *field.Path, value string) field.ErrorList {
-	if plain(value) {
+	if PlainSubdomain(value) {
 		return nil
 	}
 	return Messages(path, value, apivalidation.ValidateServiceAccountName(value, false))

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/api/validate"
 )
 
 const (
@@ -156,18 +157,46 @@ func dedupOwners(ctx context.Context, obj metav1.Object, afterAdmission bool) {
 func validateMeta(k *api.Kind, obj api.Object) field.ErrorList {
 	nameFn := k.ValidateName
 	if nameFn == nil {
-		nameFn = validation.NameIsDNSSubdomain
+		nameFn = nameIsSubdomain
 	}
-	errs := validation.ValidateObjectMetaAccessor(obj, k.Namespaced, nameFn, field.NewPath("metadata"))
+	errs := validation.ValidateObjectMetaAccessor(doubtful{obj}, k.Namespaced, nameFn, field.NewPath("metadata"))
 	for _, msg := range content.IsPathSegmentName(obj.GetName()) {
 		errs = append(errs, field.Invalid(field.NewPath("metadata").Child("name"), obj.GetName(), msg))
 	}
 	return errs
 }
 
+// nameIsSubdomain is the rule for names of kinds that have none of their own.
+func nameIsSubdomain(name string, prefix bool) []string {
+	if validate.PlainSubdomain(name) {
+		return nil
+	}
+	return validation.NameIsDNSSubdomain(name, prefix)
+}
+
+// doubtful is metadata for the library to judge, without the labels and
+// annotations that are valid beyond doubt.
+type doubtful struct{ metav1.Object }
+
+// GetLabels implements metav1.Object.
+func (d doubtful) GetLabels() map[string]string {
+	if labels := d.Object.GetLabels(); !validate.PlainLabels(labels) {
+		return labels
+	}
+	return nil
+}
+
+// GetAnnotations implements metav1.Object.
+func (d doubtful) GetAnnotations() map[string]string {
+	if annotations := d.Object.GetAnnotations(); !validate.PlainAnnotations(annotations) {
+		return annotations
+	}
+	return nil
+}
+
 // validateMetaUpdate names what is wrong with the metadata of a changed one.
 func validateMetaUpdate(obj, old api.Object) field.ErrorList {
-	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+	errs := validation.ValidateObjectMetaAccessorUpdate(doubtful{obj}, doubtful{old}, field.NewPath("metadata"))
 	if old.GetDeletionTimestamp() != nil {
 		errs = append(errs, validation.ValidateNoNewFinalizers(obj.GetFinalizers(), old.GetFinalizers(), field.NewPath("metadata", "finalizers"))...)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +24,7 @@ type access struct {
 	Config
 	mapper    *mapper
 	precision precision
+	gvks      sync.Map // of Go types, which say what they are: reflect.Type to schema.GroupVersionKind
 }
 
 // as marks ctx with the user.
@@ -32,6 +34,10 @@ func (a *access) as(ctx context.Context) context.Context {
 
 // kindOf returns the served kind of an object or a list.
 func (a *access) kindOf(obj runtime.Object) (*api.Kind, error) {
+	t := reflect.TypeOf(obj)
+	if known, ok := a.gvks.Load(t); ok {
+		return a.kindFor(known.(schema.GroupVersionKind))
+	}
 	gvk, err := apiutil.GVKForObject(obj, a.Scheme)
 	if err != nil {
 		return nil, err
@@ -39,7 +45,19 @@ func (a *access) kindOf(obj runtime.Object) (*api.Kind, error) {
 	if meta.IsListType(obj) {
 		gvk.Kind = strings.TrimSuffix(gvk.Kind, "List")
 	}
+	if !saysItself(obj) {
+		a.gvks.Store(t, gvk)
+	}
 	return a.kindFor(gvk)
+}
+
+// saysItself says that the object, not its Go type, has the kind.
+func saysItself(obj runtime.Object) bool {
+	switch obj.(type) {
+	case runtime.Unstructured, *metav1.PartialObjectMetadata, *metav1.PartialObjectMetadataList:
+		return true
+	}
+	return false
 }
 
 func (a *access) kindFor(gvk schema.GroupVersionKind) (*api.Kind, error) {

@@ -3,6 +3,8 @@
 package podspec
 
 import (
+	"strings"
+
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -169,6 +171,12 @@ func defaultContainer(c *corev1.Container) {
 
 // pullPolicy is Always for the moving tag "latest", named or implied.
 func pullPolicy(image string) corev1.PullPolicy {
+	// An image that ends in another tag, as most do, need not be parsed.
+	if last := image[strings.LastIndexByte(image, '/')+1:]; !strings.Contains(last, "@") {
+		if _, tag, ok := strings.Cut(last, ":"); ok && tag != "latest" {
+			return corev1.PullIfNotPresent
+		}
+	}
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return corev1.PullIfNotPresent

@@ -262,7 +262,7 @@ func ValidateTolerations(path *field.Path, tolerations []corev1.Toleration) fiel
 	for i, t := range tolerations {
 		at := path.Index(i)
 		if t.Key != "" {
-			errs = append(errs, metavalidation.ValidateLabelName(t.Key, at.Child("key"))...)
+			errs = append(errs, validate.LabelKey(at.Child("key"), t.Key)...)
 		} else if t.Operator != corev1.TolerationOpExists {
 			errs = append(errs, field.Invalid(at.Child("operator"), t.Operator,
 				"operator must be Exists when `key` is empty, which means \"match all values and all keys\""))

@@ -1,0 +1,124 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// serveHTTP2 makes srv speak HTTP/2 over connections that keep the head of an
+// answer for its body. The library flushes the head by itself, so that a plain
+// answer would be two TLS records, two system calls here and two at the client.
+func serveHTTP2(srv *http.Server) error {
+	conf := &http2.Server{MaxConcurrentStreams: maxStreams}
+	if err := http2.ConfigureServer(srv, conf); err != nil {
+		return err
+	}
+	srv.TLSNextProto[http2.NextProtoTLS] = func(srv *http.Server, c *tls.Conn, h http.Handler) {
+		// How net/http hands the context of a connection to its HTTP/2 server.
+		ctx := context.Background()
+		if b, ok := h.(interface{ BaseContext() context.Context }); ok {
+			ctx = b.BaseContext()
+		}
+		conf.ServeConn(&wholeAnswers{Conn: c}, &http2.ServeConnOpts{Context: ctx, Handler: h, BaseConfig: srv})
+	}
+	return nil
+}
+
+const (
+	// headWaits is how long the head of an answer waits for its body: a watch
+	// may have none for long.
+	headWaits = time.Millisecond
+	// maxHead is the longest head that waits.
+	maxHead = 1 << 10
+	// maxTogether bounds what is copied to go out at once.
+	maxTogether = 16 << 10
+)
+
+// wholeAnswers is a connection whose writes are HTTP/2 frames.
+type wholeAnswers struct {
+	*tls.Conn
+	mu    sync.Mutex
+	held  []byte // a head that waits
+	timer *time.Timer
+	err   error // of a head that went out alone
+}
+
+// Write implements net.Conn.
+func (c *wholeAnswers) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return 0, c.err
+	}
+	if len(c.held) == 0 {
+		if !endsInHead(p) {
+			return c.Conn.Write(p)
+		}
+		c.held = append(c.held, p...)
+		if c.timer == nil {
+			c.timer = time.AfterFunc(headWaits, c.alone)
+		} else {
+			c.timer.Reset(headWaits)
+		}
+		return len(p), nil
+	}
+	c.timer.Stop()
+	if len(c.held)+len(p) > maxTogether {
+		if err := c.sendLocked(); err != nil {
+			return 0, err
+		}
+		return c.Conn.Write(p)
+	}
+	c.held = append(c.held, p...)
+	if err := c.sendLocked(); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (c *wholeAnswers) sendLocked() error {
+	_, err := c.Conn.Write(c.held)
+	c.held = c.held[:0]
+	return err
+}
+
+// alone sends a head whose body did not come.
+func (c *wholeAnswers) alone() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.held) > 0 {
+		c.err = c.sendLocked()
+	}
+}
+
+// Close implements net.Conn.
+func (c *wholeAnswers) Close() error {
+	c.alone()
+	return c.Conn.Close()
+}
+
+// endsInHead says that p is whole frames, the last of them a head that has a
+// body (RFC 9113, 4.1 and 6.2).
+func endsInHead(p []byte) bool {
+	const frameHead, typeHeaders, endStream = 9, 1, 1
+	if len(p) > maxHead {
+		return false
+	}
+	for len(p) >= frameHead {
+		size := int(binary.BigEndian.Uint32(p[:4])>>8) + frameHead
+		if size == len(p) {
+			return p[3] == typeHeaders && p[4]&endStream == 0
+		}
+		if size > len(p) {
+			return false
+		}
+		p = p[size:]
+	}
+	return false
+}
