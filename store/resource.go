@@ -136,6 +136,12 @@ func (r *Resource) commit(ctx context.Context, w write, p *pendingWrite, verb st
 		}
 		return nil, asStatus(errClosed, verb) // nobody would wait for the event
 	}
+	select {
+	case r.store.writes <- struct{}{}:
+		defer func() { <-r.store.writes }()
+	case <-ctx.Done():
+		return nil, asStatus(ctx.Err(), verb)
+	}
 	r.pending.add(p)
 	rev, ok, err := r.store.etcd.commit(ctx, w)
 	switch {

@@ -86,6 +86,12 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// maxWrites bounds the writes under way. etcd keeps 128 responses for a watch
+// that is busy; one more, and it tells the watch what happened only on a round
+// that it makes ten times a second, while everybody waits. More than this many
+// at a time gain nothing: each of etcd's batches has its share already.
+const maxWrites = 64
+
 // Store is the storage of a whole API server. Safe for concurrent use.
 type Store struct {
 	cfg    Config
@@ -101,6 +107,8 @@ type Store struct {
 	mu    sync.Mutex // guards changes of table
 	table atomic.Pointer[table]
 	space chan struct{} // asks upkeep to look at the space now
+	// writes are those under way, until the feed has brought them.
+	writes chan struct{}
 
 	forgotten atomic.Int64 // lists of before this revision have expired
 }
@@ -133,6 +141,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		feed:   newFeed(rev),
 		leases: &leases{grant: e.grantLease},
 		space:  make(chan struct{}, 1),
+		writes: make(chan struct{}, maxWrites),
 	}
 	s.table.Store(&table{byPath: map[string]*Resource{}, byGR: map[schema.GroupResource]*Resource{}})
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
