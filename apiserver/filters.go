@@ -31,7 +31,6 @@ const requestTimeout = 60 * time.Second
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	growStack()
 	w := &response{ResponseWriter: rw}
 	begin := s.cfg.Now()
 	info, infoErr := s.infos.NewRequestInfo(r)
@@ -50,19 +49,6 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 	}
 }
-
-// growStack makes room on the stack of a request's goroutine, which net/http
-// starts anew each time: while the stack is short, one copy of it costs nothing;
-// grown step by step, in the depth of a request, it is a tenth of its work.
-//
-//go:noinline
-func growStack() {
-	var room [6 << 10]byte
-	_ = keep(&room)
-}
-
-//go:noinline
-func keep(room *[6 << 10]byte) byte { return room[len(room)-1] }
 
 // served is the kind that a request was for; nil if that is not served.
 func (s *Server) served(info *request.RequestInfo) *api.Kind {
@@ -141,11 +127,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeoutOf(r))
 	defer cancel()
-	defer handlers.BoundWrites(ctx, w)()
-	if r.ContentLength != 0 {
-		// A body that trickles in must not hold the request open.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
-	}
+	defer handlers.Bound(ctx, w, r.ContentLength != 0)()
 	s.route(w, r.WithContext(ctx), info)
 	return nil
 }

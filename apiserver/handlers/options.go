@@ -17,7 +17,10 @@ import (
 )
 
 // maxBody is how much a client may send.
-const maxBody = 3 << 20
+const (
+	maxBody  = 3 << 20
+	tooLarge = "limit is 3145728"
+)
 
 type queryValues url.Values
 
@@ -115,9 +118,8 @@ func (c *call) body() ([]byte, error) {
 	if c.r.Body == nil || c.r.ContentLength == 0 {
 		return nil, nil
 	}
-	tooLarge := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
 	if c.r.ContentLength > maxBody {
-		return nil, tooLarge
+		return nil, apierrors.NewRequestEntityTooLargeError(tooLarge)
 	}
 	if n := c.r.ContentLength; n > 0 {
 		data := make([]byte, n)
@@ -129,7 +131,7 @@ func (c *call) body() ([]byte, error) {
 	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
 	var over *http.MaxBytesError
 	if errors.As(err, &over) {
-		return nil, tooLarge
+		return nil, apierrors.NewRequestEntityTooLargeError(tooLarge)
 	}
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("unable to read the body: %v", err))

@@ -91,7 +91,7 @@ func (c *call) watch(ctx context.Context) error {
 	if isWebSocket(c.r) {
 		return c.watchWebSocket(ctx, cancel, enc)
 	}
-	defer BoundWrites(ctx, c.w)()
+	defer Bound(ctx, c.w, false)()
 	c.stream(ctx, enc)
 	return nil
 }

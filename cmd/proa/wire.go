@@ -31,6 +31,7 @@ type serverConfig struct {
 // Each needs those before it. They stop in the opposite order; containers and
 // the rules of the network stay.
 func runServer(ctx context.Context, cfg *serverConfig) error {
+	spareProcessor()
 	defer runtime.KeepAlive(reserve())
 	busy, calm := context.WithCancel(ctx)
 	defer calm()
