@@ -23,53 +23,53 @@ func required(path *field.Path, pairs ...string) field.ErrorList {
 
 // diskChecks are the sources that attach a disk or mount a file system over
 // the network. Most of their drivers are gone, their validation is not.
-func diskChecks(v *corev1.Volume) []sourceCheck {
+func diskChecks(v *corev1.Volume) []sourceCheck[aVolume] {
 	type P = *field.Path
 	type E = field.ErrorList
-	return []sourceCheck{
-		{name: "gitRepo", set: v.GitRepo != nil, check: func(p P) E {
+	return []sourceCheck[aVolume]{
+		{name: "gitRepo", set: v.GitRepo != nil, check: func(v aVolume, p P) E {
 			return append(required(p, "repository", v.GitRepo.Repository), validate.RelativePath(p.Child("directory"), v.GitRepo.Directory)...)
 		}},
-		{name: "gcePersistentDisk", where: "persistentDisk", set: v.GCEPersistentDisk != nil, check: func(p P) E {
+		{name: "gcePersistentDisk", where: "persistentDisk", set: v.GCEPersistentDisk != nil, check: func(v aVolume, p P) E {
 			return validateDisk(p, "pdName", v.GCEPersistentDisk.PDName, v.GCEPersistentDisk.Partition)
 		}},
-		{name: "awsElasticBlockStore", set: v.AWSElasticBlockStore != nil, check: func(p P) E {
+		{name: "awsElasticBlockStore", set: v.AWSElasticBlockStore != nil, check: func(v aVolume, p P) E {
 			return validateDisk(p, "volumeID", v.AWSElasticBlockStore.VolumeID, v.AWSElasticBlockStore.Partition)
 		}},
-		{name: "nfs", set: v.NFS != nil, check: func(p P) E { return validateNFS(p, v.NFS) }},
-		{name: "iscsi", set: v.ISCSI != nil, check: func(p P) E { return validateISCSI(p, v.ISCSI) }},
-		{name: "glusterfs", set: v.Glusterfs != nil, check: func(p P) E {
+		{name: "nfs", set: v.NFS != nil, check: func(v aVolume, p P) E { return validateNFS(p, v.NFS) }},
+		{name: "iscsi", set: v.ISCSI != nil, check: func(v aVolume, p P) E { return validateISCSI(p, v.ISCSI) }},
+		{name: "glusterfs", set: v.Glusterfs != nil, check: func(v aVolume, p P) E {
 			return required(p, "endpoints", v.Glusterfs.EndpointsName, "path", v.Glusterfs.Path)
 		}},
-		{name: "flocker", set: v.Flocker != nil, check: func(p P) E { return validateFlocker(p, v.Flocker) }},
-		{name: "rbd", set: v.RBD != nil, check: func(p P) E { return validateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
-		{name: "cinder", set: v.Cinder != nil, check: func(p P) E {
+		{name: "flocker", set: v.Flocker != nil, check: func(v aVolume, p P) E { return validateFlocker(p, v.Flocker) }},
+		{name: "rbd", set: v.RBD != nil, check: func(v aVolume, p P) E { return validateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
+		{name: "cinder", set: v.Cinder != nil, check: func(v aVolume, p P) E {
 			return append(required(p, "volumeID", v.Cinder.VolumeID), secretName(p, v.Cinder.SecretRef)...)
 		}},
-		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(p P) E { return validateMonitors(p, v.CephFS.Monitors) }},
-		{name: "quobyte", set: v.Quobyte != nil, check: func(p P) E { return validateQuobyte(p, v.Quobyte) }},
-		{name: "fc", set: v.FC != nil, check: func(p P) E { return validateFC(p, v.FC) }},
-		{name: "flexVolume", set: v.FlexVolume != nil, check: func(p P) E {
+		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(v aVolume, p P) E { return validateMonitors(p, v.CephFS.Monitors) }},
+		{name: "quobyte", set: v.Quobyte != nil, check: func(v aVolume, p P) E { return validateQuobyte(p, v.Quobyte) }},
+		{name: "fc", set: v.FC != nil, check: func(v aVolume, p P) E { return validateFC(p, v.FC) }},
+		{name: "flexVolume", set: v.FlexVolume != nil, check: func(v aVolume, p P) E {
 			return validateFlex(p, v.FlexVolume.Driver, v.FlexVolume.Options)
 		}},
-		{name: "azureFile", set: v.AzureFile != nil, check: func(p P) E {
+		{name: "azureFile", set: v.AzureFile != nil, check: func(v aVolume, p P) E {
 			return required(p, "secretName", v.AzureFile.SecretName, "shareName", v.AzureFile.ShareName)
 		}},
-		{name: "vsphereVolume", set: v.VsphereVolume != nil, check: func(p P) E {
+		{name: "vsphereVolume", set: v.VsphereVolume != nil, check: func(v aVolume, p P) E {
 			return required(p, "volumePath", v.VsphereVolume.VolumePath)
 		}},
-		{name: "photonPersistentDisk", set: v.PhotonPersistentDisk != nil, check: func(p P) E {
+		{name: "photonPersistentDisk", set: v.PhotonPersistentDisk != nil, check: func(v aVolume, p P) E {
 			return required(p, "pdID", v.PhotonPersistentDisk.PdID)
 		}},
-		{name: "portworxVolume", set: v.PortworxVolume != nil, check: func(p P) E {
+		{name: "portworxVolume", set: v.PortworxVolume != nil, check: func(v aVolume, p P) E {
 			return required(p, "volumeID", v.PortworxVolume.VolumeID)
 		}},
-		{name: "azureDisk", set: v.AzureDisk != nil, check: func(p P) E { return validateAzureDisk(p, v.AzureDisk) }},
-		{name: "storageos", set: v.StorageOS != nil, check: func(p P) E {
+		{name: "azureDisk", set: v.AzureDisk != nil, check: func(v aVolume, p P) E { return validateAzureDisk(p, v.AzureDisk) }},
+		{name: "storageos", set: v.StorageOS != nil, check: func(v aVolume, p P) E {
 			errs := validateStorageOS(p, v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace)
 			return append(errs, secretName(p, v.StorageOS.SecretRef)...)
 		}},
-		{name: "scaleIO", set: v.ScaleIO != nil, check: func(p P) E {
+		{name: "scaleIO", set: v.ScaleIO != nil, check: func(v aVolume, p P) E {
 			return required(p, "gateway", v.ScaleIO.Gateway, "system", v.ScaleIO.System, "volumeName", v.ScaleIO.VolumeName)
 		}},
 	}
@@ -260,23 +260,24 @@ func validateStorageOS(path *field.Path, name, namespace string) field.ErrorList
 func ValidateVolumeSource(path *field.Path, v *corev1.PersistentVolumeSpec) field.ErrorList {
 	type P = *field.Path
 	type E = field.ErrorList
-	return oneSource(path, []sourceCheck{
-		{name: "hostPath", set: v.HostPath != nil, check: func(p P) E { return validateHostPath(p, v.HostPath) }},
-		{name: "gcePersistentDisk", where: "persistentDisk", set: v.GCEPersistentDisk != nil, check: func(p P) E {
+	type V = *corev1.PersistentVolumeSpec
+	return oneSource(path, v, []sourceCheck[V]{
+		{name: "hostPath", set: v.HostPath != nil, check: func(v V, p P) E { return validateHostPath(p, v.HostPath) }},
+		{name: "gcePersistentDisk", where: "persistentDisk", set: v.GCEPersistentDisk != nil, check: func(v V, p P) E {
 			return validateDisk(p, "pdName", v.GCEPersistentDisk.PDName, v.GCEPersistentDisk.Partition)
 		}},
-		{name: "awsElasticBlockStore", set: v.AWSElasticBlockStore != nil, check: func(p P) E {
+		{name: "awsElasticBlockStore", set: v.AWSElasticBlockStore != nil, check: func(v V, p P) E {
 			return validateDisk(p, "volumeID", v.AWSElasticBlockStore.VolumeID, v.AWSElasticBlockStore.Partition)
 		}},
-		{name: "glusterfs", set: v.Glusterfs != nil, check: func(p P) E {
+		{name: "glusterfs", set: v.Glusterfs != nil, check: func(v V, p P) E {
 			return required(p, "endpoints", v.Glusterfs.EndpointsName, "path", v.Glusterfs.Path)
 		}},
-		{name: "flocker", set: v.Flocker != nil, check: func(p P) E { return validateFlocker(p, v.Flocker) }},
-		{name: "nfs", set: v.NFS != nil, check: func(p P) E { return validateNFS(p, v.NFS) }},
-		{name: "rbd", set: v.RBD != nil, check: func(p P) E { return validateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
-		{name: "quobyte", set: v.Quobyte != nil, check: func(p P) E { return validateQuobyte(p, v.Quobyte) }},
-		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(p P) E { return validateMonitors(p, v.CephFS.Monitors) }},
-		{name: "iscsi", set: v.ISCSI != nil, check: func(p P) E {
+		{name: "flocker", set: v.Flocker != nil, check: func(v V, p P) E { return validateFlocker(p, v.Flocker) }},
+		{name: "nfs", set: v.NFS != nil, check: func(v V, p P) E { return validateNFS(p, v.NFS) }},
+		{name: "rbd", set: v.RBD != nil, check: func(v V, p P) E { return validateRBD(p, v.RBD.CephMonitors, v.RBD.RBDImage) }},
+		{name: "quobyte", set: v.Quobyte != nil, check: func(v V, p P) E { return validateQuobyte(p, v.Quobyte) }},
+		{name: "cephFS", where: "cephfs", set: v.CephFS != nil, check: func(v V, p P) E { return validateMonitors(p, v.CephFS.Monitors) }},
+		{name: "iscsi", set: v.ISCSI != nil, check: func(v V, p P) E {
 			s := v.ISCSI
 			pod := corev1.ISCSIVolumeSource{
 				TargetPortal: s.TargetPortal, IQN: s.IQN, Lun: s.Lun, InitiatorName: s.InitiatorName,
@@ -287,30 +288,30 @@ func ValidateVolumeSource(path *field.Path, v *corev1.PersistentVolumeSpec) fiel
 			}
 			return append(validateISCSI(p, &pod), secretName(p, pod.SecretRef)...)
 		}},
-		{name: "cinder", set: v.Cinder != nil, check: func(p P) E {
+		{name: "cinder", set: v.Cinder != nil, check: func(v V, p P) E {
 			return append(required(p, "volumeID", v.Cinder.VolumeID), secretRef(p.Child("secretRef"), v.Cinder.SecretRef)...)
 		}},
-		{name: "fc", set: v.FC != nil, check: func(p P) E { return validateFC(p, v.FC) }},
-		{name: "flexVolume", set: v.FlexVolume != nil, check: func(p P) E {
+		{name: "fc", set: v.FC != nil, check: func(v V, p P) E { return validateFC(p, v.FC) }},
+		{name: "flexVolume", set: v.FlexVolume != nil, check: func(v V, p P) E {
 			return validateFlex(p, v.FlexVolume.Driver, v.FlexVolume.Options)
 		}},
-		{name: "azureFile", set: v.AzureFile != nil, check: func(p P) E {
+		{name: "azureFile", set: v.AzureFile != nil, check: func(v V, p P) E {
 			errs := required(p, "secretName", v.AzureFile.SecretName, "shareName", v.AzureFile.ShareName)
 			if n := v.AzureFile.SecretNamespace; n != nil {
 				errs = append(errs, required(p, "secretNamespace", *n)...)
 			}
 			return errs
 		}},
-		{name: "vsphereVolume", set: v.VsphereVolume != nil, check: func(p P) E { return required(p, "volumePath", v.VsphereVolume.VolumePath) }},
-		{name: "photonPersistentDisk", set: v.PhotonPersistentDisk != nil, check: func(p P) E {
+		{name: "vsphereVolume", set: v.VsphereVolume != nil, check: func(v V, p P) E { return required(p, "volumePath", v.VsphereVolume.VolumePath) }},
+		{name: "photonPersistentDisk", set: v.PhotonPersistentDisk != nil, check: func(v V, p P) E {
 			return required(p, "pdID", v.PhotonPersistentDisk.PdID)
 		}},
-		{name: "portworxVolume", set: v.PortworxVolume != nil, check: func(p P) E { return required(p, "volumeID", v.PortworxVolume.VolumeID) }},
-		{name: "azureDisk", set: v.AzureDisk != nil, check: func(p P) E { return validateAzureDisk(p, v.AzureDisk) }},
-		{name: "scaleIO", set: v.ScaleIO != nil, check: func(p P) E {
+		{name: "portworxVolume", set: v.PortworxVolume != nil, check: func(v V, p P) E { return required(p, "volumeID", v.PortworxVolume.VolumeID) }},
+		{name: "azureDisk", set: v.AzureDisk != nil, check: func(v V, p P) E { return validateAzureDisk(p, v.AzureDisk) }},
+		{name: "scaleIO", set: v.ScaleIO != nil, check: func(v V, p P) E {
 			return required(p, "gateway", v.ScaleIO.Gateway, "system", v.ScaleIO.System, "volumeName", v.ScaleIO.VolumeName)
 		}},
-		{name: "local", set: v.Local != nil, check: func(p P) E {
+		{name: "local", set: v.Local != nil, check: func(v V, p P) E {
 			errs := required(p, "path", v.Local.Path)
 			if len(errs) == 0 {
 				errs = validate.NoBacksteps(p.Child("path"), v.Local.Path)
@@ -320,10 +321,10 @@ func ValidateVolumeSource(path *field.Path, v *corev1.PersistentVolumeSpec) fiel
 			}
 			return errs
 		}},
-		{name: "storageos", set: v.StorageOS != nil, check: func(p P) E {
+		{name: "storageos", set: v.StorageOS != nil, check: func(v V, p P) E {
 			return validateStorageOS(p, v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace)
 		}},
-		{name: "csi", set: v.CSI != nil, check: func(p P) E {
+		{name: "csi", set: v.CSI != nil, check: func(v V, p P) E {
 			errs := ValidateCSIDriverName(p.Child("driver"), v.CSI.Driver)
 			errs = append(errs, required(p, "volumeHandle", v.CSI.VolumeHandle)...)
 			errs = append(errs, secretRef(p.Child("controllerPublishSecretRef"), v.CSI.ControllerPublishSecretRef)...)

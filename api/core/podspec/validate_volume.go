@@ -1,6 +1,7 @@
 package podspec
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -48,22 +49,30 @@ func (c *checker) validateVolumes(path *field.Path) field.ErrorList {
 	return all
 }
 
-// sourceCheck validates one field of a volume's source. where is the name that
-// errors inside the source go by, if it is not the field's.
-type sourceCheck struct {
+// aVolume is a volume of a pod at its path.
+type aVolume struct {
+	*checker
+	*corev1.Volume
+	path *field.Path
+}
+
+// sourceCheck validates one field of the source of a volume V. where is the
+// name that errors inside the source go by, if it is not the field's.
+type sourceCheck[V any] struct {
 	name  string
 	set   bool
-	check func(path *field.Path) field.ErrorList
+	check func(v V, path *field.Path) field.ErrorList
 	where string
 }
 
 // oneSource runs the checks of the sources that are set, and refuses more than
 // one, or none.
-func oneSource(path *field.Path, checks ...[]sourceCheck) field.ErrorList {
+func oneSource[V any](path *field.Path, v V, checks ...[]sourceCheck[V]) field.ErrorList {
 	var errs field.ErrorList
 	n := 0
 	for _, list := range checks {
-		for _, s := range list {
+		for i := range list {
+			s := &list[i]
 			if !s.set {
 				continue
 			}
@@ -71,10 +80,7 @@ func oneSource(path *field.Path, checks ...[]sourceCheck) field.ErrorList {
 				errs = append(errs, field.Forbidden(path.Child(s.name), "may not specify more than 1 volume type"))
 				continue
 			}
-			if s.where != "" {
-				s.name = s.where
-			}
-			errs = append(errs, s.check(path.Child(s.name))...)
+			errs = append(errs, s.check(v, path.Child(cmp.Or(s.where, s.name)))...)
 		}
 	}
 	if n == 0 {
@@ -84,38 +90,38 @@ func oneSource(path *field.Path, checks ...[]sourceCheck) field.ErrorList {
 }
 
 func (c *checker) validateVolumeSource(path *field.Path, v *corev1.Volume) field.ErrorList {
-	checks := []sourceCheck{
-		{name: "emptyDir", set: v.EmptyDir != nil, check: func(path *field.Path) field.ErrorList {
+	checks := []sourceCheck[aVolume]{
+		{name: "emptyDir", set: v.EmptyDir != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
 			if l := v.EmptyDir.SizeLimit; l != nil && l.Sign() < 0 {
 				return field.ErrorList{field.Forbidden(path.Child("sizeLimit"), "SizeLimit field must be a valid resource quantity")}
 			}
 			return nil
 		}},
-		{name: "hostPath", set: v.HostPath != nil, check: func(path *field.Path) field.ErrorList {
+		{name: "hostPath", set: v.HostPath != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
 			return validateHostPath(path, v.HostPath)
 		}},
-		{name: "secret", set: v.Secret != nil, check: func(path *field.Path) field.ErrorList {
+		{name: "secret", set: v.Secret != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
 			errs := validate.Required(path.Child("secretName"), v.Secret.SecretName)
 			return append(errs, validateItems(path, v.Secret.DefaultMode, v.Secret.Items)...)
 		}},
-		{name: "persistentVolumeClaim", set: v.PersistentVolumeClaim != nil, check: func(path *field.Path) field.ErrorList {
+		{name: "persistentVolumeClaim", set: v.PersistentVolumeClaim != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
 			return validate.Required(path.Child("claimName"), v.PersistentVolumeClaim.ClaimName)
 		}},
-		{name: "downwardAPI", set: v.DownwardAPI != nil, check: func(path *field.Path) field.ErrorList {
+		{name: "downwardAPI", set: v.DownwardAPI != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
 			errs := validate.FileMode(path.Child("defaultMode"), v.DownwardAPI.DefaultMode)
 			for _, f := range v.DownwardAPI.Items {
 				errs = append(errs, validateDownwardFile(path, &f)...)
 			}
 			return errs
 		}},
-		{name: "configMap", set: v.ConfigMap != nil, check: func(path *field.Path) field.ErrorList {
+		{name: "configMap", set: v.ConfigMap != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
 			errs := validate.Required(path.Child("name"), v.ConfigMap.Name)
 			return append(errs, validateItems(path, v.ConfigMap.DefaultMode, v.ConfigMap.Items)...)
 		}},
-		{name: "projected", set: v.Projected != nil, check: func(path *field.Path) field.ErrorList {
-			return c.validateProjected(path, v.Projected)
+		{name: "projected", set: v.Projected != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
+			return v.validateProjected(path, v.Projected)
 		}},
-		{name: "csi", set: v.CSI != nil, check: func(path *field.Path) field.ErrorList {
+		{name: "csi", set: v.CSI != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
 			errs := ValidateCSIDriverName(path.Child("driver"), v.CSI.Driver)
 			if r := v.CSI.NodePublishSecretRef; r != nil {
 				if r.Name == "" {
@@ -125,21 +131,21 @@ func (c *checker) validateVolumeSource(path *field.Path, v *corev1.Volume) field
 			}
 			return errs
 		}},
-		{name: "ephemeral", set: v.Ephemeral != nil, check: func(inner *field.Path) field.ErrorList {
-			return c.validateEphemeralVolume(path, inner, v)
+		{name: "ephemeral", set: v.Ephemeral != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
+			return v.validateEphemeralVolume(v.path, path, v.Volume)
 		}},
-		{name: "image", set: v.Image != nil, check: func(path *field.Path) field.ErrorList {
+		{name: "image", set: v.Image != nil, check: func(v aVolume, path *field.Path) field.ErrorList {
 			var errs field.ErrorList
-			if c.pod != nil {
+			if v.pod != nil {
 				errs = validate.Required(path.Child("reference"), v.Image.Reference)
 			}
 			return append(errs, validatePullPolicy(path.Child("pullPolicy"), v.Image.PullPolicy)...)
 		}},
 	}
 	if !hasDisk(v.VolumeSource) {
-		return oneSource(path, checks)
+		return oneSource(path, aVolume{c, v, path}, checks)
 	}
-	return oneSource(path, checks, diskChecks(v))
+	return oneSource(path, aVolume{c, v, path}, checks, diskChecks(v))
 }
 
 // hasDisk says that a source is set which validateVolumeSource leaves to
