@@ -21,7 +21,7 @@ func serveHTTP2(srv *http.Server) error {
 	}
 	srv.TLSNextProto[http2.NextProtoTLS] = func(srv *http.Server, c *tls.Conn, h http.Handler) {
 		// How net/http hands the context of a connection to its HTTP/2 server.
-		ctx := context.Background()
+		var ctx context.Context
 		if b, ok := h.(interface{ BaseContext() context.Context }); ok {
 			ctx = b.BaseContext()
 		}
@@ -34,8 +34,8 @@ func serveHTTP2(srv *http.Server) error {
 	return nil
 }
 
-// growStack makes room on the stack of a request's goroutine, which the
-// library starts anew each time: while the stack is short, one copy of it costs nothing;
+// growStack makes room on the stack of a request's goroutine, which the library
+// starts anew each time: while the stack is short, one copy of it costs nothing;
 // grown step by step, in the depth of a request, it is a tenth of its work.
 //
 //go:noinline
