@@ -347,6 +347,14 @@ func (e *extension) identity(t *testing.T) {
 	if by, _ := json.Marshal(one["asked"]); resp.StatusCode != http.StatusOK || !strings.Contains(string(by), `"by":["system:admin"]`) {
 		t.Errorf("asked %s", by)
 	}
+	// One that was passed on again and again is not.
+	const hop = "1.1 proa-aggregator"
+	if a := do(t, http.MethodGet, path, header{"Via": hop + ", 1.1 elsewhere, " + hop}, nil); a.Code != http.StatusOK {
+		t.Errorf("passed on twice: %d %s", a.Code, a.Body)
+	}
+	if a := do(t, http.MethodGet, path, header{"Via": strings.Repeat(hop+", ", 3)}, nil); a.Code != http.StatusLoopDetected {
+		t.Errorf("passed on three times: %d %s", a.Code, a.Body)
+	}
 	if a := do(t, http.MethodGet, path, header{"Impersonate-User": "bob"}, nil); a.Code != http.StatusForbidden || a.at("reason") != "Forbidden" {
 		t.Errorf("bob, who may nothing, got %d %s", a.Code, a.Body)
 	}
