@@ -28,7 +28,7 @@ type conversions struct {
 	// mixed says that the cache holds objects of several versions, since they
 	// cannot be told by schema alone.
 	mixed bool
-	kept     sync.Map            // keptKey to *kept
+	kept  sync.Map // keptKey to *kept
 }
 
 type keptKey struct {
