@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -34,6 +35,10 @@ const (
 // leaves the argument alone.
 func (a *Authenticator) IssueToken(ctx context.Context, sa *corev1.ServiceAccount, request *authnv1.TokenRequest) (*authnv1.TokenRequest, error) {
 	out := request.DeepCopy()
+	if out.UID != "" && out.UID != sa.UID {
+		return nil, apierrors.NewConflict(schema.GroupResource{Group: authnv1.GroupName, Resource: "TokenRequest"}, sa.Name,
+			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", out.UID, sa.UID))
+	}
 	if err := defaultRequest(out, a.cfg.Audiences); err != nil {
 		return nil, err
 	}
@@ -43,10 +48,12 @@ func (a *Authenticator) IssueToken(ctx context.Context, sa *corev1.ServiceAccoun
 	}
 	seconds := *out.Spec.ExpirationSeconds
 	if limit := int64(a.cfg.MaxTokenLife / time.Second); limit > 0 && seconds > limit {
+		warning.AddWarning(ctx, "", fmt.Sprintf("requested expiration of %d seconds shortened to %d seconds", seconds, limit))
 		seconds = limit
 		out.Spec.ExpirationSeconds = &seconds
 	}
 	now := a.cfg.Clock.Now()
+	out.Name, out.Namespace, out.UID, out.CreationTimestamp = sa.Name, sa.Namespace, sa.UID, metav1.NewTime(now)
 	expires := now.Add(time.Duration(seconds) * time.Second)
 	life := seconds
 	if k.Pod != nil && seconds == kubeletExpiration && a.isOwnAudience(out.Spec.Audiences) {
