@@ -11,7 +11,9 @@ import (
 type Probe struct {
 	m                           *Metrics
 	successful, failed, unknown prometheus.Counter
-	times                       prometheus.Observer
+	// labels are of the times, which do not tell pods of one name apart: the
+	// series may go with another one.
+	labels []string
 }
 
 // Probe finds the counters of a probe: Liveness, Readiness or Startup.
@@ -20,7 +22,7 @@ func (m *Metrics) Probe(kind, container string, pod *corev1.Pod) Probe {
 		return m.probes.WithLabelValues(kind, result, container, pod.Name, pod.Namespace, string(pod.UID))
 	}
 	return Probe{m: m, successful: of("successful"), failed: of("failed"), unknown: of("unknown"),
-		times: m.probeTimes.WithLabelValues(kind, container, pod.Name, pod.Namespace)}
+		labels: []string{kind, container, pod.Name, pod.Namespace}}
 }
 
 // Result is what a probe came to.
@@ -38,7 +40,7 @@ func (p Probe) Done(result Result, took time.Duration) {
 	switch result {
 	case Successful:
 		p.successful.Inc()
-		p.times.Observe(took.Seconds())
+		p.m.probeTimes.WithLabelValues(p.labels...).Observe(took.Seconds())
 	case Failed:
 		p.failed.Inc()
 	default:
