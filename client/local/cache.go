@@ -84,7 +84,8 @@ func (c *informers) WaitForCacheSync(ctx context.Context) bool {
 	}
 	c.mu.Unlock()
 	for _, i := range list {
-		if !i.awaitSync(ctx) {
+		// One that was removed meanwhile is not missed: its kind may be gone.
+		if !i.awaitSync(ctx) && (ctx.Err() != nil || c.ctx.Err() != nil) {
 			return false
 		}
 	}

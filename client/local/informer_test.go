@@ -82,3 +82,22 @@ func TestGoneUnseen(t *testing.T) {
 		t.Errorf("left: %q", keys)
 	}
 }
+
+// A kind that goes while its cache fills keeps nobody waiting for the others.
+func TestSyncWithoutTheRemoved(t *testing.T) {
+	c := newInformers(nil)
+	running, end := context.WithCancel(t.Context())
+	c.ctx = running
+	close(c.started)
+	gvk := corev1.SchemeGroupVersion.WithKind("ConfigMap")
+	gone := newInformer(nil, gvk, nil)
+	c.byKey[informerKey{gvk: gvk}] = gone
+	gone.stop()
+	if !c.WaitForCacheSync(t.Context()) {
+		t.Error("a removed informer fails all")
+	}
+	end()
+	if c.WaitForCacheSync(t.Context()) {
+		t.Error("a cache that has ended is said to be filled")
+	}
+}
