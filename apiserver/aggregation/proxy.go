@@ -2,6 +2,7 @@ package aggregation
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -81,6 +82,21 @@ func unavailable(w http.ResponseWriter) {
 	http.Error(w, "service unavailable", http.StatusServiceUnavailable)
 }
 
+// via is by what name API servers know that they passed a request on, and
+// maxPasses how many may: a Service can lead to an API server of this cluster,
+// or of one that leads back.
+const (
+	via       = "proa-aggregator"
+	maxPasses = 3
+)
+
+func passed(r *http.Request) (n int) {
+	for _, v := range r.Header.Values("Via") {
+		n += strings.Count(v, via)
+	}
+	return n
+}
+
 func (to *route) serve(w http.ResponseWriter, r *http.Request, info *request.RequestInfo) {
 	u, ok := request.UserFrom(r.Context())
 	switch {
@@ -92,6 +108,9 @@ func (to *route) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 		return
 	case to.broken != nil:
 		http.Error(w, to.broken.Error(), http.StatusInternalServerError)
+		return
+	case passed(r) >= maxPasses:
+		http.Error(w, "an aggregated API is led back to where it comes from", http.StatusLoopDetected)
 		return
 	}
 	at, err := to.url(r.Context(), "")
@@ -113,6 +132,7 @@ func (to *route) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	if id := w.Header().Get("Audit-Id"); id != "" {
 		out.Header.Set("Audit-Id", id)
 	}
+	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", r.ProtoMajor, r.ProtoMinor, via))
 	upgrade := httpstream.IsUpgradeRequest(r)
 	// The names of the user are set last, behind what the client may have had
 	// removed by a Connection header. Upgrades are passed on as they are.
