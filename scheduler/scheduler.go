@@ -95,7 +95,9 @@ type Scheduler struct {
 	parked map[types.UID]*parked
 	// away are waiting pods that are not in the queue: extenders are asked
 	// about them, or others are being evicted for them.
-	away    map[types.UID]*absence
+	away map[types.UID]*absence
+	// asked is the one about whom extenders are asked.
+	asked   *absence
 	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
 	// chores are API calls that informer handlers want made, one a pod.
 	chores map[types.UID]task
@@ -113,8 +115,9 @@ type profile struct {
 // absence is a pod that is neither in the queue nor on a node.
 type absence struct {
 	item   *queue.Item
-	node   string // that is being cleared for it
-	missed bool   // something happened meanwhile that may help it
+	node   string                   // that is being cleared for it
+	missed bool                     // something happened meanwhile that may help it
+	noted  []func(*queue.Item) bool // what happened helps it if one is true
 }
 
 // task is what remains to be written after a decision.

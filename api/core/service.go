@@ -78,11 +78,6 @@ func needsHealthCheckPort(s *corev1.ServiceSpec) bool {
 	return s.Type == corev1.ServiceTypeLoadBalancer && s.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
-func usesNodePorts(s *corev1.ServiceSpec) bool {
-	return s.Type == corev1.ServiceTypeNodePort || (s.Type == corev1.ServiceTypeLoadBalancer &&
-		(s.AllocateLoadBalancerNodePorts == nil || *s.AllocateLoadBalancerNodePorts))
-}
-
 func defaultService(svc *corev1.Service) {
 	s := &svc.Spec
 	if s.SessionAffinity == "" {
@@ -137,11 +132,12 @@ func keepAllocated(svc, oldSvc *corev1.Service) {
 		if s.ClusterIP == "" {
 			s.ClusterIP = old.ClusterIP
 		}
-		if len(s.ClusterIPs) == 0 && s.ClusterIP == old.ClusterIP {
+		if len(s.ClusterIPs) == 0 {
 			s.ClusterIPs = slices.Clone(old.ClusterIPs)
 		}
 	}
-	if usesNodePorts(old) && usesNodePorts(s) {
+	followClusterIP(s, old)
+	if nodePortType(old) && nodePortType(s) {
 		keepNodePorts(s, old)
 	}
 	if needsHealthCheckPort(old) && needsHealthCheckPort(s) && s.HealthCheckNodePort == 0 {
@@ -149,15 +145,29 @@ func keepAllocated(svc, oldSvc *corev1.Service) {
 	}
 }
 
-// keepNodePorts matches ports by protocol and port number.
-func keepNodePorts(s, old *corev1.ServiceSpec) {
-	type key struct {
-		protocol corev1.Protocol
-		port     int32
+// followClusterIP makes clusterIPs what a client meant that changed clusterIP
+// and left the list as it was, since it may not know that there is one.
+func followClusterIP(s, old *corev1.ServiceSpec) {
+	if s.ClusterIP == old.ClusterIP {
+		if len(s.ClusterIPs) == 0 {
+			s.ClusterIPs = slices.Clone(old.ClusterIPs)
+		}
+		return
 	}
-	allocated := map[key]int32{}
+	if !slices.Equal(s.ClusterIPs, old.ClusterIPs) {
+		return // changed both: validation compares them
+	}
+	s.ClusterIPs = nil
+	if s.ClusterIP != "" {
+		s.ClusterIPs = []string{s.ClusterIP}
+	}
+}
+
+// keepNodePorts matches ports by name: the client may have changed the rest.
+func keepNodePorts(s, old *corev1.ServiceSpec) {
+	allocated := map[string]int32{}
 	for _, p := range old.Ports {
-		allocated[key{p.Protocol, p.Port}] = p.NodePort
+		allocated[p.Name] = p.NodePort
 	}
 	taken := map[int32]bool{}
 	for _, p := range s.Ports {
@@ -167,7 +177,7 @@ func keepNodePorts(s, old *corev1.ServiceSpec) {
 	}
 	for i := range s.Ports {
 		p := &s.Ports[i]
-		if was := allocated[key{p.Protocol, p.Port}]; p.NodePort == 0 && was != 0 && !taken[was] {
+		if was := allocated[p.Name]; p.NodePort == 0 && was != 0 && !taken[was] {
 			p.NodePort = was
 		}
 	}
@@ -209,6 +219,9 @@ func dropForType(svc, oldSvc *corev1.Service) {
 	if hasClusterIP(old) && !hasClusterIP(s) &&
 		equality.Semantic.DeepEqual(s.InternalTrafficPolicy, old.InternalTrafficPolicy) {
 		s.InternalTrafficPolicy = nil
+	}
+	if !isLB {
+		svc.Status.LoadBalancer = corev1.LoadBalancerStatus{}
 	}
 }
 

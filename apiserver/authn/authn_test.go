@@ -403,9 +403,17 @@ func TestIssueToken(t *testing.T) {
 		}
 	}
 
+	former := &authnv1.TokenRequest{ObjectMeta: metav1.ObjectMeta{UID: "former"}}
+	if _, err := w.IssueToken(t.Context(), w.sa, former, nil); !apierrors.IsConflict(err) || !strings.HasSuffix(err.Error(), "the UID in the token request (former) does not match the UID of the service account (sa-uid)") {
+		t.Errorf("for a service account that was there before: %v", err)
+	}
+
 	out, err := w.IssueToken(t.Context(), w.sa, &authnv1.TokenRequest{Spec: authnv1.TokenRequestSpec{BoundObjectRef: podRef("pod-uid"), ExpirationSeconds: seconds(3607)}}, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if m := out.ObjectMeta; m.Namespace != "ns" || m.Name != "app" || m.UID != "sa-uid" || !m.CreationTimestamp.Time.Equal(w.clock.Now()) {
+		t.Errorf("whose it is and since when: %+v", m)
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(out.Status.Token, ".")[1])
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/proa-dev/proa/api"
 )
@@ -56,6 +57,7 @@ func (a *Authenticator) IssueToken(ctx context.Context, sa *corev1.ServiceAccoun
 	}
 	seconds := *out.Spec.ExpirationSeconds
 	if limit := int64(a.cfg.MaxTokenLife / time.Second); limit > 0 && seconds > limit {
+		warning.AddWarning(ctx, "", fmt.Sprintf("requested expiration of %d seconds shortened to %d seconds", seconds, limit))
 		seconds = limit
 		out.Spec.ExpirationSeconds = &seconds
 	}

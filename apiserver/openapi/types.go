@@ -27,6 +27,8 @@ type builder struct {
 	// gvks are the kinds that a Go type serves.
 	gvks  map[reflect.Type][]schema.GroupVersionKind
 	merge *smdschema.Schema
+	// described are descriptions by model name and field; nil until one is needed.
+	described map[string]map[string]string
 }
 
 func newBuilder(set *kinds.Set, types managedfields.TypeConverter) *builder {
@@ -80,7 +82,7 @@ func (d *definitions) ref(t reflect.Type) object {
 			if s == nil {
 				d.made[name] = object{} // ends recursion
 				s = d.structure(t, name)
-			} else if doc := docs(t)[""]; doc != "" {
+			} else if doc := d.docs(t)[""]; doc != "" {
 				s["description"] = doc
 			}
 			d.made[name] = s
@@ -139,13 +141,6 @@ func formatted(t reflect.Type, v3 bool) object {
 	return s
 }
 
-func docs(t reflect.Type) map[string]string {
-	if d, ok := reflect.New(t).Interface().(interface{ SwaggerDoc() map[string]string }); ok {
-		return d.SwaggerDoc()
-	}
-	return nil
-}
-
 // modelName is the name that upstream publishes a type under.
 func modelName(t reflect.Type) string {
 	if n, ok := reflect.New(t).Interface().(interface{ OpenAPIModelName() string }); ok {
@@ -162,7 +157,7 @@ func modelName(t reflect.Type) string {
 
 func (d *definitions) structure(t reflect.Type, name string) object {
 	out := object{"type": "object"}
-	doc := docs(t)
+	doc := d.docs(t)
 	if doc[""] != "" {
 		out["description"] = doc[""]
 	}
@@ -221,7 +216,7 @@ func (d *definitions) fields(t reflect.Type, doc map[string]string, merge *smdsc
 				inner = inner.Elem()
 			}
 			if f.Anonymous && inner.Kind() == reflect.Struct {
-				d.fields(inner, docs(inner), merge, properties, required)
+				d.fields(inner, d.docs(inner), merge, properties, required)
 			}
 			continue
 		}
@@ -278,6 +273,7 @@ func (d *definitions) property(f reflect.StructField, description, name string, 
 // for schemas of users' own kinds that include it.
 func Metadata(set *kinds.Set, types managedfields.TypeConverter) (map[string]*spec.Schema, error) {
 	d := &definitions{builder: newBuilder(set, types), made: map[string]object{}}
+	d.described = map[string]map[string]string{} // nobody reads them there
 	d.ref(reflect.TypeFor[metav1.ObjectMeta]())
 	return d.models()
 }

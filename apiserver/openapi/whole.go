@@ -24,6 +24,7 @@ func Whole(set *kinds.Set, types managedfields.TypeConverter, gvk schema.GroupVe
 	// that holds some. As version 2 puts it, it is what it looks like, a string.
 	_, custom := k.New().(runtime.Unstructured)
 	d := &definitions{builder: newBuilder(set, types), v3: custom, made: map[string]object{}}
+	d.described = map[string]map[string]string{} // nobody reads them there
 	name, _ := d.schemaOf(k, false)["$ref"].(string)
 	models, err := d.models()
 	if err != nil {

@@ -116,8 +116,7 @@ func (a *Allocator) Claim(ctx context.Context, obj, before api.Object, dryRun bo
 func (a *Allocator) families(svc *corev1.Service) field.ErrorList {
 	spec := field.NewPath("spec")
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
-		svc.Spec.ClusterIP, svc.Spec.ClusterIPs, svc.Spec.IPFamilies, svc.Spec.IPFamilyPolicy = "", nil, nil, nil
-		return nil
+		return nil // validation refuses what it names
 	}
 	family := familyOf(a.ips.cidr.Addr())
 	if p := svc.Spec.IPFamilyPolicy; p != nil && *p == corev1.IPFamilyPolicyRequireDualStack {
@@ -141,7 +140,7 @@ func (a *Allocator) families(svc *corev1.Service) field.ErrorList {
 func (c *Claim) assignIPs(ctx context.Context, svc, old *corev1.Service, dryRun bool) field.ErrorList {
 	path := field.NewPath("spec", "clusterIPs").Index(0)
 	if svc.Spec.ClusterIP == "" && len(svc.Spec.ClusterIPs) > 0 {
-		svc.Spec.ClusterIP = svc.Spec.ClusterIPs[0]
+		return nil // validation refuses the one without the other
 	}
 	if svc.Spec.ClusterIP != "" && len(svc.Spec.ClusterIPs) == 0 {
 		svc.Spec.ClusterIPs = []string{svc.Spec.ClusterIP}

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -299,6 +300,53 @@ func TestServers(t *testing.T) {
 		}
 		s.http.Close()
 		eventually(t, "an answer of the last server", func() bool { return ask(t, n) == nil })
+	})
+	// What was a server's address is another machine's now.
+	t.Run("strangers", func(t *testing.T) {
+		s, stranger := start(t, clock.RealClock{}), start(t, clock.RealClock{})
+		cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
+		cfg.Servers = []string{stranger.http.URL, s.http.URL}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		n, err := join.Open(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ask(t, n); err != nil {
+			t.Error(err)
+		}
+	})
+	// A server that has lost its datastore takes connections, and answers nothing.
+	t.Run("broken", func(t *testing.T) {
+		clk := clocktesting.NewFakeClock(time.Now())
+		s := start(t, clk)
+		var broken atomic.Bool
+		first := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if broken.Load() {
+				http.Error(w, "no datastore", http.StatusInternalServerError)
+				return
+			}
+			s.ServeHTTP(w, r)
+		}))
+		first.TLS, first.EnableHTTP2 = s.http.TLS.Clone(), true
+		first.StartTLS()
+		t.Cleanup(first.Close)
+		cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
+		cfg.Servers = []string{first.URL, s.http.URL}
+		defer step(clk, time.Second)()
+		n, err := join.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- n.Run(ctx, func() {}) }()
+		broken.Store(true)
+		eventually(t, "an answer of the other server", func() bool { return ask(t, n) == nil })
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	})
 	t.Run("learnt", func(t *testing.T) {
 		s := start(t, clock.RealClock{})

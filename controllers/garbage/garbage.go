@@ -21,6 +21,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -56,8 +57,10 @@ type controller struct {
 
 	list func() []*api.Kind
 	mu   sync.Mutex
-	// kinds are those that are served, by every version.
-	kinds map[schema.GroupVersionKind]*api.Kind
+	// kinds are those that are served, by every version; current those of which
+	// objects are collected.
+	kinds   map[schema.GroupVersionKind]*api.Kind
+	current map[schema.GroupResource]*api.Kind
 }
 
 // ownerKey names an owner as one namespace sees it.
@@ -87,16 +90,29 @@ func (c *controller) served() map[schema.GroupVersionResource]*api.Kind {
 	for _, k := range all {
 		byKind[k.GVK] = k
 	}
-	c.mu.Lock()
-	c.kinds = byKind
-	c.mu.Unlock()
-	stored := map[schema.GroupVersionResource]*api.Kind{}
+	stored, current := map[schema.GroupVersionResource]*api.Kind{}, map[schema.GroupResource]*api.Kind{}
 	for _, k := range loop.Stored(all) {
-		if k.Resource != "events" && loop.Serves(k, "delete") && loop.Serves(k, "list") && loop.Serves(k, "watch") {
-			stored[k.GVR()] = k
+		if !ignored(k) && loop.Serves(k, "delete") && loop.Serves(k, "list") && loop.Serves(k, "watch") {
+			stored[k.GVR()], current[k.GR()] = k, k
 		}
 	}
+	c.mu.Lock()
+	c.kinds, c.current = byKind, current
+	c.mu.Unlock()
 	return stored
+}
+
+// ignored are events: many, and nobody's.
+func ignored(k *api.Kind) bool {
+	return k.Resource == "events" && (k.GVK.Group == corev1.GroupName || k.GVK.Group == eventsv1.GroupName)
+}
+
+// now is the version in which a kind's objects are stored now, which may be
+// another one than they were seen in; nil when none is served.
+func (c *controller) now(k *api.Kind) *api.Kind {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current[k.GR()]
 }
 
 func (c *controller) kind(gvk schema.GroupVersionKind) *api.Kind {
@@ -164,6 +180,9 @@ func (w *watches) follow(ctx context.Context) {
 				w.env.Logger.Error("stopping a watch", "kind", k.GVK, "err", err)
 			}
 			delete(w.watched, gvr)
+			if w.now(k) == nil {
+				w.graph.drop(k.GR())
+			}
 		}
 	}
 }

@@ -83,11 +83,13 @@ func New(env loop.Env) (loop.Loop, error) {
 	if err := env.Register(c.counts.all()...); err != nil {
 		return loop.Loop{}, err
 	}
-	jobs, err := loop.New(env, Name, workers, c.reconcile, c.watchJobs(), c.watchPods())
+	// A job that a quota holds up is tried each minute, as upstream does.
+	retries := loop.Retries{First: time.Second, Longest: time.Minute}
+	jobs, err := loop.NewRetrying(env, Name, workers, retries, c.reconcile, c.watchJobs(), c.watchPods())
 	if err != nil {
 		return loop.Loop{}, err
 	}
-	orphans, err := loop.New(env, Name+"-orphans", workers, c.freeOrphan, c.watchOwners(), c.watchOrphans())
+	orphans, err := loop.NewRetrying(env, Name+"-orphans", workers, retries, c.freeOrphan, c.watchOwners(), c.watchOrphans())
 	if err != nil {
 		return loop.Loop{}, err
 	}

@@ -524,6 +524,8 @@ type faulty struct {
 	client.Cluster
 	lose   atomic.Int32 // creates of pods that are to come to nothing
 	broken atomic.Bool  // patches of pods fail
+	full   atomic.Bool  // creates of pods fail
+	tries  atomic.Int32 // of creates that failed
 }
 
 type faultyClient struct {
@@ -534,7 +536,12 @@ type faultyClient struct {
 func (f *faulty) Client() ctrl.WithWatch { return faultyClient{f.Cluster.Client(), f} }
 
 func (f faultyClient) Create(ctx context.Context, o ctrl.Object, opts ...ctrl.CreateOption) error {
-	if _, ok := o.(*corev1.Pod); ok && f.lose.Add(-1) >= 0 {
+	_, pod := o.(*corev1.Pod)
+	switch {
+	case pod && f.full.Load():
+		f.tries.Add(1)
+		return errors.New("exceeded quota")
+	case pod && f.lose.Add(-1) >= 0:
 		return nil
 	}
 	return f.WithWatch.Create(ctx, o, opts...)
@@ -562,6 +569,29 @@ func TestPodThatIsNeverSeen(t *testing.T) {
 		if _, end := ended(t, c); end.Type != batchv1.JobComplete {
 			t.Errorf("ended with %v", end)
 		}
+	})
+}
+
+// A quota that is full for hours is neither hammered nor given up: no watch
+// tells that it has room again.
+func TestFullQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, newJob(nil))
+		env := c.Env(nil)
+		f := &faulty{Cluster: c}
+		env.Cluster = f
+		f.full.Store(true)
+		l, err := job.New(env)
+		c.Do(err)
+		m := &machine{fate: succeed}
+		c.Run(l, m.loop(t, c))
+		time.Sleep(time.Second)
+		if n := f.tries.Load(); n > 2 {
+			t.Errorf("%d creates in a second", n)
+		}
+		time.Sleep(5 * time.Hour)
+		f.full.Store(false)
+		within(t, c, time.Minute+time.Second, func() (bool, string) { return get(c).Status.Succeeded == 1, "no pod a minute after there is room" })
 	})
 }
 

@@ -45,7 +45,9 @@ func New(env loop.Env, kinds func() []*api.Kind, cfg *rest.Config) (loop.Loop, e
 			q.Add(loop.Key("", ns.Name))
 		}
 	}
-	return loop.New(env, Name, workers, c.reconcile,
+	// What keeps a namespace, such as a server that is down, is asked each minute.
+	retries := loop.Retries{First: 5 * time.Millisecond, Longest: time.Minute}
+	return loop.NewRetrying(env, Name, workers, retries, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Namespace{}, loop.On[*corev1.Namespace]{
 			Created: add,
 			Updated: func(ctx context.Context, q loop.Queue, _, ns *corev1.Namespace) { add(ctx, q, ns) },

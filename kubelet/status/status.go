@@ -159,7 +159,7 @@ func (in Input) container(c *corev1.Container, init bool, olds []corev1.Containe
 		in.running(&out, c, latest, init)
 	case latest.Exited():
 		ended := in.terminated(latest, c)
-		if waits && !in.Over {
+		if waits && !in.Over && in.Restarts(c, latest) {
 			out.State.Waiting, out.LastTerminationState = &waiting, corev1.ContainerState{Terminated: ended}
 			break
 		}

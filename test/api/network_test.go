@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -136,6 +137,47 @@ func TestServiceCIDRs(t *testing.T) {
 	service.Name, service.Spec.ClusterIP = "late", "10.143.0.8"
 	if _, err := core.Services(ns).Create(ctx, service, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("an address of a range that is being deleted: %v", err)
+	}
+}
+
+// What clients leave out of an update stays, and a changed clusterIP or type
+// takes along what belongs to it.
+func TestServiceUpdates(t *testing.T) {
+	ns, ctx := namespace(t), t.Context()
+	services := world.kube.CoreV1().Services(ns)
+	for i, test := range []struct {
+		name, spec, patch, want string
+	}{
+		{"a port's number", `{"type":"NodePort","ports":[{"port":80,"nodePort":31790}]}`, `{"ports":[{"port":81}]}`, "81:31790"},
+		{"ports by name", `{"type":"NodePort","ports":[{"name":"a","port":80,"nodePort":31791},{"name":"b","port":81,"nodePort":31792}]}`, `{"ports":[{"name":"b","port":80},{"name":"a","port":81}]}`, "80:31792 81:31791"},
+		{"another address", `{"clusterIP":"10.43.9.1","ports":[{"port":80}]}`, `{"clusterIP":"10.43.9.2"}`, `spec.clusterIPs[0]: Invalid value: ["10.43.9.2"]: may not change once set`},
+		{"no address", `{"clusterIP":"10.43.9.3","ports":[{"port":80}]}`, `{"clusterIP":null}`, "10.43.9.3 80:0"},
+		{"another name instead of an address", `{"clusterIP":"10.43.9.4","ports":[{"port":80}]}`, `{"type":"ExternalName","externalName":"proa.dev","clusterIP":""}`, "80:0"},
+		{"an address instead of another name", `{"type":"ExternalName","externalName":"proa.dev"}`, `{"type":"ClusterIP","clusterIP":"None"}`, "None"},
+		{"another name and an address", `{"clusterIP":"10.43.9.5","ports":[{"port":80}]}`, `{"type":"ExternalName","externalName":"proa.dev","clusterIP":"10.43.9.6"}`, "spec.clusterIPs: Forbidden: may not be set for ExternalName services"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("s", i)}}
+			must(t, json.Unmarshal([]byte(test.spec), &svc.Spec))
+			get[*corev1.Service](t)(services.Create(ctx, svc, metav1.CreateOptions{}))
+			got, err := services.Patch(ctx, svc.Name, types.MergePatchType, fmt.Appendf(nil, `{"spec":%s}`, test.patch), metav1.PatchOptions{})
+			var said []string
+			if err != nil {
+				said = append(said, err.Error())
+			} else {
+				said = append(said, got.Spec.ClusterIPs...)
+				for _, p := range got.Spec.Ports {
+					said = append(said, fmt.Sprintf("%d:%d", p.Port, p.NodePort))
+				}
+			}
+			if all := strings.Join(said, " "); !strings.HasSuffix(all, test.want) {
+				t.Errorf("%s, not %s", all, test.want)
+			}
+		})
+	}
+	both := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "both"}, Spec: corev1.ServiceSpec{ClusterIPs: []string{"None"}}}
+	if _, err := services.Create(ctx, both, metav1.CreateOptions{}); err == nil || !strings.Contains(err.Error(), "must be empty when `clusterIP` is not specified") {
+		t.Errorf("clusterIPs alone: %v", err)
 	}
 }
 

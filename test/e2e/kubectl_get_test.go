@@ -95,6 +95,7 @@ func TestKubectlGet(t *testing.T) {
 		{"version", `(?s)Client Version: v1\.37.*Server Version: v1\.37`},
 		{"explain pods.spec.containers.lifecycle.preStop", `(?s)KIND: +Pod\nVERSION: +v1.*FIELD: preStop <LifecycleHandler>.*httpGet\t<HTTPGetAction>`},
 		{"explain deploy --recursive", `(?s)GROUP: +apps\nKIND: +Deployment.*template\t<PodTemplateSpec> -required-`},
+		{"explain crd.spec.versions.schema", `(?s)schema describes the schema used for validation.*openAPIV3Schema is the OpenAPI v3 schema`},
 		{"config view", `certificate-authority-data: DATA\+OMITTED`},
 		{"completion bash", `__start_kubectl`},
 		{"auth whoami", `system:admin`},

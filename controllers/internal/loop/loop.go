@@ -103,13 +103,30 @@ func Older(version, than string) bool {
 	return err == nil && order < 0
 }
 
+// Retries are the first and the longest pause after attempts that failed; it
+// doubles in between.
+type Retries struct{ First, Longest time.Duration }
+
 // New makes a loop that calls fn for the keys that sources queue, at most
 // workers at a time and never twice at a time for one key.
 func New(env Env, name string, workers int, fn Func, sources ...source.Source) (Loop, error) {
+	return build(env, name, workers, nil, fn, sources)
+}
+
+// NewRetrying is New for who waits for what no watch tells, such as room in a
+// quota, and has pauses of its own.
+func NewRetrying(env Env, name string, workers int, retries Retries, fn Func, sources ...source.Source) (Loop, error) {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Request](retries.First, retries.Longest)
+	return build(env, name, workers, limiter, fn, sources)
+}
+
+// build makes the loop; no limiter is controller-runtime's.
+func build(env Env, name string, workers int, limiter workqueue.TypedRateLimiter[Request], fn Func, sources []source.Source) (Loop, error) {
 	c, err := controller.NewUnmanaged(name, controller.Options{
 		// Several servers may share a process, each with loops of these names.
 		SkipNameValidation:      ptr.To(true),
 		MaxConcurrentReconciles: workers,
+		RateLimiter:             limiter,
 		Logger:                  logr.FromSlogHandler(quiet{env.Logger.Handler()}),
 		Reconciler:              reconciler(env.Logger, fn),
 	})
