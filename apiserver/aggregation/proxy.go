@@ -119,7 +119,9 @@ func (to *route) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 		unavailable(w)
 		return
 	}
-	location := &url.URL{Scheme: at.Scheme, Host: at.Host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery}
+	// What is asked for is what the authorizer has read: no slash that is none to
+	// others, no parameter that others find between semicolons.
+	location := &url.URL{Scheme: at.Scheme, Host: at.Host, Path: r.URL.Path, RawQuery: r.URL.Query().Encode()}
 	ctx := r.Context()
 	if !info.IsResourceRequest { // clients ask every server what it serves: none may hold them up
 		limited, cancel := context.WithTimeout(ctx, answerTimeout)

@@ -134,7 +134,7 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.Contains(r.URL.Path, "/widgets/"):
 		o := e.widget(r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
 		o["asked"] = map[string]any{"by": r.Header.Values("X-Remote-User"), "groups": r.Header.Values("X-Remote-Group"), "extra": r.Header.Values("X-Remote-Extra-Reason"),
-			"uid": r.Header.Values("X-Remote-Uid"), "authorization": r.Header.Values("Authorization"), "from": r.TLS.PeerCertificates[0].Subject.CommonName, "query": r.URL.RawQuery}
+			"uid": r.Header.Values("X-Remote-Uid"), "authorization": r.Header.Values("Authorization"), "from": r.TLS.PeerCertificates[0].Subject.CommonName, "query": r.URL.RawQuery, "path": r.URL.EscapedPath()}
 		say(o)
 	default:
 		http.NotFound(w, r)
@@ -337,13 +337,13 @@ func (e *extension) discovery(t *testing.T) {
 
 // identity: whoever asks is named to the extension, and nobody else.
 func (e *extension) identity(t *testing.T) {
-	path := "/apis/" + e.group + "/v1/namespaces/default/widgets/one?limit=5&x=a%2Fb"
+	path := "/apis/" + e.group + "/v1/namespaces/default/widgets%2Fone?x=a%2Fb&y;watch=true&limit=5"
 	a := do(t, http.MethodGet, path, header{
 		"Impersonate-User": "alice", "Impersonate-Group": "system:masters", "Impersonate-Extra-Reason": "test", "Impersonate-Uid": "u-1",
 		"X-Remote-User": "mallory", "X-Remote-Group": "devils",
 	}, nil)
 	asked, _ := json.Marshal(a.at("asked"))
-	if want := `{"authorization":null,"by":["alice"],"extra":["test"],"from":"front-proxy-client","groups":["system:masters","system:authenticated"],"query":"limit=5\u0026x=a%2Fb","uid":["u-1"]}`; string(asked) != want {
+	if want := `{"authorization":null,"by":["alice"],"extra":["test"],"from":"front-proxy-client","groups":["system:masters","system:authenticated"],"path":"/apis/` + e.group + `/v1/namespaces/default/widgets/one","query":"limit=5\u0026x=a%2Fb","uid":["u-1"]}`; string(asked) != want {
 		t.Errorf("the extension was asked\n by   %s\n want %s", asked, want)
 	}
 	if got := a.Header.Values("Audit-Id"); len(got) != 1 {
