@@ -48,7 +48,7 @@ type server struct {
 	mu       sync.Mutex
 	requests map[string]*certificatesv1.CertificateSigningRequest
 	approve  bool
-	deny     bool // from the second request on
+	deny     bool     // from the second request on
 	asked    []string // who asked for what
 	others   []string // the addresses of all servers
 }
