@@ -58,7 +58,9 @@ func (s *Scheduler) conclude(it *queue.Item, nodes []core.Feasible, why *core.Di
 		s.queue.Retry(it, now)
 		s.counts.tried(it, pod.Profile().Name, resultError, now)
 		nominated := s.snapshot.Nominated(pod.UID())
-		return step{do: func(ctx context.Context) { s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), nominated) }}
+		return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
+			s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), nominated)
+		})}
 	}
 	if why == nil && len(nodes) == 0 {
 		why = s.snapshot.Reject(pod, rejected)

@@ -57,7 +57,7 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	if claims != nil {
 		do = s.withClaims(pod, node, nominated, claims, do)
 	}
-	return step{do: do}
+	return step{do: s.inOrder(pod.UID(), do)}
 }
 
 // reject sets a pod aside that fits no node, after making room for it if its
@@ -104,7 +104,9 @@ func (s *Scheduler) setAside(it *queue.Item, failed core.FilterSet, message stri
 	nominated := s.snapshot.Nominated(pod.UID())
 	s.queue.Fail(it, failed, now)
 	s.counts.tried(it, pod.Profile().Name, resultUnschedulable, now)
-	return step{do: func(ctx context.Context) { s.report(ctx, pod, corev1.PodReasonUnschedulable, message, nominated) }}
+	return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
+		s.report(ctx, pod, corev1.PodReasonUnschedulable, message, nominated)
+	})}
 }
 
 // clear makes room for a pod on a node. Until all victims are evicted the pod
@@ -120,7 +122,7 @@ func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preempt
 	}
 	s.away[pod.UID()] = &absence{item: it, node: way.Node}
 	message := fmt.Sprintf("%s preemption: found a potential placement for pod on node %v, preempting %d victims", why.Message(), way.Node, len(way.Victims))
-	return step{do: func(ctx context.Context) {
+	return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
 		s.report(ctx, pod, corev1.PodReasonUnschedulable, message, way.Node)
 		evicted := s.evict(ctx, pod, way)
 		s.mu.Lock()
@@ -131,7 +133,7 @@ func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preempt
 				s.again(pod.UID())
 			}
 		}
-	}}
+	})}
 }
 
 // leaveFor takes a popped pod away while extenders are asked about it.

@@ -140,6 +140,7 @@ func (s *Scheduler) onPodGone(obj *corev1.Pod) {
 // podGone forgets a pod that uses nothing any more.
 func (s *Scheduler) podGone(uid types.UID) {
 	s.drop(uid)
+	delete(s.writing, uid)
 	delete(s.binding, uid)
 	s.leave(uid)
 	if pod, node, ok := s.snapshot.Pod(uid); ok {
@@ -185,6 +186,7 @@ func (s *Scheduler) nominateTo(pod *core.Pod, node string) {
 
 func (s *Scheduler) podBound(obj *corev1.Pod) {
 	s.drop(obj.UID)
+	delete(s.writing, obj.UID)
 	pod := core.NewPod(obj, nil)
 	was, node, known := s.snapshot.Pod(obj.UID)
 	same := known && node == obj.Spec.NodeName && was.SameFootprint(pod)

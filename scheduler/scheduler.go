@@ -101,6 +101,8 @@ type Scheduler struct {
 	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
 	// chores are API calls that informer handlers want made, one a pod.
 	chores map[types.UID]task
+	// writing is closed when the last task that concerns a pod is done.
+	writing map[types.UID]chan struct{}
 	// gated are pods that nobody may try yet.
 	gated  map[types.UID]bool
 	counts *metrics
@@ -158,6 +160,7 @@ func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 		budgets:  map[types.NamespacedName]*policyv1.PodDisruptionBudget{},
 		chores:   map[types.UID]task{},
 		gated:    map[types.UID]bool{},
+		writing:  map[types.UID]chan struct{}{},
 	}
 	for _, p := range cfg.Profiles {
 		s.profiles[p.Name] = &profile{Profile: p, recorder: cluster.Recorder(p.Name)}
@@ -316,7 +319,7 @@ func (s *Scheduler) next(now time.Time) (step, time.Time) {
 	expiry := s.expire(now)
 	for uid, do := range s.chores {
 		delete(s.chores, uid)
-		return step{do: do}, time.Time{}
+		return step{do: s.inOrder(uid, do)}, time.Time{}
 	}
 	for {
 		item := s.queue.Pop(now)

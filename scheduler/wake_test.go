@@ -117,6 +117,26 @@ func nominated(c *fakeCluster) {
 	c.add(newPod("p", "1"))
 }
 
+// A report that is slow to be written is not written over a bind.
+func TestReportsBeforeBinds(t *testing.T) { synctest.Test(t, testReportsBeforeBinds) }
+
+func testReportsBeforeBinds(t *testing.T) {
+	c := newFakeCluster(t)
+	slow := make(chan struct{})
+	c.onPatch = func(string) { <-slow }
+	start(t, c)
+	c.add(newPod("p", "1"))
+	synctest.Wait()
+	c.add(newNode("n", "4"))
+	synctest.Wait()
+	close(slow)
+	c.eventually(t, "bound", func() bool { return c.node("p") == "n" })
+	synctest.Wait()
+	if now := c.condition("p", corev1.PodScheduled); now.Status != corev1.ConditionTrue {
+		t.Errorf("it is bound and says: %s", now.Message)
+	}
+}
+
 // What happens while an extender is asked about a pod is not lost on it.
 func TestWakesThoseAway(t *testing.T) {
 	asked, answer := make(chan struct{}, 8), make(chan struct{})

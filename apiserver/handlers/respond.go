@@ -50,6 +50,7 @@ var newline = []byte("\n")
 func WriteError(w http.ResponseWriter, r *http.Request, c *codec.Codec, err error) {
 	accepted, _ := codec.Negotiate(r.Header.Get("Accept"), codec.IsTransform)
 	status := StatusOf(err)
+	drain(w, r, int(status.Code))
 	if after := retryAfter(status); after > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(after))
 	}

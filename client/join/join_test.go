@@ -48,6 +48,7 @@ type server struct {
 	mu       sync.Mutex
 	requests map[string]*certificatesv1.CertificateSigningRequest
 	approve  bool
+	deny     bool // from the second request on
 	asked    []string // who asked for what
 	others   []string // the addresses of all servers
 }
@@ -149,6 +150,10 @@ func (s *server) create(w http.ResponseWriter, r *http.Request, who string) {
 }
 
 func (s *server) sign(req *certificatesv1.CertificateSigningRequest) {
+	if s.deny && len(s.requests) > 1 {
+		req.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateDenied, Status: corev1.ConditionTrue}}
+		return
+	}
 	if !s.approve || len(req.Status.Certificate) > 0 {
 		return
 	}
@@ -478,6 +483,35 @@ func TestRenewal(t *testing.T) {
 		if !strings.HasPrefix(who, "system:node:n1 ") {
 			t.Errorf("asked by %s", who)
 		}
+	}
+}
+
+// A node whose requests are denied does not fill the cluster with them.
+func TestDenied(t *testing.T) {
+	clk := clocktesting.NewFakeClock(time.Now())
+	s := start(t, clk)
+	s.deny = true
+	cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
+	stop := step(clk, time.Second)
+	n, err := join.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, begin := make(chan error, 1), clk.Now()
+	go func() { ended <- n.Run(ctx, func() {}) }()
+	stop = step(clk, 10*time.Second)
+	eventually(t, "an hour", func() bool { return clk.Since(begin) > time.Hour })
+	stop()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if made := len(s.requests); made < 5 || made > 20 {
+		t.Errorf("%d requests in an hour", made)
 	}
 }
 

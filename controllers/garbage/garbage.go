@@ -45,6 +45,8 @@ const (
 	recheck = 30 * time.Second
 	// refresh is how often kinds that came or went are looked for.
 	refresh = 5 * time.Second
+	// patience is how long work waits at the start for kinds that cannot be read.
+	patience = time.Minute
 	// absentOwners bounds the memory of owners known to be gone.
 	absentOwners = 500
 )
@@ -125,7 +127,6 @@ func (c *controller) kind(gvk schema.GroupVersionKind) *api.Kind {
 type watches struct {
 	*controller
 	ready chan struct{} // closed when the first handlers are added
-	err   error
 	sync  []toolscache.DoneChecker
 	// watched are the kinds with a handler; only the goroutine of Start uses it.
 	watched map[schema.GroupVersionResource]*api.Kind
@@ -137,10 +138,9 @@ func (w *watches) Start(ctx context.Context, q loop.Queue) error {
 	go func() {
 		for gvr, k := range w.served() {
 			synced, err := w.watch(ctx, k)
-			if err != nil {
-				w.err = err
-				close(w.ready)
-				return
+			if err != nil { // it may have gone since
+				w.env.Logger.Error("kind is not collected yet", "err", err)
+				continue
 			}
 			w.watched[gvr] = k
 			w.sync = append(w.sync, synced)
@@ -222,18 +222,21 @@ func empty(k *api.Kind) api.Object {
 	return o
 }
 
-// WaitForSync makes the loop wait for the whole graph.
+// WaitForSync makes the loop wait for the whole graph, if not for ever: one
+// kind that cannot be read must not keep all others from being collected.
 func (w *watches) WaitForSync(ctx context.Context) error {
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if w.err != nil {
-		return w.err
-	}
-	if !toolscache.WaitFor(ctx, "", w.sync...) {
-		return fmt.Errorf("garbage collector: %w", context.Cause(ctx))
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if !toolscache.WaitFor(limited, "", w.sync...) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("garbage collector: %w", context.Cause(ctx))
+		}
+		w.env.Logger.Warn("not every kind has been read, collecting all the same")
 	}
 	return nil
 }

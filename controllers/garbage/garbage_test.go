@@ -247,3 +247,14 @@ func TestKindsThatGo(t *testing.T) {
 		left(t, c, "a/held")
 	})
 }
+
+// A kind that cannot be watched, such as one that has just gone, keeps no other
+// one from being collected.
+func TestKindsThatCannotBeWatched(t *testing.T) {
+	bad := *kinds("configmaps")[0]
+	bad.GVK.Group, bad.Resource = "example.com", "things"
+	bad.New = func() api.Object { return &unstructured.Unstructured{} }
+	all := append(kinds("pods", "configmaps"), &bad)
+	c := startWith(t, func() []*api.Kind { return all }, pod("a/dependent", by("ConfigMap", "a/nobody", true)))
+	left(t, c)
+}

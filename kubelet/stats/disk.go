@@ -81,12 +81,15 @@ type walk struct {
 	size  du.Size
 	known bool
 	at    time.Time
+	good  time.Duration // for so long
 	done  chan struct{} // of the walk that is under way; nil when none is
 }
 
 const (
-	// walkPeriod is for how long a size is good, as upstream has it.
-	walkPeriod = time.Minute
+	// A size is good for walkFactor times what it took to measure it, within
+	// bounds: the longest is upstream's.
+	walkFactor          = 100
+	leastGood, mostGood = 10 * time.Second, time.Minute
 	// walkPatience is how long a request waits for all that are not known.
 	walkPatience = 2 * time.Second
 	// walkTimeout ends what will not end.
@@ -116,7 +119,7 @@ func (w *walks) beginLocked(dir string) *walk {
 		x = &walk{}
 		w.dirs[dir] = x
 	}
-	if x.done == nil && (!x.known || w.clock.Since(x.at) >= walkPeriod) && w.ctx.Err() == nil {
+	if x.done == nil && (!x.known || w.clock.Since(x.at) >= x.good) && w.ctx.Err() == nil {
 		x.done = make(chan struct{})
 		w.wg.Add(1)
 		go w.walk(dir, x, x.done)
@@ -160,11 +163,14 @@ func (w *walks) walk(dir string, x *walk, done chan struct{}) {
 	defer w.wg.Done()
 	var got du.Size
 	var err error
+	var took time.Duration
 	select {
 	case w.slots <- struct{}{}:
+		began := w.clock.Now()
 		ctx, cancel := context.WithTimeout(w.ctx, walkTimeout)
 		got, err = du.Measure(ctx, dir)
 		cancel()
+		took = w.clock.Since(began)
 		<-w.slots
 	case <-w.ctx.Done():
 		err = w.ctx.Err()
@@ -174,7 +180,7 @@ func (w *walks) walk(dir string, x *walk, done chan struct{}) {
 	if err == nil {
 		x.size, x.known = got, true
 	}
-	x.at, x.done = w.clock.Now(), nil
+	x.at, x.done, x.good = w.clock.Now(), nil, min(max(walkFactor*took, leastGood), mostGood)
 	close(done)
 }
 

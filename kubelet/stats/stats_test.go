@@ -245,6 +245,10 @@ func TestStorage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if first, err := r.Storage(t.Context(), n.pod()); err != nil || first.Total < 64<<10 {
+		t.Errorf("%+v, %v", first, err)
+	}
+	r.Wait() // for what was not measured yet
 	got, err := r.Storage(t.Context(), n.pod())
 	if err != nil || len(got.Volumes) != 1 || got.Volumes["scratch"] < 64<<10 || got.Logs["c"] < 64<<10 || got.Layers["c"] != 1000 ||
 		got.Total != got.Volumes["scratch"]+got.Logs["c"]+got.Logs["far"]+2000 {

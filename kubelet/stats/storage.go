@@ -18,15 +18,14 @@ type Storage struct {
 	Volumes, Logs, Layers map[string]uint64
 }
 
-// Storage tells what a pod takes of the node's own disk. What is not known yet
-// counts as nothing.
+// Storage tells what a pod takes of the node's own disk. It waits for nothing: a
+// directory that is not measured yet counts as nothing, and will be known later.
 func (r *Reader) Storage(ctx context.Context, pod *corev1.Pod) (Storage, error) {
 	out := Storage{Volumes: map[string]uint64{}, Logs: map[string]uint64{}, Layers: map[string]uint64{}}
 	runs, err := r.containers(ctx)
 	if err != nil {
 		return out, err
 	}
-	r.beginWalks(pod)
 	for i := range runs[pod.UID] {
 		c := &runs[pod.UID][i]
 		out.Layers[c.name] = c.stats.GetWritableLayer().GetUsedBytes().GetValue()
@@ -35,12 +34,12 @@ func (r *Reader) Storage(ctx context.Context, pod *corev1.Pod) (Storage, error) 
 		}
 		out.Total += out.Layers[c.name] + out.Logs[c.name]
 	}
-	until := r.cfg.Clock.Now().Add(walkPatience)
+	now := r.cfg.Clock.Now()
 	for v, path := range r.mounted(pod) {
 		if !onNode(v) {
 			continue
 		}
-		if got, known := r.walks.size(ctx, path, until); known {
+		if got, known := r.walks.size(ctx, path, now); known {
 			out.Volumes[v.Name] = got.Bytes
 			out.Total += got.Bytes
 		}
