@@ -169,3 +169,36 @@ func TestCustomResources(t *testing.T) {
 	for range w.ResultChan() { // ends
 	}
 }
+
+// TestRulesThatReadQuantities gives rules quantities whose arithmetic does not
+// end.
+func TestRulesThatReadQuantities(t *testing.T) {
+	c, err := dynamic.NewForConfig(apiservertest.Start(t, nil).Config("admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	if _, err := c.Resource(definitionsGVR).Create(ctx, object(t, `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: tanks.example.com},
+		spec: {group: example.com, scope: Namespaced, names: {plural: tanks, kind: Tank}, versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {
+		commit: {type: string}, size: {type: string, x-kubernetes-validations: [{rule: "isQuantity(self)"}]},
+		range: {type: object, properties: {low: {type: string}, high: {type: string}}, x-kubernetes-validations: [{rule: "quantity(self.low).isLessThan(quantity(self.high))"}]},
+		parts: {type: array, maxItems: 9, items: {type: object, maxProperties: 9, additionalProperties: {type: string, maxLength: 99, x-kubernetes-validations: [{rule: "isQuantity(self)"}]}}}}}}}]}}`), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	established(t, c, "tanks.example.com")
+	tanks := c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "tanks"}).Namespace("default")
+	const beyond = "some validation rules were not checked because they read quantities"
+	for fields, want := range map[string]string{
+		"size: '1e3', commit: '1e-1000000000'":             "",
+		"range: {low: '7e1234', high: '7e12345'}":          "",
+		"size: '1e-1000000000'":                            beyond,
+		"size: nonsense":                                   "failed rule: isQuantity(self)",
+		"range: {low: '1e1000000000', high: '2e99999999'}": beyond,
+		"parts: [{a: 5Gi}, {b: '1e-1000000000'}]":          beyond,
+	} {
+		_, err := tanks.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Tank, metadata: {generateName: t}, "+fields+"}"), metav1.CreateOptions{})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", fields, err)
+		}
+	}
+}

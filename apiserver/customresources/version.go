@@ -30,6 +30,7 @@ type version struct {
 	whole    validation.SchemaValidator
 	status   validation.SchemaValidator
 	rules    *cel.Validator
+	readers  *readers // of rules that read quantities
 	scale    *apiextensionsv1.CustomResourceSubresourceScale
 	hasState bool // the status subresource
 }
@@ -72,7 +73,7 @@ func compile(d *definition, v *apiextensionsv1.CustomResourceDefinitionVersion) 
 			return nil, fmt.Errorf("version %s: compile the schema of the status: %w", v.Name, err)
 		}
 	}
-	out.rules = cel.NewValidator(out.schema, true, celconfig.PerCallLimit)
+	out.rules, out.readers = cel.NewValidator(out.schema, true, celconfig.PerCallLimit), readersOf(out.schema)
 	return out, nil
 }
 
@@ -213,9 +214,15 @@ func (v *version) checkRules(ctx context.Context, u, old *unstructured.Unstructu
 			return append(errs, field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"))
 		}
 	}
+	if text, found := v.readers.endless(u.Object); found {
+		return append(errs, field.Invalid(nil, text, "some validation rules were not checked because they read quantities, and this is one out of all bounds"))
+	}
 	var was any
 	if old != nil {
-		was = old.Object
+		// Stored by laxer rules, it is not compared with.
+		if _, found := v.readers.endless(old.Object); !found {
+			was = old.Object
+		}
 	}
 	more, _ := v.rules.Validate(ctx, nil, v.schema, u.Object, was, celconfig.RuntimeCELCostBudget, options...)
 	return append(errs, more...)

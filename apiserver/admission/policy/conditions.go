@@ -25,7 +25,7 @@ type head struct {
 func refuses(f *admissionv1.FailurePolicyType) bool { return f == nil || *f != admissionv1.Ignore }
 
 func newHead(failure *admissionv1.FailurePolicyType, m *admissionv1.MatchResources, kind *admissionv1.ParamKind, conditions []admissionv1.MatchCondition, variables []admissionv1.Variable) (*head, error) {
-	compiler, err := plugincel.NewCompositedCompiler(admissionregistration.Environment())
+	compiler, err := plugincel.NewCompositedCompiler(match.Environment())
 	if err != nil {
 		return nil, err
 	}

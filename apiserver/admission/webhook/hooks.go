@@ -13,7 +13,6 @@ import (
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 
 	"github.com/proa-dev/proa/api"
-	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/admission/match"
 	"github.com/proa-dev/proa/apiserver/webhookclient"
@@ -42,7 +41,7 @@ func (h *hook) harmless() bool {
 
 // compilers returns the compiler of match conditions, made when the first is.
 func compilers() func() match.Compiler {
-	return sync.OnceValue(func() match.Compiler { return plugincel.NewConditionCompiler(admissionregistration.Environment()) })
+	return sync.OnceValue(func() match.Compiler { return plugincel.NewConditionCompiler(match.Environment()) })
 }
 
 // configured are the webhooks of all configurations of a kind.

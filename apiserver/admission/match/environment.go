@@ -1,14 +1,31 @@
-package admissionregistration
+package match
 
 import (
+	"sync"
+
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/version"
 	apicel "k8s.io/apiserver/pkg/cel"
+	"k8s.io/apiserver/pkg/cel/environment"
 
+	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/internal/quantities"
 )
+
+// Environment is what expressions are compiled in that are going to be evaluated.
+func Environment() *environment.EnvSet { return bounded() }
+
+// bounded is made once and never changes.
+var bounded = sync.OnceValue(func() *environment.EnvSet {
+	out, err := admissionregistration.Environment().Extend(environment.VersionedOptions{IntroducedVersion: version.MajorMinor(1, 0), EnvOptions: boundedQuantities()})
+	if err != nil {
+		panic(err) // as upstream's: it is one of the program
+	}
+	return out
+})
 
 // boundedQuantities take the place of the functions of upstream's library that
 // read quantities. What expressions are given is chosen by whoever writes an
