@@ -334,3 +334,60 @@ func TestStorageVersion(t *testing.T) {
 		t.Errorf("a version that is stored was removed: %v", err)
 	}
 }
+
+// TestStorageVersionWithoutWebhook stores another version, which lacks a field:
+// who asks for the old one still sees it, until the object is written.
+func TestStorageVersionWithoutWebhook(t *testing.T) {
+	ctx := t.Context()
+	client, err := dynamic.NewForConfig(apiservertest.Start(t, nil).Config("admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	definitions := client.Resource(definitionsGVR)
+	if _, err := definitions.Create(ctx, object(t, doors), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	established(t, client, "doors.example.com")
+	in := func(version string) dynamic.ResourceInterface {
+		return client.Resource(schema.GroupVersionResource{Group: "example.com", Version: version, Resource: "doors"}).Namespace("default")
+	}
+	one, two := in("v1"), in("v2")
+	for _, name := range []string{"a", "b"} {
+		if _, err := one.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Door, metadata: {name: "+name+"}, hostPort: 'h:1', note: 'n'}"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := definitions.Patch(ctx, "doors.example.com", types.JSONPatchType, []byte(`[
+		{"op":"replace","path":"/spec/versions/0/storage","value":false},
+		{"op":"replace","path":"/spec/versions/1/storage","value":true}]`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func(ctx context.Context) (bool, error) { // what is written as v1 is stored as v2
+		u, err := one.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Door, metadata: {generateName: new}, hostPort: 'h:1'}"), metav1.CreateOptions{})
+		return err == nil && u.GetAPIVersion() == "example.com/v1" && u.Object["hostPort"] == nil, err
+	})
+	look := func(in dynamic.ResourceInterface, want string) {
+		t.Helper()
+		a, err := in.Get(ctx, "a", metav1.GetOptions{})
+		if err != nil || fmt.Sprint(a.GetAPIVersion(), a.Object["hostPort"], a.Object["note"]) != want {
+			t.Errorf("%v, %v, want %s", a, err, want)
+		}
+		list, err := in.List(ctx, metav1.ListOptions{})
+		if err != nil || len(list.Items) < 3 || fmt.Sprint(list.Items[0].GetAPIVersion(), list.Items[0].Object["hostPort"], list.Items[0].Object["note"]) != want {
+			t.Errorf("%v, %v, want %s", list, err, want)
+		}
+	}
+	look(one, "example.com/v1h:1n")
+	look(two, "example.com/v2<nil>n")
+	if found, err := one.List(ctx, metav1.ListOptions{FieldSelector: "hostPort=h:1"}); err != nil || len(found.Items) != 2 {
+		t.Errorf("selected: %v, %v", found, err)
+	}
+	if _, err := two.Patch(ctx, "a", types.MergePatchType, []byte(`{"note":"m"}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	look(one, "example.com/v1<nil>m")
+	look(two, "example.com/v2<nil>m")
+	if err := two.Delete(ctx, "b", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+}

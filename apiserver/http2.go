@@ -14,14 +14,16 @@ import (
 // serveHTTP2 makes srv speak HTTP/2 over connections that keep the head of an
 // answer for its body. The library flushes the head by itself, so that a plain
 // answer would be two TLS records, two system calls here and two at the client.
+//
+//nolint:staticcheck // net/http's own HTTP/2 serves no connections but crypto/tls's
 func serveHTTP2(srv *http.Server) error {
-	conf := &http2.Server{MaxConcurrentStreams: maxStreams}
+	conf := &http2.Server{}
 	if err := http2.ConfigureServer(srv, conf); err != nil {
 		return err
 	}
 	srv.TLSNextProto[http2.NextProtoTLS] = func(srv *http.Server, c *tls.Conn, h http.Handler) {
 		// How net/http hands the context of a connection to its HTTP/2 server.
-		ctx := context.Background()
+		var ctx context.Context
 		if b, ok := h.(interface{ BaseContext() context.Context }); ok {
 			ctx = b.BaseContext()
 		}
@@ -34,8 +36,8 @@ func serveHTTP2(srv *http.Server) error {
 	return nil
 }
 
-// growStack makes room on the stack of a request's goroutine, which the
-// library starts anew each time: while the stack is short, one copy of it costs nothing;
+// growStack makes room on the stack of a request's goroutine, which the library
+// starts anew each time: while the stack is short, one copy of it costs nothing;
 // grown step by step, in the depth of a request, it is a tenth of its work.
 //
 //go:noinline

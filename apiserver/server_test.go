@@ -3,11 +3,15 @@ package apiserver_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -255,4 +259,89 @@ func TestClientsThatDoNotRead(t *testing.T) {
 	}
 	// Waits for its turn, and gets it.
 	f.expect(200, "GET", configMaps+"/c0", "", "Authorization: Bearer bob")
+}
+
+// A body that never comes whole is waited for as long as the request may take,
+// over either protocol.
+func TestBodiesThatTrickleIn(t *testing.T) {
+	f := start(t, func(c *apiserver.Config) { c.MaxWrites = 1 })
+	for name, tr := range map[string]*http.Transport{
+		"HTTP/1.1": {TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+		"HTTP/2":   {TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer tr.CloseIdleConnections()
+			body, rest := io.Pipe()
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+configMaps+"?timeout=100ms", io.MultiReader(strings.NewReader(`{"metadata":`), body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.ContentLength = 100
+			req.Header = http.Header{"Authorization": {"Bearer bob"}, "Content-Type": {"application/json"}}
+			resp, err := tr.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != http.StatusGatewayTimeout {
+				t.Errorf("answer %s", resp.Status)
+			}
+			_ = rest.Close() // else the client would go on with the request
+			_ = resp.Body.Close()
+			f.expect(201, "POST", configMaps, `{"metadata":{"generateName":"a"}}`, "Authorization: Bearer bob")
+		})
+	}
+}
+
+// tapped is a connection that keeps what it has read.
+type tapped struct {
+	net.Conn
+	mu   sync.Mutex
+	read []byte
+}
+
+func (c *tapped) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read = append(c.read, p[:n]...)
+	return n, err
+}
+
+// records is how many TLS records have come (RFC 8446, 5.1).
+func (c *tapped) records() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for at := 0; at+5 <= len(c.read); n++ {
+		at += 5 + int(binary.BigEndian.Uint16(c.read[at+3:]))
+	}
+	return n
+}
+
+// A small answer is one record, its head and body together. A busy server may
+// send the head alone.
+func TestAnswersInOnePiece(t *testing.T) {
+	f := start(t, nil)
+	f.expect(201, "POST", configMaps, `{"metadata":{"name":"a"}}`)
+	var conn *tapped
+	tr := &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr)
+			conn = &tapped{Conn: c}
+			return conn, err
+		},
+	}
+	defer tr.CloseIdleConnections()
+	f.http = &http.Client{Transport: tr}
+	fewest := math.MaxInt
+	before := 0
+	for range 50 {
+		f.expect(200, "GET", configMaps+"/a", "")
+		now := conn.records()
+		fewest, before = min(fewest, now-before), now
+	}
+	if fewest != 1 {
+		t.Errorf("an answer came in %d records", fewest)
+	}
 }

@@ -315,6 +315,21 @@ func TestMutatingWebhooksAreReinvoked(t *testing.T) {
 	}
 }
 
+// TestWebhooksDenyWithAnyCode has webhooks refuse with codes that HTTP has not.
+func TestWebhooksDenyWithAnyCode(t *testing.T) {
+	h := withHooks(t)
+	h.validate("/deny", nil)
+	for given, want := range map[int32]int{0: 400, -1: 400, 200: 400, 403: 403, 599: 599, 600: 400, 1000: 400, 1 << 30: 400} {
+		h.on("/deny", func(*reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse {
+			return &reviewv1.AdmissionResponse{Result: &metav1.Status{Status: metav1.StatusSuccess, Code: given, Message: "no"}}
+		})
+		a := h.send("POST", configMaps, `{"metadata":{"name":"x"}}`, asJSON)
+		if a.code != want || a.text("status") != "Failure" || a.text("message") != `admission webhook "deny.example.com" denied the request: no` {
+			t.Errorf("%d: %d %s", given, a.code, a.body)
+		}
+	}
+}
+
 func TestWebhooksThatFail(t *testing.T) {
 	h := withHooks(t)
 	late := make(chan struct{})

@@ -205,9 +205,7 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) error {
 	wg.Wait()
 	p.pods.Wait()
 	p.objects.Wait()
-	if p.stats != nil {
-		p.stats.Wait()
-	}
+	p.stats.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -308,9 +306,9 @@ func (k *Kubelet) extras(ctx context.Context, p *parts) {
 			Client: k.cluster.Client(), Reader: k.cluster.Reader(), Logger: k.log, Default: k.cfg.DefaultPod,
 			Update: p.pods.Update, Remove: p.pods.Remove})
 	}
+	p.stats = stats.New(ctx, stats.Config{NodeName: k.cfg.NodeName, Pods: p.pods, CRI: p.cri, Groups: p.cgroups, Volumes: p.volumes,
+		RootDir: k.cfg.RootDir, PodLogsDir: k.cfg.PodLogsDir, Clock: k.cfg.Clock, Logger: k.log})
 	if k.cfg.Listen != "" {
-		p.stats = stats.New(ctx, stats.Config{NodeName: k.cfg.NodeName, Pods: p.pods, CRI: p.cri, Groups: p.cgroups, Volumes: p.volumes,
-			RootDir: k.cfg.RootDir, PodLogsDir: k.cfg.PodLogsDir, Clock: k.cfg.Clock, Logger: k.log})
 		version := 1
 		if p.cgroups.V2() {
 			version = 2

@@ -2,9 +2,7 @@ package kubelet
 
 import (
 	"context"
-	"io/fs"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -14,6 +12,7 @@ import (
 
 	"github.com/proa-dev/proa/kubelet/cri"
 	"github.com/proa-dev/proa/kubelet/evict"
+	"github.com/proa-dev/proa/kubelet/internal/du"
 	"github.com/proa-dev/proa/kubelet/node"
 	"github.com/proa-dev/proa/kubelet/pods"
 	"github.com/proa-dev/proa/kubelet/status"
@@ -36,6 +35,7 @@ func (k *Kubelet) evictor(p *parts, recorder record.EventRecorder) *evict.Evicto
 		Use: func(ctx context.Context, pod *corev1.Pod, of corev1.ResourceName) evict.Use {
 			return k.use(ctx, p, pod, of)
 		},
+		Storage: func(ctx context.Context, pod *corev1.Pod) (evict.Storage, error) { return k.storage(ctx, p, pod) },
 		Evict:   func(uid uidType, v status.Verdict, grace *int64) error { return p.pods.Evict(uid, v, grace) },
 		Reclaim: func(ctx context.Context) error { return p.gc.Collect(ctx, true) },
 		Changed: func() { p.node.Poke() }, Evicted: func(signal node.Signal) { p.metrics.Evicted(string(signal)) },
@@ -85,40 +85,37 @@ func (k *Kubelet) use(ctx context.Context, p *parts, pod *corev1.Pod, of corev1.
 	return out
 }
 
-// size is what the files below dir take of the file system that dir is on, in
-// bytes or inodes. Other file systems that are mounted there do not count.
-func size(ctx context.Context, dir string, of corev1.ResourceName) (total int64) {
-	var device uint64
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return fs.SkipAll
+// size is what the files below dir take, in bytes or inodes.
+func size(ctx context.Context, dir string, of corev1.ResourceName) int64 {
+	got, _ := du.Measure(ctx, dir) // what cannot be read counts as nothing
+	if of == corev1.ResourceEphemeralStorage {
+		return int64(got.Bytes)
+	}
+	return int64(got.Inodes)
+}
+
+// storage says what a pod takes of the node's disk.
+func (k *Kubelet) storage(ctx context.Context, p *parts, pod *corev1.Pod) (evict.Storage, error) {
+	ctx, cancel := context.WithTimeout(ctx, useTimeout)
+	defer cancel()
+	got, err := p.stats.Storage(ctx, pod)
+	if err != nil {
+		return evict.Storage{}, err
+	}
+	out := evict.Storage{Total: got.Total, Volumes: got.Volumes, Containers: got.Logs}
+	if images := p.imageDir(ctx); images == "" || deviceOf(images) == deviceOf(k.cfg.RootDir) {
+		for name, n := range got.Layers {
+			out.Containers[name] += n
 		}
-		if err != nil {
-			return nil //nolint:nilerr // it goes, as files do, while one looks
-		}
-		info, err := d.Info()
-		if err != nil {
-			return nil //nolint:nilerr // likewise
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if strings.TrimSuffix(path, "/") == strings.TrimSuffix(dir, "/") {
-			device = st.Dev
-		}
-		if st.Dev != device {
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if of == corev1.ResourceEphemeralStorage {
-			total += st.Blocks * 512
-		} else {
-			total++
-		}
-		return nil
-	})
-	return total
+	}
+	return out, nil
+}
+
+// deviceOf is the number of the file system that a directory is on; 0 for none.
+func deviceOf(dir string) uint64 {
+	var st syscall.Stat_t
+	if syscall.Stat(dir, &st) != nil {
+		return 0
+	}
+	return st.Dev
 }

@@ -58,6 +58,7 @@ func (s *Scheduler) withClaims(pod *core.Pod, node, nominated string, plan *devi
 			if err := s.reserve(ctx, pod.Object, r); err != nil {
 				s.mu.Lock()
 				s.devices.Withdraw(plan)
+				s.wake(eventDevices, dependsOnDevices)
 				s.leave(pod.UID())
 				again := s.forgetLocked(pod.UID(), node, nominated)
 				s.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,7 +43,8 @@ type fakeCluster struct {
 	events   []string
 	changed  chan struct{} // closed and replaced at every change
 	bindFail func(pod, node string) error
-	graceful bool // pods that are deleted stay until they are removed
+	onPatch  func(pod string) // before a status is written
+	graceful bool             // pods that are deleted stay until they are removed
 	onChange func()
 }
 
@@ -210,6 +212,7 @@ func (r *subresource) Create(_ context.Context, obj, body ctrl.Object, _ ...ctrl
 			return apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, pod.Name, fmt.Errorf("already assigned"))
 		}
 		pod.Spec.NodeName = b.Target.Name
+		pod.Status.Conditions = slices.DeleteFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled })
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 		return nil
 	})
@@ -224,6 +227,9 @@ func (r *subresource) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch
 	body, err := patch.Data(obj)
 	if err != nil {
 		return err
+	}
+	if hook := r.cluster.onPatch; hook != nil {
+		hook(obj.GetName())
 	}
 	return r.cluster.change(key(obj), obj.GetUID(), func(pod *corev1.Pod) error {
 		old, err := json.Marshal(pod)

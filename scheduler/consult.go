@@ -26,7 +26,8 @@ func (s *Scheduler) preemptionInterested(obj *corev1.Pod) bool {
 // the lock, and what they chose must still hold afterwards.
 func (s *Scheduler) consult(ctx context.Context, it *queue.Item) step {
 	s.mu.Lock()
-	if _, ok := s.away[it.Pod.UID()]; !ok {
+	if a, ok := s.away[it.Pod.UID()]; !ok || a.item != it {
+		s.asked = nil
 		s.mu.Unlock()
 		return step{}
 	}
@@ -57,16 +58,16 @@ func (s *Scheduler) conclude(it *queue.Item, nodes []core.Feasible, why *core.Di
 		s.queue.Retry(it, now)
 		s.counts.tried(it, pod.Profile().Name, resultError, now)
 		nominated := s.snapshot.Nominated(pod.UID())
-		return step{do: func(ctx context.Context) { s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), nominated) }}
+		return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
+			s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), nominated)
+		})}
 	}
 	if why == nil && len(nodes) == 0 {
 		why = s.snapshot.Reject(pod, rejected)
 	}
 	if why != nil {
 		next := s.reject(it, why, now)
-		if a.missed {
-			s.again(pod.UID())
-		}
+		s.catchUp(a)
 		return next
 	}
 	slices.SortStableFunc(nodes, func(a, b core.Feasible) int { return int(b.Score - a.Score) })
@@ -145,7 +146,8 @@ func (s *Scheduler) consultWays(ctx context.Context, it *queue.Item, why *core.D
 func (s *Scheduler) concludeWays(it *queue.Item, why *core.Diagnosis, ways []*core.Preemption, err error) step {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.back(it); !ok {
+	a, ok := s.back(it)
+	if !ok {
 		return step{}
 	}
 	if err != nil || len(ways) == 0 {
@@ -153,8 +155,10 @@ func (s *Scheduler) concludeWays(it *queue.Item, why *core.Diagnosis, ways []*co
 		if err != nil {
 			reason = err.Error()
 		}
-		s.snapshot.Denominate(it.Pod.UID())
-		return s.setAside(it, why.Failed, why.Message()+" preemption: "+reason, time.Now())
+		s.denominate(it.Pod.UID())
+		next := s.setAside(it, why.Failed, why.Message()+" preemption: "+reason, time.Now())
+		s.catchUp(a)
+		return next
 	}
 	return s.clear(it, why, s.snapshot.Choose(it.Pod, ways))
 }

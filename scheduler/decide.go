@@ -21,7 +21,7 @@ import (
 func (s *Scheduler) decide(it *queue.Item, now time.Time) step {
 	pod := it.Pod
 	if s.interested(pod.Object) {
-		s.away[pod.UID()] = &absence{item: it}
+		s.leaveFor(it)
 		return step{alone: func(ctx context.Context) step { return s.consult(ctx, it) }}
 	}
 	node, why := s.snapshot.Schedule(pod)
@@ -44,6 +44,9 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
 	s.joined(pod)
+	if nominated != "" && nominated != node {
+		s.freed(pod, nominated)
+	}
 	do := func(ctx context.Context) { s.bind(ctx, it, pod, node, nominated) }
 	if volumes != nil {
 		s.snapshot.Promise(volumes)
@@ -54,7 +57,7 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	if claims != nil {
 		do = s.withClaims(pod, node, nominated, claims, do)
 	}
-	return step{do: do}
+	return step{do: s.inOrder(pod.UID(), do)}
 }
 
 // reject sets a pod aside that fits no node, after making room for it if its
@@ -63,10 +66,10 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) s
 	pod, message := it.Pod, why.Message()
 	switch {
 	case why.NoNodes():
-		s.snapshot.Denominate(pod.UID())
+		s.denominate(pod.UID())
 		return s.setAside(it, why.Failed, message, now)
 	case !pod.Profile().Preempts:
-		s.snapshot.Denominate(pod.UID())
+		s.denominate(pod.UID())
 		return s.setAside(it, why.Failed, message, now)
 	}
 	if why.Failed.Has(core.DynamicResources) {
@@ -85,11 +88,11 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) s
 	switch {
 	case len(ways) == 0:
 		if !settled {
-			s.snapshot.Denominate(pod.UID())
+			s.denominate(pod.UID())
 		}
 		return s.setAside(it, why.Failed, message+" preemption: "+reason, now)
 	case s.preemptionInterested(pod.Object):
-		s.away[pod.UID()] = &absence{item: it}
+		s.leaveFor(it)
 		return step{alone: func(ctx context.Context) step { return s.consultWays(ctx, it, why, ways) }}
 	}
 	return s.clear(it, why, s.snapshot.Choose(pod, ways))
@@ -101,7 +104,9 @@ func (s *Scheduler) setAside(it *queue.Item, failed core.FilterSet, message stri
 	nominated := s.snapshot.Nominated(pod.UID())
 	s.queue.Fail(it, failed, now)
 	s.counts.tried(it, pod.Profile().Name, resultUnschedulable, now)
-	return step{do: func(ctx context.Context) { s.report(ctx, pod, corev1.PodReasonUnschedulable, message, nominated) }}
+	return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
+		s.report(ctx, pod, corev1.PodReasonUnschedulable, message, nominated)
+	})}
 }
 
 // clear makes room for a pod on a node. Until all victims are evicted the pod
@@ -111,13 +116,13 @@ func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preempt
 	s.counts.preempts.Inc()
 	s.counts.victims.Observe(float64(len(way.Victims)))
 	s.counts.tried(it, pod.Profile().Name, resultUnschedulable, time.Now())
-	s.snapshot.Nominate(pod, way.Node)
+	s.nominateTo(pod, way.Node)
 	for _, other := range way.Displaced {
 		s.snapshot.Denominate(other.UID())
 	}
 	s.away[pod.UID()] = &absence{item: it, node: way.Node}
 	message := fmt.Sprintf("%s preemption: found a potential placement for pod on node %v, preempting %d victims", why.Message(), way.Node, len(way.Victims))
-	return step{do: func(ctx context.Context) {
+	return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
 		s.report(ctx, pod, corev1.PodReasonUnschedulable, message, way.Node)
 		evicted := s.evict(ctx, pod, way)
 		s.mu.Lock()
@@ -128,11 +133,20 @@ func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preempt
 				s.again(pod.UID())
 			}
 		}
-	}}
+	})}
+}
+
+// leaveFor takes a popped pod away while extenders are asked about it.
+func (s *Scheduler) leaveFor(it *queue.Item) {
+	s.asked = &absence{item: it}
+	s.away[it.Pod.UID()] = s.asked
 }
 
 // back ends a pod's absence; false says that it is not wanted any more.
 func (s *Scheduler) back(it *queue.Item) (*absence, bool) {
+	if s.asked != nil && s.asked.item == it {
+		s.asked = nil
+	}
 	a, ok := s.away[it.Pod.UID()]
 	if !ok || a.item != it {
 		return nil, false
@@ -143,6 +157,23 @@ func (s *Scheduler) back(it *queue.Item) (*absence, bool) {
 
 func (s *Scheduler) budgetList() []*policyv1.PodDisruptionBudget {
 	return slices.Collect(maps.Values(s.budgets))
+}
+
+// maxNoted bounds what is remembered of what happens while a pod is away.
+const maxNoted = 256
+
+// note keeps a condition on which pods were woken.
+func (a *absence) note(f func(*queue.Item) bool) {
+	if a.missed = a.missed || len(a.noted) == maxNoted; !a.missed {
+		a.noted = append(a.noted, f)
+	}
+}
+
+// catchUp wakes a pod that failed, if what happened while it was away would have.
+func (s *Scheduler) catchUp(a *absence) {
+	if a.missed || len(a.noted) > 0 && a.item.Failed.Has(core.Extenders) || slices.ContainsFunc(a.noted, func(f func(*queue.Item) bool) bool { return f(a.item) }) {
+		s.again(a.item.Pod.UID())
+	}
 }
 
 // again wakes one pod.

@@ -104,7 +104,7 @@ func (s *Scheduler) onNode(obj *corev1.Node) {
 	if change == 0 {
 		return
 	}
-	moved := change&^core.NodeAllocatable != 0 // topology may look different
+	moved := change&^(core.NodeAllocatable|core.NodeFeatures) != 0 // topology may look different
 	might := onceAClass(func(p *core.Pod) bool { return s.snapshot.MightFit(p, obj.Name) })
 	s.wake(eventNode, func(it *queue.Item) bool {
 		return moved && (dependsOnPods(it) || dependsOnVolumes(it)) || might(it.Pod)
@@ -140,6 +140,7 @@ func (s *Scheduler) onPodGone(obj *corev1.Pod) {
 // podGone forgets a pod that uses nothing any more.
 func (s *Scheduler) podGone(uid types.UID) {
 	s.drop(uid)
+	delete(s.writing, uid)
 	delete(s.binding, uid)
 	s.leave(uid)
 	if pod, node, ok := s.snapshot.Pod(uid); ok {
@@ -161,12 +162,31 @@ func (s *Scheduler) drop(uid types.UID) {
 	s.queue.Delete(uid)
 	delete(s.gated, uid)
 	delete(s.away, uid)
-	s.snapshot.Denominate(uid)
+	s.denominate(uid)
 	delete(s.chores, uid)
+}
+
+// denominate gives back the room that is reserved for a pod. Others may have
+// been turned down for it.
+func (s *Scheduler) denominate(uid types.UID) {
+	if pod, node := s.snapshot.Nomination(uid); node != "" {
+		s.snapshot.Denominate(uid)
+		s.freed(pod, node)
+	}
+}
+
+// nominateTo reserves room for a pod on a node, and none elsewhere.
+func (s *Scheduler) nominateTo(pod *core.Pod, node string) {
+	_, was := s.snapshot.Nomination(pod.UID())
+	s.snapshot.Nominate(pod, node)
+	if was != "" && was != node {
+		s.freed(pod, was)
+	}
 }
 
 func (s *Scheduler) podBound(obj *corev1.Pod) {
 	s.drop(obj.UID)
+	delete(s.writing, obj.UID)
 	pod := core.NewPod(obj, nil)
 	was, node, known := s.snapshot.Pod(obj.UID)
 	same := known && node == obj.Spec.NodeName && was.SameFootprint(pod)
@@ -242,7 +262,8 @@ func (s *Scheduler) enqueue(pod *core.Pod) {
 // writes to its status must not start it over.
 func sameWishes(a, b *corev1.Pod) bool {
 	return (a.Generation != 0 && a.Generation == b.Generation || equality.Semantic.DeepEqual(&a.Spec, &b.Spec)) &&
-		equality.Semantic.DeepEqual(a.Labels, b.Labels)
+		equality.Semantic.DeepEqual(a.Labels, b.Labels) &&
+		equality.Semantic.DeepEqual(a.Status.ResourceClaimStatuses, b.Status.ResourceClaimStatuses)
 }
 
 // renominate follows a nomination that another component made or withdrew.
@@ -250,9 +271,9 @@ func (s *Scheduler) renominate(pod *core.Pod, was string) {
 	switch now := pod.Object.Status.NominatedNodeName; now {
 	case was:
 	case "":
-		s.snapshot.Denominate(pod.UID())
+		s.denominate(pod.UID())
 	default:
-		s.snapshot.Nominate(pod, now)
+		s.nominateTo(pod, now)
 	}
 }
 
@@ -267,6 +288,9 @@ func (s *Scheduler) nominate(it *queue.Item) {
 // wake lets the unschedulable pods try again for which f is true, and those
 // that extenders turned down: nobody knows what helps them.
 func (s *Scheduler) wake(event string, f func(*queue.Item) bool) {
+	if s.asked != nil {
+		s.asked.note(f)
+	}
 	if s.queue.Wake(time.Now(), event, func(it *queue.Item) bool { return it.Failed.Has(core.Extenders) || f(it) }) {
 		s.wakeUp()
 	}
@@ -275,7 +299,7 @@ func (s *Scheduler) wake(event string, f func(*queue.Item) bool) {
 // freed wakes the pods that the leaving of a pod may help.
 func (s *Scheduler) freed(pod *core.Pod, node string) {
 	for _, a := range s.away {
-		a.missed = a.missed || a.node == "" || a.node == node
+		a.missed = a.missed || a.node == node
 	}
 	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
 	s.wake(eventFreed, func(it *queue.Item) bool {
@@ -300,7 +324,7 @@ func onceAClass(f func(*core.Pod) bool) func(*core.Pod) bool {
 
 // joined wakes the pods that wait for the company of one that has a node now.
 func (s *Scheduler) joined(pod *core.Pod) {
-	if s.queue.Any(podFilters) {
+	if s.asked != nil || s.queue.Any(podFilters) {
 		s.wake(eventPlaced, func(it *queue.Item) bool { return dependsOnPods(it) && s.snapshot.Concerns(it.Pod, pod) })
 	}
 }

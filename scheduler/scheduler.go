@@ -95,10 +95,14 @@ type Scheduler struct {
 	parked map[types.UID]*parked
 	// away are waiting pods that are not in the queue: extenders are asked
 	// about them, or others are being evicted for them.
-	away    map[types.UID]*absence
+	away map[types.UID]*absence
+	// asked is the one about whom extenders are asked.
+	asked   *absence
 	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
 	// chores are API calls that informer handlers want made, one a pod.
 	chores map[types.UID]task
+	// writing is closed when the last task that concerns a pod is done.
+	writing map[types.UID]chan struct{}
 	// gated are pods that nobody may try yet.
 	gated  map[types.UID]bool
 	counts *metrics
@@ -113,8 +117,9 @@ type profile struct {
 // absence is a pod that is neither in the queue nor on a node.
 type absence struct {
 	item   *queue.Item
-	node   string // that is being cleared for it
-	missed bool   // something happened meanwhile that may help it
+	node   string                   // that is being cleared for it
+	missed bool                     // something happened meanwhile that may help it
+	noted  []func(*queue.Item) bool // what happened helps it if one is true
 }
 
 // task is what remains to be written after a decision.
@@ -155,6 +160,7 @@ func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 		budgets:  map[types.NamespacedName]*policyv1.PodDisruptionBudget{},
 		chores:   map[types.UID]task{},
 		gated:    map[types.UID]bool{},
+		writing:  map[types.UID]chan struct{}{},
 	}
 	for _, p := range cfg.Profiles {
 		s.profiles[p.Name] = &profile{Profile: p, recorder: cluster.Recorder(p.Name)}
@@ -313,7 +319,7 @@ func (s *Scheduler) next(now time.Time) (step, time.Time) {
 	expiry := s.expire(now)
 	for uid, do := range s.chores {
 		delete(s.chores, uid)
-		return step{do: do}, time.Time{}
+		return step{do: s.inOrder(uid, do)}, time.Time{}
 	}
 	for {
 		item := s.queue.Pop(now)

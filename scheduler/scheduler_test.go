@@ -381,6 +381,8 @@ func testChaos(t *testing.T) {
 	}
 	for i := range 10 {
 		c.update(newNode(fmt.Sprintf("n%d", i), "8"))
+	}
+	for i := range 25 { // room for all 240, even with one cpu wasted on each node
 		c.add(newNode(fmt.Sprintf("late%d", i), "8"))
 	}
 	c.eventually(t, "every pod has a node", func() bool {

@@ -22,6 +22,21 @@ const maxNote = 1024
 
 func ctrlKey(obj *corev1.Pod) string { return obj.Namespace + "/" + obj.Name }
 
+// inOrder makes a task wait for the one before it that concerns the same pod,
+// lest an old report overwrite what a bind says. The lock is held, and the
+// task is begun after those that it waits for.
+func (s *Scheduler) inOrder(uid types.UID, do task) task {
+	before, done := s.writing[uid], make(chan struct{})
+	s.writing[uid] = done
+	return func(ctx context.Context) {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		do(ctx)
+	}
+}
+
 // bare is the pod by name, for calls that write their answer into it.
 func bare(obj *corev1.Pod) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID}}

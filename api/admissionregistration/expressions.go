@@ -11,6 +11,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apimachinery/pkg/util/version"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	apicel "k8s.io/apiserver/pkg/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
@@ -82,9 +83,18 @@ func (e expressions) env(text string) environment.Type {
 }
 
 // Environment returns what expressions are compiled in.
-func Environment() *environment.EnvSet {
-	return environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())
-}
+func Environment() *environment.EnvSet { return bounded() }
+
+// bounded is upstream's environment but for quantities. It is made once and
+// never changes.
+var bounded = sync.OnceValue(func() *environment.EnvSet {
+	base := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())
+	out, err := base.Extend(environment.VersionedOptions{IntroducedVersion: version.MajorMinor(1, 0), EnvOptions: boundedQuantities()})
+	if err != nil {
+		panic(err) // as upstream's: it is one of the program
+	}
+	return out
+})
 
 // plain compiles expressions without variables. It is made once, for it takes
 // long, and never changes.

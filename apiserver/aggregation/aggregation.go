@@ -268,10 +268,14 @@ func (s *Server) follow(ctx context.Context, group *sync.WaitGroup, services []*
 		at := targetOf(svc)
 		b := s.backends[svc.Name]
 		if b == nil || b.target != at {
-			if b != nil {
-				b.stop()
-			}
+			old := b
 			b = s.open(svc.Name, at)
+			if old != nil {
+				old.stop()
+				if old.gv == at.gv { // until it is asked, under a new certificate say, it is believed to serve the same
+					b.known.Store(old.known.Load())
+				}
+			}
 			own, cancel := context.WithCancel(ctx)
 			b.cancel = cancel
 			s.backends[svc.Name] = b

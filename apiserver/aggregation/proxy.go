@@ -2,6 +2,7 @@ package aggregation
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -81,6 +82,21 @@ func unavailable(w http.ResponseWriter) {
 	http.Error(w, "service unavailable", http.StatusServiceUnavailable)
 }
 
+// via is by what name API servers know that they passed a request on, and
+// maxPasses how many may: a Service can lead to an API server of this cluster,
+// or of one that leads back.
+const (
+	via       = "proa-aggregator"
+	maxPasses = 3
+)
+
+func passed(r *http.Request) (n int) {
+	for _, v := range r.Header.Values("Via") {
+		n += strings.Count(v, via)
+	}
+	return n
+}
+
 func (to *route) serve(w http.ResponseWriter, r *http.Request, info *request.RequestInfo) {
 	u, ok := request.UserFrom(r.Context())
 	switch {
@@ -93,6 +109,9 @@ func (to *route) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	case to.broken != nil:
 		http.Error(w, to.broken.Error(), http.StatusInternalServerError)
 		return
+	case passed(r) >= maxPasses:
+		http.Error(w, "an aggregated API is led back to where it comes from", http.StatusLoopDetected)
+		return
 	}
 	at, err := to.url(r.Context(), "")
 	if err != nil {
@@ -100,7 +119,9 @@ func (to *route) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 		unavailable(w)
 		return
 	}
-	location := &url.URL{Scheme: at.Scheme, Host: at.Host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery}
+	// What is asked for is what the authorizer has read: no slash that is none to
+	// others, no parameter that others find between semicolons.
+	location := &url.URL{Scheme: at.Scheme, Host: at.Host, Path: r.URL.Path, RawQuery: r.URL.Query().Encode()}
 	ctx := r.Context()
 	if !info.IsResourceRequest { // clients ask every server what it serves: none may hold them up
 		limited, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -113,6 +134,7 @@ func (to *route) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	if id := w.Header().Get("Audit-Id"); id != "" {
 		out.Header.Set("Audit-Id", id)
 	}
+	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", r.ProtoMajor, r.ProtoMinor, via))
 	upgrade := httpstream.IsUpgradeRequest(r)
 	// The names of the user are set last, behind what the client may have had
 	// removed by a Connection header. Upgrades are passed on as they are.

@@ -80,7 +80,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) issue(t *testing.T, spec authnv1.TokenRequestSpec) string {
 	t.Helper()
-	out, err := w.IssueToken(t.Context(), w.sa, &authnv1.TokenRequest{Spec: spec})
+	out, err := w.IssueToken(t.Context(), w.sa, &authnv1.TokenRequest{Spec: spec}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -397,18 +397,18 @@ func TestIssueToken(t *testing.T) {
 		{"another kind", authnv1.TokenRequestSpec{BoundObjectRef: &authnv1.BoundObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "d"}}, `cannot bind token to object of type apps/v1, Kind=Deployment`},
 		{"missing secret", authnv1.TokenRequestSpec{BoundObjectRef: &authnv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: "q"}}, `secrets "q" not found`},
 	} {
-		_, err := w.IssueToken(t.Context(), w.sa, &authnv1.TokenRequest{Spec: c.spec})
+		_, err := w.IssueToken(t.Context(), w.sa, &authnv1.TokenRequest{Spec: c.spec}, nil)
 		if _, ok := err.(apierrors.APIStatus); !ok || err.Error() != c.want {
 			t.Errorf("%s: %v, want %s", c.name, err, c.want)
 		}
 	}
 
 	former := &authnv1.TokenRequest{ObjectMeta: metav1.ObjectMeta{UID: "former"}}
-	if _, err := w.IssueToken(t.Context(), w.sa, former); !apierrors.IsConflict(err) || !strings.HasSuffix(err.Error(), "the UID in the token request (former) does not match the UID of the service account (sa-uid)") {
+	if _, err := w.IssueToken(t.Context(), w.sa, former, nil); !apierrors.IsConflict(err) || !strings.HasSuffix(err.Error(), "the UID in the token request (former) does not match the UID of the service account (sa-uid)") {
 		t.Errorf("for a service account that was there before: %v", err)
 	}
 
-	out, err := w.IssueToken(t.Context(), w.sa, &authnv1.TokenRequest{Spec: authnv1.TokenRequestSpec{BoundObjectRef: podRef("pod-uid"), ExpirationSeconds: seconds(3607)}})
+	out, err := w.IssueToken(t.Context(), w.sa, &authnv1.TokenRequest{Spec: authnv1.TokenRequestSpec{BoundObjectRef: podRef("pod-uid"), ExpirationSeconds: seconds(3607)}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -530,7 +530,7 @@ func BenchmarkBearer(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	out, err := a.IssueToken(b.Context(), sa, &authnv1.TokenRequest{})
+	out, err := a.IssueToken(b.Context(), sa, &authnv1.TokenRequest{}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

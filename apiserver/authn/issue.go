@@ -31,16 +31,25 @@ const (
 	extendedExpiration = 365 * 24 * 60 * 60
 )
 
-// IssueToken answers a TokenRequest for sa. Errors are status errors. It
-// leaves the argument alone.
-func (a *Authenticator) IssueToken(ctx context.Context, sa *corev1.ServiceAccount, request *authnv1.TokenRequest) (*authnv1.TokenRequest, error) {
-	out := request.DeepCopy()
-	if out.UID != "" && out.UID != sa.UID {
+// IssueToken answers a TokenRequest for sa. admit, if not nil, may refuse the
+// request, which has all its defaults then. Errors are status errors. The
+// argument is left alone.
+func (a *Authenticator) IssueToken(ctx context.Context, sa *corev1.ServiceAccount, request *authnv1.TokenRequest, admit func(*authnv1.TokenRequest) error) (*authnv1.TokenRequest, error) {
+	if request.UID != "" && request.UID != sa.UID {
 		return nil, apierrors.NewConflict(schema.GroupResource{Group: authnv1.GroupName, Resource: "TokenRequest"}, sa.Name,
-			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", out.UID, sa.UID))
+			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", request.UID, sa.UID))
 	}
+	now := a.cfg.Clock.Now()
+	out := request.DeepCopy()
+	out.Name, out.Namespace, out.UID = sa.Name, sa.Namespace, sa.UID
+	out.CreationTimestamp, out.Status = metav1.NewTime(now.Truncate(time.Second)), authnv1.TokenRequestStatus{}
 	if err := defaultRequest(out, a.cfg.Audiences); err != nil {
 		return nil, err
+	}
+	if admit != nil {
+		if err := admit(out); err != nil {
+			return nil, err
+		}
 	}
 	k := &boundClaims{Namespace: sa.Namespace, ServiceAccount: ref{Name: sa.Name, UID: string(sa.UID)}}
 	if err := a.bind(ctx, k, sa, out.Spec.BoundObjectRef); err != nil {
@@ -52,8 +61,6 @@ func (a *Authenticator) IssueToken(ctx context.Context, sa *corev1.ServiceAccoun
 		seconds = limit
 		out.Spec.ExpirationSeconds = &seconds
 	}
-	now := a.cfg.Clock.Now()
-	out.Name, out.Namespace, out.UID, out.CreationTimestamp = sa.Name, sa.Namespace, sa.UID, metav1.NewTime(now)
 	expires := now.Add(time.Duration(seconds) * time.Second)
 	life := seconds
 	if k.Pod != nil && seconds == kubeletExpiration && a.isOwnAudience(out.Spec.Audiences) {
@@ -109,7 +116,7 @@ func defaultRequest(tr *authnv1.TokenRequest, audiences []string) error {
 		return apierrors.NewInvalid(authnv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
 	}
 	if len(tr.Spec.Audiences) == 0 {
-		tr.Spec.Audiences = audiences
+		tr.Spec.Audiences = slices.Clone(audiences)
 	}
 	return nil
 }

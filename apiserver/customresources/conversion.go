@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 	"weak"
 
@@ -23,7 +25,10 @@ type conversions struct {
 	group    string
 	versions map[string]*version // by name
 	review   *review             // nil: versions differ in their schemas alone
-	kept     sync.Map            // keptKey to *kept
+	// mixed says that the cache holds objects of several versions, since they
+	// cannot be told by schema alone.
+	mixed bool
+	kept  sync.Map // keptKey to *kept
 }
 
 type keptKey struct {
@@ -41,11 +46,28 @@ type kept struct {
 func newConversions(ctx context.Context, d *definition, versions map[string]*version, client *webhookclient.Client) (*conversions, error) {
 	c := &conversions{ctx: ctx, group: d.Spec.Group, versions: versions}
 	if !byWebhook(d) {
+		c.mixed = differ(d, versions)
 		return c, nil
 	}
+	c.mixed = len(d.Status.StoredVersions) > 1
 	var err error
 	c.review, err = newReview(d, client)
 	return c, err
+}
+
+// differ says that what is stored of one version may have fields that the
+// version which is stored now has not: who asks for the first still gets them.
+func differ(d *definition, versions map[string]*version) bool {
+	var now *version
+	for i := range d.Spec.Versions {
+		if d.Spec.Versions[i].Storage {
+			now = versions[d.Spec.Versions[i].Name]
+		}
+	}
+	return slices.ContainsFunc(d.Status.StoredVersions, func(name string) bool {
+		was := versions[name]
+		return was != nil && now != nil && was != now && (was.preserve != now.preserve || !reflect.DeepEqual(was.schema, now.schema))
+	})
 }
 
 func byWebhook(d *definition) bool {
@@ -53,7 +75,8 @@ func byWebhook(d *definition) bool {
 }
 
 // read brings what is stored into the form of the version that it is stored in
-// and, where no webhook is needed for that, into the version to.
+// and, where nothing is lost by that and no webhook is needed, into the version
+// to.
 func (c *conversions) read(o api.Object, to *version) {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok || u.Object == nil {
@@ -67,7 +90,7 @@ func (c *conversions) read(o api.Object, to *version) {
 	if _, err := own.coerce(u, true); err == nil {
 		own.defaults(u)
 	}
-	if want := to.gvk.GroupVersion().String(); c.review == nil && u.GetAPIVersion() != want {
+	if want := to.gvk.GroupVersion().String(); c.review == nil && !c.mixed && u.GetAPIVersion() != want {
 		u.SetAPIVersion(want)
 		_, _ = to.coerce(u, true)
 	}

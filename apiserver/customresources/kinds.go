@@ -86,9 +86,9 @@ func (s *Server) build(ctx context.Context, d *definition) (_ *family, err error
 		return nil, errors.New("no version is stored")
 	}
 	storage := versions[f.stored.GVK.Version]
-	if conv.review != nil && len(d.Status.StoredVersions) > 1 {
-		// A webhook is not asked by the cache, which holds objects as they are
-		// stored: in several versions. So no version is served as it is stored.
+	if conv.mixed {
+		// The cache holds objects as they are stored, in several versions. So no
+		// version is served as it is stored.
 		own := *f.stored
 		f.stored = &own
 	}

@@ -124,7 +124,7 @@ func (c *call) body() ([]byte, error) {
 	if n := c.r.ContentLength; n > 0 {
 		data := make([]byte, n)
 		if _, err := io.ReadFull(c.r.Body, data); err != nil {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("unable to read the body: %v", err))
+			return nil, c.unread(err)
 		}
 		return data, nil
 	}
@@ -134,9 +134,17 @@ func (c *call) body() ([]byte, error) {
 		return nil, apierrors.NewRequestEntityTooLargeError(tooLarge)
 	}
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("unable to read the body: %v", err))
+		return nil, c.unread(err)
 	}
 	return data, nil
+}
+
+// unread says why a body could not be read whole.
+func (c *call) unread(err error) error {
+	if c.r.Context().Err() != nil {
+		return apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("unable to read the body: %v", err))
 }
 
 // managerOf names the field manager of a request that names none: the program

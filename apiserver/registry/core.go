@@ -32,8 +32,9 @@ import (
 // VirtualFunc answers a create of a kind that is never stored.
 type VirtualFunc func(ctx context.Context, obj runtime.Object) (runtime.Object, error)
 
-// TokenFunc issues a token for a service account.
-type TokenFunc func(ctx context.Context, sa *corev1.ServiceAccount, tr *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
+// TokenFunc issues a token for a service account, unless admit refuses the
+// request, which it shows with its defaults.
+type TokenFunc func(ctx context.Context, sa *corev1.ServiceAccount, tr *authenticationv1.TokenRequest, admit func(*authenticationv1.TokenRequest) error) (*authenticationv1.TokenRequest, error)
 
 // Config is what a Core is made of. Admission, Virtual and Token may be nil.
 type Config struct {

@@ -32,16 +32,16 @@ func (c *Core) evict(ctx context.Context, t Target, ev *policyv1.Eviction, opts 
 	if err := matchNamespace(t, ev); err != nil {
 		return nil, err
 	}
+	a := c.attributes(ctx, t, admission.Create, ev, nil, opts, dryRun(opts.DryRun))
+	a.GVK = policyv1.SchemeGroupVersion.WithKind("Eviction")
+	if err := c.admit(ctx, a); err != nil {
+		return nil, err
+	}
 	if ev.Name != "" && ev.Name != t.Name {
 		return nil, apierrors.NewBadRequest("name in URL does not match name in Eviction object")
 	}
 	del, err := evictionOptions(t, ev, opts)
 	if err != nil {
-		return nil, err
-	}
-	a := c.attributes(ctx, t, admission.Create, ev, nil, opts, dryRun(opts.DryRun))
-	a.GVK = policyv1.SchemeGroupVersion.WithKind("Eviction")
-	if err := c.admit(ctx, a); err != nil {
 		return nil, err
 	}
 	if err := c.validate(ctx, a); err != nil {

@@ -29,12 +29,6 @@ func (c *Core) bind(ctx context.Context, asked, t Target, b *corev1.Binding, opt
 	if err := matchNamespace(t, b); err != nil {
 		return nil, err
 	}
-	if b.Name != "" && b.Name != t.Name {
-		return nil, apierrors.NewBadRequest("name in URL does not match name in Binding object")
-	}
-	if errs := validateBinding(b); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, b.Name, errs)
-	}
 	r, err := c.resource(t.Kind)
 	if err != nil {
 		return nil, err
@@ -43,6 +37,12 @@ func (c *Core) bind(ctx context.Context, asked, t Target, b *corev1.Binding, opt
 	a.GVK = corev1.SchemeGroupVersion.WithKind("Binding")
 	if err := c.admit(ctx, a); err != nil {
 		return nil, err
+	}
+	if b.Name != "" && b.Name != t.Name {
+		return nil, apierrors.NewBadRequest("name in URL does not match name in Binding object")
+	}
+	if errs := validateBinding(b); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, b.Name, errs)
 	}
 	if err := c.validate(ctx, a); err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
@@ -64,13 +65,6 @@ func (c *Core) issueToken(ctx context.Context, t Target, tr *authenticationv1.To
 	if err := matchNamespace(t, tr); err != nil {
 		return nil, err
 	}
-	switch tr.Name {
-	case "":
-		tr.Name = t.Name
-	case t.Name:
-	default:
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name in the token request (%s) does not match the name on the URL (%s)", tr.Name, t.Name))
-	}
 	_, e, err := c.entry(ctx, Target{Kind: t.Kind, Namespace: t.Namespace, Name: t.Name}, nil)
 	if err != nil {
 		return nil, err
@@ -84,10 +78,15 @@ func (c *Core) issueToken(ctx context.Context, t Target, tr *authenticationv1.To
 	if err := c.admit(ctx, a); err != nil {
 		return nil, err
 	}
-	if err := c.validate(ctx, a); err != nil {
-		return nil, err
+	if tr.Name != "" && tr.Name != t.Name {
+		return nil, apierrors.NewInvalid(a.GVK.GroupKind(), t.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "name"), tr.Name, "must match the service account name if specified"),
+		})
 	}
-	out, err := c.cfg.Token(ctx, sa, tr)
+	out, err := c.cfg.Token(ctx, sa, tr, func(whole *authenticationv1.TokenRequest) error {
+		a.Object = whole
+		return c.validate(ctx, a)
+	})
 	if err != nil {
 		return nil, storeError(err, t.Kind.GR(), "create")
 	}

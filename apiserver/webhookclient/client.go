@@ -3,7 +3,8 @@
 //
 // Whoever configures a webhook chooses where the API server connects to and what
 // it reads. So answers are bounded, redirects are not followed, and nothing that
-// names the server itself (credentials, cookies) is sent.
+// names the server itself (credentials, cookies) is sent, but to servers of this
+// cluster's own, which are known by their certificates.
 package webhookclient
 
 import (
@@ -22,8 +23,10 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
 	"k8s.io/utils/lru"
 )
 
@@ -59,9 +62,34 @@ type Service struct {
 	Port                  int32
 }
 
+// Self is how a webhook is asked that this cluster's API servers serve, as an
+// aggregated API: behind their own Service, by one of their own.
+type Self struct {
+	// Identity is the certificate by which API servers believe who is named as
+	// the user.
+	Identity func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	// CAs sign the certificates of API servers.
+	CAs *x509.CertPool
+}
+
+// own is the Service of the API servers.
+var own = Service{Namespace: "default", Name: "kubernetes", Port: defaultPort}
+
+func (s *Self) is(to *Service) bool {
+	return s != nil && to != nil && to.Namespace == own.Namespace && to.Name == own.Name && to.Port == own.Port
+}
+
+// Option changes a Client.
+type Option func(*Client)
+
+// WithSelf has webhooks behind the Service of the API servers asked by s. They
+// are asked by nobody, as all others, without.
+func WithSelf(s Self) Option { return func(c *Client) { c.self = &s } }
+
 // Client calls webhooks. Safe for concurrent use.
 type Client struct {
 	resolve Resolve
+	self    *Self      // nil: nobody
 	mu      sync.Mutex // between a miss and its Add
 	clients *lru.Cache // of *endpoint, by where and whom to trust
 }
@@ -73,10 +101,14 @@ type endpoint struct {
 }
 
 // New returns a client that finds Services by resolve.
-func New(resolve Resolve) *Client {
-	return &Client{resolve: resolve, clients: lru.NewWithEvictionFunc(maxClients, func(_ lru.Key, v any) {
+func New(resolve Resolve, options ...Option) *Client {
+	c := &Client{resolve: resolve, clients: lru.NewWithEvictionFunc(maxClients, func(_ lru.Key, v any) {
 		v.(*endpoint).transport.CloseIdleConnections()
 	})}
+	for _, o := range options {
+		o(c)
+	}
+	return c
 }
 
 // Close drops the connections that are not in use.
@@ -171,13 +203,18 @@ func (c *Client) open(at *url.URL, service *Service, bundle []byte) (*endpoint, 
 		MaxIdleConnsPerHost: 25, Protocols: protocols, MaxResponseHeaderBytes: 64 << 10,
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
+	way := &roundTripper{to: t, resolve: c.resolve, service: service, self: c.self.is(service)}
+	if way.self {
+		t.TLSClientConfig.GetClientCertificate, t.TLSClientConfig.RootCAs = c.self.Identity, c.self.CAs.Clone()
+	}
 	if bundle = bytes.TrimSpace(bundle); len(bundle) > 0 {
-		t.TLSClientConfig.RootCAs = x509.NewCertPool()
+		if t.TLSClientConfig.RootCAs == nil {
+			t.TLSClientConfig.RootCAs = x509.NewCertPool()
+		}
 		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(bundle) {
 			return nil, errors.New("unable to load root certificates: unable to parse bytes as PEM block")
 		}
 	}
-	way := &roundTripper{to: t, resolve: c.resolve, service: service}
 	if service != nil {
 		t.Proxy = nil // pods are never behind a proxy of the machine
 		t.TLSClientConfig.ServerName = service.Name + "." + service.Namespace + ".svc"
@@ -203,6 +240,7 @@ type roundTripper struct {
 	to      http.RoundTripper
 	resolve Resolve
 	service *Service // nil: the URL says where
+	self    bool
 }
 
 type limitKey struct{}
@@ -222,6 +260,9 @@ func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.URL.Host = addr
 		if r.Host == "" {
 			r.Host = host
+		}
+		if t.self {
+			transport.SetAuthProxyHeaders(r, user.APIServerUser, "", []string{user.SystemPrivilegedGroup}, nil)
 		}
 	}
 	resp, err := t.to.RoundTrip(r)

@@ -95,8 +95,9 @@ func (n *Node) enroll(ctx context.Context) error {
 			return err
 		}
 	}
-	bearer := &rest.Config{Host: n.cfg.Servers[0], Dial: n.servers.DialContext, BearerToken: token.String(),
-		TLSClientConfig: rest.TLSClientConfig{CAData: n.ca, ServerName: serverName}, UserAgent: "proa-agent", Timeout: 30 * time.Second}
+	transport := n.transport(nil)
+	defer transport.CloseIdleConnections()
+	bearer := &rest.Config{Host: n.cfg.Servers[0], Transport: transport, BearerToken: token.String(), UserAgent: "proa-agent", Timeout: 30 * time.Second}
 	requests, err := v1.NewForConfig(bearer)
 	if err != nil {
 		return fmt.Errorf("join: %w", err)

@@ -99,9 +99,8 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
-	n := &Node{cfg: cfg, servers: &servers{
-		dial: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext, log: cfg.Logger,
-	}}
+	n := &Node{cfg: cfg, servers: &servers{log: cfg.Logger},
+		dialer: connrotation.NewDialer((&net.Dialer{KeepAlive: 30 * time.Second}).DialContext)}
 	for _, s := range cfg.Servers {
 		address, err := addressOf(s)
 		if err != nil {
@@ -204,18 +203,19 @@ const (
 
 // connect makes the transport with the client certificate.
 func (n *Node) connect() {
-	n.dialer = connrotation.NewDialer(n.servers.DialContext)
-	n.rest = &rest.Config{
-		Host: n.cfg.Servers[0], UserAgent: "proa-agent", QPS: -1,
-		Transport: &http.Transport{
-			DialContext: n.dialer.DialContext,
-			TLSClientConfig: &tls.Config{
-				RootCAs: n.pool, MinVersion: tls.VersionTLS12, ServerName: serverName,
-				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return n.client.Load(), nil },
-			},
-			TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second,
-			ForceAttemptHTTP2: true,
-			HTTP2:             &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
-		},
+	n.rest = &rest.Config{Host: n.cfg.Servers[0], UserAgent: "proa-agent", QPS: -1,
+		Transport: n.transport(func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return n.client.Load(), nil })}
+}
+
+// transport makes one to the cluster's servers.
+func (n *Node) transport(certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)) *http.Transport {
+	return &http.Transport{
+		DialTLSContext: n.servers.connect(n.dialer.DialContext, &tls.Config{
+			RootCAs: n.pool, MinVersion: tls.VersionTLS12, ServerName: serverName, NextProtos: []string{"h2", "http/1.1"},
+			GetClientCertificate: certificate,
+		}),
+		MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second,
+		ForceAttemptHTTP2: true,
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type server struct {
 	mu       sync.Mutex
 	requests map[string]*certificatesv1.CertificateSigningRequest
 	approve  bool
+	deny     bool // from the second request on
 	asked    []string // who asked for what
 	others   []string // the addresses of all servers
 }
@@ -148,6 +150,10 @@ func (s *server) create(w http.ResponseWriter, r *http.Request, who string) {
 }
 
 func (s *server) sign(req *certificatesv1.CertificateSigningRequest) {
+	if s.deny && len(s.requests) > 1 {
+		req.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateDenied, Status: corev1.ConditionTrue}}
+		return
+	}
 	if !s.approve || len(req.Status.Certificate) > 0 {
 		return
 	}
@@ -300,6 +306,53 @@ func TestServers(t *testing.T) {
 		s.http.Close()
 		eventually(t, "an answer of the last server", func() bool { return ask(t, n) == nil })
 	})
+	// What was a server's address is another machine's now.
+	t.Run("strangers", func(t *testing.T) {
+		s, stranger := start(t, clock.RealClock{}), start(t, clock.RealClock{})
+		cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
+		cfg.Servers = []string{stranger.http.URL, s.http.URL}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		n, err := join.Open(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ask(t, n); err != nil {
+			t.Error(err)
+		}
+	})
+	// A server that has lost its datastore takes connections, and answers nothing.
+	t.Run("broken", func(t *testing.T) {
+		clk := clocktesting.NewFakeClock(time.Now())
+		s := start(t, clk)
+		var broken atomic.Bool
+		first := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if broken.Load() {
+				http.Error(w, "no datastore", http.StatusInternalServerError)
+				return
+			}
+			s.ServeHTTP(w, r)
+		}))
+		first.TLS, first.EnableHTTP2 = s.http.TLS.Clone(), true
+		first.StartTLS()
+		t.Cleanup(first.Close)
+		cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
+		cfg.Servers = []string{first.URL, s.http.URL}
+		defer step(clk, time.Second)()
+		n, err := join.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- n.Run(ctx, func() {}) }()
+		broken.Store(true)
+		eventually(t, "an answer of the other server", func() bool { return ask(t, n) == nil })
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("learnt", func(t *testing.T) {
 		s := start(t, clock.RealClock{})
 		cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
@@ -430,6 +483,35 @@ func TestRenewal(t *testing.T) {
 		if !strings.HasPrefix(who, "system:node:n1 ") {
 			t.Errorf("asked by %s", who)
 		}
+	}
+}
+
+// A node whose requests are denied does not fill the cluster with them.
+func TestDenied(t *testing.T) {
+	clk := clocktesting.NewFakeClock(time.Now())
+	s := start(t, clk)
+	s.deny = true
+	cfg := s.config(t, filepath.Join(t.TempDir(), "agent"))
+	stop := step(clk, time.Second)
+	n, err := join.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, begin := make(chan error, 1), clk.Now()
+	go func() { ended <- n.Run(ctx, func() {}) }()
+	stop = step(clk, 10*time.Second)
+	eventually(t, "an hour", func() bool { return clk.Since(begin) > time.Hour })
+	stop()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if made := len(s.requests); made < 5 || made > 20 {
+		t.Errorf("%d requests in an hour", made)
 	}
 }
 

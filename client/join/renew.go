@@ -14,8 +14,9 @@ import (
 const (
 	// checkEvery bounds how late a renewal is when the wall clock jumps.
 	checkEvery = time.Hour
-	// retryRenewal is how long to wait after a renewal that failed.
-	retryRenewal = 10 * time.Second
+	// retryRenewal is how long to wait after a renewal that failed, and doubles
+	// up to lastRetry: each one leaves a request behind.
+	retryRenewal, lastRetry = 10 * time.Second, 10 * time.Minute
 )
 
 // Run keeps both certificates valid until ctx ends.
@@ -45,6 +46,7 @@ func (n *Node) Run(ctx context.Context, ready func()) error {
 
 // keep renews one certificate whenever it is due.
 func (n *Node) keep(ctx context.Context, api requester, current *atomic.Pointer[tls.Certificate], file string, t template, renewed func()) {
+	retry := retryRenewal
 	for {
 		wait := n.left(current.Load(), t)
 		if wait <= 0 {
@@ -57,8 +59,9 @@ func (n *Node) keep(ctx context.Context, api requester, current *atomic.Pointer[
 				return
 			case err != nil:
 				n.cfg.Logger.Error("certificate not renewed", "file", n.path(file), "error", err)
-				wait = retryRenewal
+				wait, retry = retry, min(2*retry, lastRetry)
 			default:
+				retry = retryRenewal
 				current.Store(p.certificate)
 				renewed()
 				n.cfg.Logger.Info("certificate obtained", "file", n.path(file), "until", p.certificate.Leaf.NotAfter)

@@ -242,22 +242,31 @@ func (i *informer) take(r *round, batch []store.Event) error {
 
 func (i *informer) takeOneLocked(r *round, ev *store.Event) {
 	obj, err := i.object(r, ev.Entry.Object)
-	if err != nil {
+	old, had, _ := i.indexer.GetByKey(ev.Entry.Key)
+	switch {
+	case ev.Type == watch.Deleted && !had:
+		return
+	case ev.Type == watch.Deleted && err != nil:
+		i.goneLocked(ev.Entry.Key, old) // whatever it was at the end
+		return
+	case err != nil:
 		i.access.Logger.Error("cannot convert an object, leaving it out", "kind", i.gvk.Kind, "key", ev.Entry.Key, "err", err)
 		return
-	}
-	old, had, _ := i.indexer.GetByKey(ev.Entry.Key)
-	if ev.Type == watch.Deleted {
-		if had {
-			_ = i.indexer.Delete(obj) // fails for objects without metadata alone
-			i.noteLocked(notice{kind: deleted, key: ev.Entry.Key, new: obj})
-		}
+	case ev.Type == watch.Deleted:
+		_ = i.indexer.Delete(obj) // fails for objects without metadata alone
+		i.noteLocked(notice{kind: deleted, key: ev.Entry.Key, new: obj})
 		return
 	}
 	if r.present != nil {
 		r.present[ev.Entry.Key] = true
 		if had && old.(api.Object).GetResourceVersion() == obj.GetResourceVersion() {
 			return
+		}
+		// While nobody watched, an object may have gone and another one of its
+		// name have come: no update makes the one of the other.
+		if had && old.(api.Object).GetUID() != obj.GetUID() {
+			i.goneLocked(ev.Entry.Key, old)
+			had = false
 		}
 	}
 	_ = i.indexer.Add(obj)
@@ -288,8 +297,7 @@ func (i *informer) completeLocked(r *round) {
 			continue
 		}
 		if old, ok, _ := i.indexer.GetByKey(key); ok {
-			_ = i.indexer.Delete(old)
-			i.noteLocked(notice{kind: deleted, key: key, new: toolscache.DeletedFinalStateUnknown{Key: key, Obj: old}})
+			i.goneLocked(key, old)
 		}
 	}
 	r.present = nil
@@ -298,6 +306,12 @@ func (i *informer) completeLocked(r *round) {
 		close(i.synced)
 		i.noteLocked(notice{kind: syncedMark})
 	}
+}
+
+// goneLocked takes away an object of which only an older state is known.
+func (i *informer) goneLocked(key string, old any) {
+	_ = i.indexer.Delete(old)
+	i.noteLocked(notice{kind: deleted, key: key, new: toolscache.DeletedFinalStateUnknown{Key: key, Obj: old}})
 }
 
 func (i *informer) noteLocked(n notice) { i.news = append(i.news, &n) }

@@ -174,7 +174,8 @@ func (p *controlPlane) newServer() error {
 	if err := p.metrics.Register(buildInfo()); err != nil {
 		return err
 	}
-	p.webhooks = webhookclient.New(connect.Services{Source: objects}.Address)
+	p.webhooks = webhookclient.New(connect.Services{Source: objects}.Address,
+		webhookclient.WithSelf(webhookclient.Self{Identity: frontProxy.GetClientCertificate, CAs: p.authority.Pool()}))
 	extended, err := extensions(policy.Config{
 		Lookup: lookup, Authorizer: authorizer, Converter: types, Scheme: builtin.Scheme(),
 	}, webhook.Config{

@@ -22,11 +22,15 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	if !ok || (n.deleting && !n.foreground && !n.orphan) {
 		return 0, nil // gone, or on its way
 	}
-	live, err := c.live(ctx, n.kind, n.namespace, n.name)
+	kind := c.now(n.kind)
+	if kind == nil {
+		return 0, nil // gone with its kind
+	}
+	live, err := c.live(ctx, kind, n.namespace, n.name)
 	if err != nil || live == nil || live.GetUID() != n.uid {
 		return 0, err // gone; the watch will tell
 	}
-	now := nodeOf(n.kind, live)
+	now := nodeOf(kind, live)
 	switch {
 	case now.orphan:
 		return 0, c.orphan(ctx, now, live)
@@ -152,7 +156,11 @@ func (c *controller) endForeground(ctx context.Context, n *node, live api.Object
 // orphan sets an owner's dependents free, then lets the owner go.
 func (c *controller) orphan(ctx context.Context, n *node, live api.Object) error {
 	for _, d := range c.graph.dependentsOf(n.uid) {
-		dependent, err := c.live(ctx, d.kind, d.namespace, d.name)
+		kind := c.now(d.kind)
+		if kind == nil {
+			continue
+		}
+		dependent, err := c.live(ctx, kind, d.namespace, d.name)
 		if err != nil {
 			return err
 		}
@@ -165,8 +173,8 @@ func (c *controller) orphan(ctx context.Context, n *node, live api.Object) error
 		if len(rest) == len(dependent.GetOwnerReferences()) {
 			continue
 		}
-		if err := c.patch(ctx, d.kind, dependent, "ownerReferences", rest); err != nil {
-			return fmt.Errorf("orphan %s %s/%s: %w", d.kind.GR(), d.namespace, d.name, err)
+		if err := c.patch(ctx, kind, dependent, "ownerReferences", rest); err != nil {
+			return fmt.Errorf("orphan %s %s/%s: %w", kind.GR(), d.namespace, d.name, err)
 		}
 	}
 	return c.dropFinalizer(ctx, n.kind, live, metav1.FinalizerOrphanDependents)

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -44,6 +45,8 @@ const (
 	recheck = 30 * time.Second
 	// refresh is how often kinds that came or went are looked for.
 	refresh = 5 * time.Second
+	// patience is how long work waits at the start for kinds that cannot be read.
+	patience = time.Minute
 	// absentOwners bounds the memory of owners known to be gone.
 	absentOwners = 500
 )
@@ -56,8 +59,10 @@ type controller struct {
 
 	list func() []*api.Kind
 	mu   sync.Mutex
-	// kinds are those that are served, by every version.
-	kinds map[schema.GroupVersionKind]*api.Kind
+	// kinds are those that are served, by every version; current those of which
+	// objects are collected.
+	kinds   map[schema.GroupVersionKind]*api.Kind
+	current map[schema.GroupResource]*api.Kind
 }
 
 // ownerKey names an owner as one namespace sees it.
@@ -87,16 +92,29 @@ func (c *controller) served() map[schema.GroupVersionResource]*api.Kind {
 	for _, k := range all {
 		byKind[k.GVK] = k
 	}
-	c.mu.Lock()
-	c.kinds = byKind
-	c.mu.Unlock()
-	stored := map[schema.GroupVersionResource]*api.Kind{}
+	stored, current := map[schema.GroupVersionResource]*api.Kind{}, map[schema.GroupResource]*api.Kind{}
 	for _, k := range loop.Stored(all) {
-		if k.Resource != "events" && loop.Serves(k, "delete") && loop.Serves(k, "list") && loop.Serves(k, "watch") {
-			stored[k.GVR()] = k
+		if !ignored(k) && loop.Serves(k, "delete") && loop.Serves(k, "list") && loop.Serves(k, "watch") {
+			stored[k.GVR()], current[k.GR()] = k, k
 		}
 	}
+	c.mu.Lock()
+	c.kinds, c.current = byKind, current
+	c.mu.Unlock()
 	return stored
+}
+
+// ignored are events: many, and nobody's.
+func ignored(k *api.Kind) bool {
+	return k.Resource == "events" && (k.GVK.Group == corev1.GroupName || k.GVK.Group == eventsv1.GroupName)
+}
+
+// now is the version in which a kind's objects are stored now, which may be
+// another one than they were seen in; nil when none is served.
+func (c *controller) now(k *api.Kind) *api.Kind {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current[k.GR()]
 }
 
 func (c *controller) kind(gvk schema.GroupVersionKind) *api.Kind {
@@ -109,7 +127,6 @@ func (c *controller) kind(gvk schema.GroupVersionKind) *api.Kind {
 type watches struct {
 	*controller
 	ready chan struct{} // closed when the first handlers are added
-	err   error
 	sync  []toolscache.DoneChecker
 	// watched are the kinds with a handler; only the goroutine of Start uses it.
 	watched map[schema.GroupVersionResource]*api.Kind
@@ -121,10 +138,9 @@ func (w *watches) Start(ctx context.Context, q loop.Queue) error {
 	go func() {
 		for gvr, k := range w.served() {
 			synced, err := w.watch(ctx, k)
-			if err != nil {
-				w.err = err
-				close(w.ready)
-				return
+			if err != nil { // it may have gone since
+				w.env.Logger.Error("kind is not collected yet", "err", err)
+				continue
 			}
 			w.watched[gvr] = k
 			w.sync = append(w.sync, synced)
@@ -164,6 +180,9 @@ func (w *watches) follow(ctx context.Context) {
 				w.env.Logger.Error("stopping a watch", "kind", k.GVK, "err", err)
 			}
 			delete(w.watched, gvr)
+			if w.now(k) == nil {
+				w.graph.drop(k.GR())
+			}
 		}
 	}
 }
@@ -203,18 +222,21 @@ func empty(k *api.Kind) api.Object {
 	return o
 }
 
-// WaitForSync makes the loop wait for the whole graph.
+// WaitForSync makes the loop wait for the whole graph, if not for ever: one
+// kind that cannot be read must not keep all others from being collected.
 func (w *watches) WaitForSync(ctx context.Context) error {
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if w.err != nil {
-		return w.err
-	}
-	if !toolscache.WaitFor(ctx, "", w.sync...) {
-		return fmt.Errorf("garbage collector: %w", context.Cause(ctx))
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if !toolscache.WaitFor(limited, "", w.sync...) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("garbage collector: %w", context.Cause(ctx))
+		}
+		w.env.Logger.Warn("not every kind has been read, collecting all the same")
 	}
 	return nil
 }

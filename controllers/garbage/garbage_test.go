@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -129,6 +130,8 @@ func TestOwnersThatNeverWere(t *testing.T) {
 		pod("a/reused", metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: "an older one"}),
 		pod("b/misplaced", by("ConfigMap", "a/owner", true)),
 		pod("a/of-node", by("Node", "node", false)),
+		pod("a/misnamed", metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "other", UID: "a/owner"}),
+		pod("a/miskinded", metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: "owner", UID: "a/owner"}),
 		pod("a/unserved", metav1.OwnerReference{APIVersion: "example.com/v1", Kind: "Thing", Name: "x", UID: "x"}),
 		object(&corev1.Node{}, "cluster-scoped", by("ConfigMap", "a/owner", true)))
 	left(t, c, "a/owner", "node", "a/of-node", "a/unserved", "cluster-scoped")
@@ -187,4 +190,71 @@ func TestKindsThatComeLater(t *testing.T) {
 		c.Do(c.API.Delete(t.Context(), &owner))
 		left(t, c)
 	})
+}
+
+// A reference must say what the owner is, whichever of both was seen first.
+func TestReferencesThatLeadElsewhere(t *testing.T) {
+	c := start(t, config("a/owner"))
+	left(t, c, "a/owner")
+	c.Do(c.API.Create(t.Context(), pod("a/first", by("ConfigMap", "a/gone", true)))) // the owner has been seen when this one goes
+	left(t, c, "a/owner")
+	c.Do(c.API.Create(t.Context(), pod("a/misnamed", metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "other", UID: "a/owner"})))
+	c.Do(c.API.Create(t.Context(), pod("a/right", by("ConfigMap", "a/owner", true))))
+	left(t, c, "a/owner", "a/right")
+}
+
+// A version of a kind may go while another one stays: its objects are collected
+// as before.
+func TestVersionsThatGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var unserved atomic.Bool
+		old, now := *kinds("replicasets")[0], kinds("replicasets")[0]
+		old.GVK.Version = "v1beta2"
+		typed := old.New
+		old.New = func() api.Object {
+			if unserved.Load() {
+				return &unstructured.Unstructured{} // there is none of this version
+			}
+			return typed()
+		}
+		c := startWith(t, func() []*api.Kind {
+			if unserved.Load() {
+				return append(kinds("configmaps"), now)
+			}
+			return append(kinds("configmaps"), &old)
+		}, config("a/owner"), object(&appsv1.ReplicaSet{}, "a/dependent", by("ConfigMap", "a/owner", true)))
+		time.Sleep(time.Minute)
+		unserved.Store(true)
+		time.Sleep(time.Minute)
+		c.Do(c.API.Delete(t.Context(), config("a/owner")))
+		left(t, c)
+	})
+}
+
+// What is left of a kind that is gone keeps no owner.
+func TestKindsThatGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all atomic.Pointer[[]*api.Kind]
+		first, fewer := kinds("pods", "replicasets"), kinds("replicasets")
+		all.Store(&first)
+		owner, held := object(&appsv1.ReplicaSet{}, "a/owner"), pod("a/held", by("ReplicaSet", "a/owner", true))
+		owner.Finalizers, held.Finalizers = []string{metav1.FinalizerDeleteDependents}, []string{"test/hold"}
+		c := startWith(t, func() []*api.Kind { return *all.Load() }, owner, held)
+		c.Do(c.API.Delete(t.Context(), owner))
+		left(t, c, "a/held", "a/owner")
+		all.Store(&fewer)
+		time.Sleep(time.Minute)
+		left(t, c, "a/held")
+	})
+}
+
+// A kind that cannot be watched, such as one that has just gone, keeps no other
+// one from being collected.
+func TestKindsThatCannotBeWatched(t *testing.T) {
+	bad := *kinds("configmaps")[0]
+	bad.GVK.Group, bad.Resource = "example.com", "things"
+	bad.New = func() api.Object { return &unstructured.Unstructured{} }
+	all := append(kinds("pods", "configmaps"), &bad)
+	c := startWith(t, func() []*api.Kind { return all }, pod("a/dependent", by("ConfigMap", "a/nobody", true)))
+	left(t, c)
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/proa-dev/proa/api"
@@ -102,7 +103,7 @@ func (g *graph) relink(old, n *node) {
 		switch {
 		case owner == nil:
 			check = true // not seen yet, or gone for ever
-		case owner.foreground, !owner.reachable(n):
+		case owner.foreground, !owner.reachable(n), !owner.meant(ref):
 			check = true
 		}
 	}
@@ -119,6 +120,13 @@ func (g *graph) relink(old, n *node) {
 // up next to the dependent, or in the cluster.
 func (owner *node) reachable(n *node) bool {
 	return owner.namespace == "" || owner.namespace == n.namespace
+}
+
+// meant reports whether a reference says what the node is. One that has the UID
+// alone right leads to nothing.
+func (owner *node) meant(ref metav1.OwnerReference) bool {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	return err == nil && gv.Group == owner.kind.GVK.Group && ref.Kind == owner.kind.GVK.Kind && ref.Name == owner.name
 }
 
 func blocks(ref metav1.OwnerReference) bool {
@@ -154,6 +162,22 @@ func (g *graph) forget(uid types.UID) {
 	}
 	for d := range g.dependents[uid] {
 		g.queue(d)
+	}
+}
+
+// drop forgets the objects of a resource that is served no longer: what the
+// watch did not live to tell.
+func (g *graph) drop(gr schema.GroupResource) {
+	g.mu.Lock()
+	var gone []types.UID
+	for uid, n := range g.nodes {
+		if n.kind.GR() == gr {
+			gone = append(gone, uid)
+		}
+	}
+	g.mu.Unlock()
+	for _, uid := range gone {
+		g.forget(uid)
 	}
 }
 

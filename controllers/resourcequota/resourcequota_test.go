@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -176,6 +177,30 @@ func TestLeftovers(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		if got := used(t, c, "q"); got != "pods=0" {
 			t.Errorf("after its end: %s", got)
+		}
+	})
+}
+
+// A kind that went and came back is counted as before, although its watch was
+// ended meanwhile; one that cannot be watched keeps no other from being counted.
+func TestKindsThatComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, &corev1.ResourceQuota{ObjectMeta: meta("q"), Spec: corev1.ResourceQuotaSpec{Hard: list("count/configmaps=4")}},
+			&corev1.ConfigMap{ObjectMeta: meta("m")})
+		bad := *kinds()[0]
+		bad.GVK.Group, bad.Resource = "example.com", "things"
+		bad.New = func() api.Object { return &unstructured.Unstructured{} }
+		l, err := resourcequota.New(c.Env(nil), func() []*api.Kind { return append(kinds(), &bad) })
+		c.Do(err)
+		c.Run(l)
+		if got := used(t, c, "q"); got != "count/configmaps=1" {
+			t.Error(got)
+		}
+		c.Do(c.Cache().RemoveInformer(t.Context(), &corev1.ConfigMap{}))
+		time.Sleep(time.Minute)
+		c.Do(c.API.Delete(t.Context(), &corev1.ConfigMap{ObjectMeta: meta("m")}))
+		if got := used(t, c, "q"); got != "count/configmaps=0" {
+			t.Error(got)
 		}
 	})
 }

@@ -90,7 +90,6 @@ func (c *controller) concerned(namespace string, e quota.Evaluator) []types.Name
 type watches struct {
 	*controller
 	ready chan struct{} // closed when the first handlers are added
-	err   error
 	sync  []toolscache.DoneChecker
 }
 
@@ -99,15 +98,14 @@ func newWatches(c *controller) *watches { return &watches{controller: c, ready: 
 // Start adds the handlers in the background: reading a kind takes time.
 func (w *watches) Start(ctx context.Context, q loop.Queue) error {
 	go func() {
-		watched := map[schema.GroupVersionResource]*api.Kind{}
+		watched := map[schema.GroupVersionResource]cache.Informer{}
 		for _, k := range countable(w.kinds()) {
-			synced, err := w.watch(ctx, q, k)
-			if err != nil {
-				w.err = err
-				close(w.ready)
-				return
+			informer, synced, err := w.watch(ctx, q, k)
+			if err != nil { // it may have gone since
+				w.env.Logger.Error("kind is not counted yet", "err", err)
+				continue
 			}
-			watched[k.GVR()] = k
+			watched[k.GVR()] = informer
 			w.sync = append(w.sync, synced)
 		}
 		close(w.ready)
@@ -117,8 +115,9 @@ func (w *watches) Start(ctx context.Context, q loop.Queue) error {
 }
 
 // follow takes up kinds that come. The watches of those that go are ended by
-// the garbage collector, which watches them all.
-func (w *watches) follow(ctx context.Context, q loop.Queue, watched map[schema.GroupVersionResource]*api.Kind) {
+// the garbage collector, which watches them all; such a kind may be back before
+// it was missed here.
+func (w *watches) follow(ctx context.Context, q loop.Queue, watched map[schema.GroupVersionResource]cache.Informer) {
 	ticker := w.env.Clock.NewTicker(refresh)
 	defer ticker.Stop()
 	for {
@@ -130,14 +129,15 @@ func (w *watches) follow(ctx context.Context, q loop.Queue, watched map[schema.G
 		served := map[schema.GroupVersionResource]bool{}
 		for _, k := range countable(w.kinds()) {
 			served[k.GVR()] = true
-			if watched[k.GVR()] != nil {
+			if i := watched[k.GVR()]; i != nil && !i.IsStopped() {
 				continue
 			}
-			if _, err := w.watch(ctx, q, k); err != nil {
+			informer, _, err := w.watch(ctx, q, k)
+			if err != nil {
 				w.env.Logger.Error("kind is not counted yet", "err", err)
 				continue
 			}
-			watched[k.GVR()] = k
+			watched[k.GVR()] = informer
 			w.countAll(q, k)
 		}
 		for gvr := range watched {
@@ -160,12 +160,12 @@ func (w *watches) countAll(q loop.Queue, k *api.Kind) {
 	}
 }
 
-func (w *watches) watch(ctx context.Context, q loop.Queue, k *api.Kind) (toolscache.DoneChecker, error) {
+func (w *watches) watch(ctx context.Context, q loop.Queue, k *api.Kind) (cache.Informer, toolscache.DoneChecker, error) {
 	o := k.New()
 	o.GetObjectKind().SetGroupVersionKind(k.GVK)
 	informer, err := w.env.Cluster.Cache().GetInformer(ctx, o, cache.BlockUntilSynced(false))
 	if err != nil {
-		return nil, fmt.Errorf("watch %s: %w", k.GR(), err)
+		return nil, nil, fmt.Errorf("watch %s: %w", k.GR(), err)
 	}
 	e := quota.For(k.GR())
 	notify := func(o any, after time.Duration) {
@@ -196,9 +196,9 @@ func (w *watches) watch(ctx context.Context, q loop.Queue, k *api.Kind) (toolsca
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("watch %s: %w", k.GR(), err)
+		return nil, nil, fmt.Errorf("watch %s: %w", k.GR(), err)
 	}
-	return reg.HasSyncedChecker(), nil
+	return informer, reg.HasSyncedChecker(), nil
 }
 
 // matters says that an update may have changed what an object uses, or the
@@ -225,18 +225,24 @@ func (w *watches) matters(e quota.Evaluator, old, o any) bool {
 	return e.Charged(write)
 }
 
-// WaitForSync makes the loop wait until every kind can be counted.
+// readPatience is how long work waits at the start for kinds that cannot be read.
+const readPatience = time.Minute
+
+// WaitForSync makes the loop wait until every kind can be counted, if not for
+// ever.
 func (w *watches) WaitForSync(ctx context.Context) error {
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if w.err != nil {
-		return w.err
-	}
-	if !toolscache.WaitFor(ctx, "", w.sync...) {
-		return fmt.Errorf("resource quota: %w", context.Cause(ctx))
+	limited, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	if !toolscache.WaitFor(limited, "", w.sync...) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("resource quota: %w", context.Cause(ctx))
+		}
+		w.env.Logger.Warn("not every kind has been read, counting all the same")
 	}
 	return nil
 }

@@ -22,6 +22,14 @@ type State struct {
 	// Slices are those of Services that keep traffic on the node, and of the
 	// API server's.
 	Slices map[types.NamespacedName][]*discoveryv1.EndpointSlice
+	// NodePorts says whose a port of all nodes is.
+	NodePorts map[Port]types.NamespacedName
+}
+
+// Port is a port of any address.
+type Port struct {
+	Protocol corev1.Protocol
+	Number   int32
 }
 
 // Grant is what one Service gets.
@@ -39,71 +47,90 @@ type socket struct {
 	port     int32
 }
 
+// claim is what a Service asks for.
+type claim struct {
+	svc *corev1.Service
+	key types.NamespacedName
+	// held are the addresses that it has.
+	held  map[netip.Addr]bool
+	grant Grant
+}
+
+// place is a node as far as addresses go.
+type place struct {
+	name  string
+	ready bool
+	// v4 and v6 are by what it is reached from outside for a Service of one
+	// family, both for one of any.
+	v4, v6, both []netip.Addr
+}
+
 // apiServer is the Service whose endpoints the API servers are.
 var apiServer = types.NamespacedName{Namespace: corev1.NamespaceDefault, Name: "kubernetes"}
 
 // Plan gives every Service that is ours the addresses of the nodes that may
 // serve it, each port of an address to one Service. Who has an address keeps
 // it; among the others the oldest Service comes first. What nodes themselves
-// need, API server and kubelet, is nobody's.
+// need, API server and kubelet, is nobody's, and a node port is its Service's.
 func Plan(s State) map[types.NamespacedName]Grant {
-	holders := s.reserved()
-	plan := map[types.NamespacedName]Grant{}
-	claims := map[netip.Addr][]*corev1.Service{}
+	holders, places := s.reserved(), s.places()
+	var claims []*claim
 	for _, svc := range s.Services {
-		if !wanted(svc) {
-			continue
-		}
-		plan[keyOf(svc)] = Grant{}
-		for _, a := range s.candidates(svc) {
-			claims[a] = append(claims[a], svc)
+		if wanted(svc) {
+			claims = append(claims, &claim{svc: svc, key: keyOf(svc), held: held(svc)})
 		}
 	}
-	for a, list := range claims {
-		slices.SortFunc(list, func(x, y *corev1.Service) int { return before(x, y, a) })
-		for _, svc := range list {
-			key := keyOf(svc)
-			g := plan[key]
-			if by, port := taken(holders, svc, a); by != "" {
-				if text := fmt.Sprintf("port %d/%s of %s is taken by %s", port.Port, port.Protocol, a, by); g.Taken == "" || text < g.Taken {
-					g.Taken = text
+	slices.SortFunc(claims, func(x, y *claim) int {
+		return cmp.Or(x.svc.CreationTimestamp.Compare(y.svc.CreationTimestamp.Time), cmp.Compare(x.key.Namespace, y.key.Namespace), cmp.Compare(x.key.Name, y.key.Name))
+	})
+	asked := map[netip.Addr][]*claim{}
+	for _, c := range claims {
+		for _, a := range s.candidates(c, places) {
+			asked[a] = append(asked[a], c)
+		}
+	}
+	for a, list := range asked {
+		for _, having := range []bool{true, false} {
+			for _, c := range list {
+				if c.held[a] == having {
+					s.give(c, a, holders)
 				}
-			} else {
-				for _, p := range svc.Spec.Ports {
-					holders[socket{a, p.Protocol, p.Port}] = "Service " + key.String()
-				}
-				g.Addresses = append(g.Addresses, a)
 			}
-			plan[key] = g
 		}
 	}
-	for key, g := range plan {
-		slices.SortFunc(g.Addresses, netip.Addr.Compare)
-		if len(g.Addresses) > 0 {
-			g.Taken = ""
+	plan := make(map[types.NamespacedName]Grant, len(claims))
+	for _, c := range claims {
+		slices.SortFunc(c.grant.Addresses, netip.Addr.Compare)
+		if len(c.grant.Addresses) > 0 {
+			c.grant.Taken = ""
 		}
-		plan[key] = g
+		plan[c.key] = c.grant
 	}
 	return plan
 }
 
-// before orders who asks for an address.
-func before(x, y *corev1.Service, a netip.Addr) int {
-	later := func(svc *corev1.Service) int {
-		if slices.Contains(held(svc), a) {
-			return 0
+// give lets a Service have an address, unless another one has a port of it.
+func (s State) give(c *claim, a netip.Addr, holders map[socket]string) {
+	if by, port := s.taken(c, a, holders); by != "" {
+		if text := fmt.Sprintf("port %d/%s of %s is taken by %s", port.Port, port.Protocol, a, by); c.grant.Taken == "" || text < c.grant.Taken {
+			c.grant.Taken = text
 		}
-		return 1
+		return
 	}
-	return cmp.Or(cmp.Compare(later(x), later(y)), x.CreationTimestamp.Compare(y.CreationTimestamp.Time),
-		cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
+	for _, p := range c.svc.Spec.Ports {
+		holders[socket{a, p.Protocol, p.Port}] = "Service " + c.key.String()
+	}
+	c.grant.Addresses = append(c.grant.Addresses, a)
 }
 
 // taken returns who has a port of the address that the Service wants.
-func taken(holders map[socket]string, svc *corev1.Service, a netip.Addr) (string, corev1.ServicePort) {
-	for _, p := range svc.Spec.Ports {
+func (s State) taken(c *claim, a netip.Addr, holders map[socket]string) (string, corev1.ServicePort) {
+	for _, p := range c.svc.Spec.Ports {
 		if by := holders[socket{a, p.Protocol, p.Port}]; by != "" {
 			return by, p
+		}
+		if by, ok := s.NodePorts[Port{p.Protocol, p.Port}]; ok && by != c.key {
+			return "the node port of Service " + by.String(), p
 		}
 	}
 	return "", corev1.ServicePort{}
@@ -114,7 +141,7 @@ func (s State) reserved() map[socket]string {
 	holders := map[socket]string{}
 	for _, n := range s.Nodes {
 		for _, a := range n.Status.Addresses {
-			if ip, err := netip.ParseAddr(a.Address); err == nil && n.Status.DaemonEndpoints.KubeletEndpoint.Port != 0 {
+			if ip, ok := parse(a.Address); ok && n.Status.DaemonEndpoints.KubeletEndpoint.Port != 0 {
 				holders[socket{ip, corev1.ProtocolTCP, n.Status.DaemonEndpoints.KubeletEndpoint.Port}] = "the kubelet of node " + n.Name
 			}
 		}
@@ -122,9 +149,9 @@ func (s State) reserved() map[socket]string {
 	for _, slice := range s.Slices[apiServer] {
 		for _, e := range slice.Endpoints {
 			for _, text := range e.Addresses {
-				ip, err := netip.ParseAddr(text)
+				ip, ok := parse(text)
 				for _, p := range slice.Ports {
-					if err == nil && p.Port != nil {
+					if ok && p.Port != nil {
 						holders[socket{ip, corev1.ProtocolTCP, *p.Port}] = "the API server"
 					}
 				}
@@ -134,58 +161,74 @@ func (s State) reserved() map[socket]string {
 	return holders
 }
 
-// candidates are the addresses that a Service may have. When no node is ready
-// it keeps what it has: that may still work, and nothing else does.
-func (s State) candidates(svc *corev1.Service) []netip.Addr {
-	var serving, silent []netip.Addr
-	local := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	someReady := false
-	for _, n := range s.Nodes {
-		if !included(n) {
-			continue
-		}
-		someReady = someReady || ready(n)
-		if local && !s.serves(svc, n.Name) {
-			continue
-		}
-		if ready(n) {
-			serving = append(serving, addresses(n, svc.Spec.IPFamilies)...)
-		} else {
-			silent = append(silent, addresses(n, svc.Spec.IPFamilies)...)
+// candidates are the addresses that a Service may have. When no node serves it,
+// it keeps what it has: a pod that starts again, or nodes that are silent for a
+// moment, must not cost it its addresses.
+func (s State) candidates(c *claim, places []place) []netip.Addr {
+	var serving, all []netip.Addr
+	var on map[string]bool
+	local := c.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if local {
+		on = s.serving(c.key)
+	}
+	for i := range places {
+		p := &places[i]
+		have := p.addresses(c.svc.Spec.IPFamilies)
+		all = append(all, have...)
+		if p.ready && (!local || on[p.name]) {
+			serving = append(serving, have...)
 		}
 	}
-	if !someReady {
-		have := held(svc)
-		serving = slices.DeleteFunc(silent, func(a netip.Addr) bool { return !slices.Contains(have, a) })
+	if len(serving) == 0 {
+		serving = slices.DeleteFunc(all, func(a netip.Addr) bool { return !c.held[a] })
 	}
 	slices.SortFunc(serving, netip.Addr.Compare)
 	return slices.Compact(serving)
 }
 
-// serves says whether a node has a ready endpoint of the Service.
-func (s State) serves(svc *corev1.Service, node string) bool {
-	return slices.ContainsFunc(s.Slices[keyOf(svc)], func(slice *discoveryv1.EndpointSlice) bool {
-		return slices.ContainsFunc(slice.Endpoints, func(e discoveryv1.Endpoint) bool {
-			return e.NodeName != nil && *e.NodeName == node && (e.Conditions.Ready == nil || *e.Conditions.Ready)
-		})
-	})
+// serving are the nodes that have a ready endpoint of a Service.
+func (s State) serving(key types.NamespacedName) map[string]bool {
+	on := map[string]bool{}
+	for _, slice := range s.Slices[key] {
+		for i := range slice.Endpoints {
+			if e := &slice.Endpoints[i]; e.NodeName != nil && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
+				on[*e.NodeName] = true
+			}
+		}
+	}
+	return on
+}
+
+// places are the nodes that may take part, ready or not.
+func (s State) places() []place {
+	var out []place
+	for _, n := range s.Nodes {
+		if included(n) {
+			out = append(out, place{name: n.Name, ready: ready(n), v4: addresses(n, netip.Addr.Is4), v6: addresses(n, netip.Addr.Is6),
+				both: addresses(n, netip.Addr.IsValid)})
+		}
+	}
+	return out
+}
+
+func (p *place) addresses(families []corev1.IPFamily) []netip.Addr {
+	v4 := slices.Contains(families, corev1.IPv4Protocol)
+	switch v6 := slices.Contains(families, corev1.IPv6Protocol); {
+	case v4 == v6:
+		return p.both
+	case v4:
+		return p.v4
+	}
+	return p.v6
 }
 
 // addresses are those by which a node is reached from outside: its external
 // ones, else its internal ones.
-func addresses(n *corev1.Node, families []corev1.IPFamily) []netip.Addr {
+func addresses(n *corev1.Node, wanted func(netip.Addr) bool) []netip.Addr {
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
 		var list []netip.Addr
 		for _, a := range n.Status.Addresses {
-			ip, err := netip.ParseAddr(a.Address)
-			if a.Type != kind || err != nil {
-				continue
-			}
-			family := corev1.IPv4Protocol
-			if ip.Is6() {
-				family = corev1.IPv6Protocol
-			}
-			if len(families) == 0 || slices.Contains(families, family) {
+			if ip, ok := parse(a.Address); ok && a.Type == kind && wanted(ip) {
 				list = append(list, ip)
 			}
 		}
@@ -194,6 +237,14 @@ func addresses(n *corev1.Node, families []corev1.IPFamily) []netip.Addr {
 		}
 	}
 	return nil
+}
+
+// parse reads an address that packets can be sent to. Nodes say of themselves
+// what they like, and one bad address would keep all Services waiting.
+func parse(text string) (netip.Addr, bool) {
+	ip, err := netip.ParseAddr(text)
+	ip = ip.Unmap()
+	return ip, err == nil && ip.Zone() == "" && !ip.IsUnspecified() && !ip.IsMulticast()
 }
 
 // included says whether a node may take part, ready or not.
@@ -219,11 +270,25 @@ func wanted(svc *corev1.Service) bool {
 }
 
 // held are the addresses that a Service has.
-func held(svc *corev1.Service) []netip.Addr {
-	var list []netip.Addr
+func held(svc *corev1.Service) map[netip.Addr]bool {
+	set := map[netip.Addr]bool{}
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		if ip, err := netip.ParseAddr(in.IP); err == nil {
-			list = append(list, ip)
+			set[ip] = true
+		}
+	}
+	return set
+}
+
+// nodePorts are the ports of all nodes that a Service has.
+func nodePorts(svc *corev1.Service) []Port {
+	var list []Port
+	if svc.Spec.HealthCheckNodePort != 0 {
+		list = append(list, Port{corev1.ProtocolTCP, svc.Spec.HealthCheckNodePort})
+	}
+	for _, p := range svc.Spec.Ports {
+		if p.NodePort != 0 {
+			list = append(list, Port{p.Protocol, p.NodePort})
 		}
 	}
 	return list

@@ -55,9 +55,15 @@ func New(env loop.Env, off bool) (loop.Loop, error) {
 	}
 	return loop.New(env, Name, 1, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Service{}, loop.On[*corev1.Service]{
-			Created: func(_ context.Context, q loop.Queue, s *corev1.Service) { look(q, concerned(s)) },
-			Updated: func(_ context.Context, q loop.Queue, old, s *corev1.Service) { look(q, concerned(s) || concerned(old)) },
-			Deleted: func(_ context.Context, q loop.Queue, s *corev1.Service) { look(q, concerned(s)) },
+			Created: func(_ context.Context, q loop.Queue, s *corev1.Service) {
+				look(q, concerned(s) || len(nodePorts(s)) > 0)
+			},
+			Updated: func(_ context.Context, q loop.Queue, old, s *corev1.Service) {
+				look(q, concerned(s) || concerned(old) || !slices.Equal(nodePorts(old), nodePorts(s)))
+			},
+			Deleted: func(_ context.Context, q loop.Queue, s *corev1.Service) {
+				look(q, concerned(s) || len(nodePorts(s)) > 0)
+			},
 		}),
 		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 			Created: func(_ context.Context, q loop.Queue, _ *corev1.Node) { look(q, true) },
@@ -134,16 +140,20 @@ func (c *controller) reconcile(ctx context.Context, _ types.NamespacedName) (tim
 // addresses follow from. All of it is shared with the cache.
 func (c *controller) state(ctx context.Context) (State, error) {
 	api := c.env.Cluster.Client()
-	s := State{Slices: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}}
+	s := State{Slices: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, NodePorts: map[Port]types.NamespacedName{}}
 	var services corev1.ServiceList
 	if err := api.List(ctx, &services, client.UnsafeDisableDeepCopy); err != nil {
 		return s, err
 	}
 	wantsSlices := map[types.NamespacedName]bool{apiServer: true}
 	for i := range services.Items {
-		if svc := &services.Items[i]; concerned(svc) {
+		svc := &services.Items[i]
+		if concerned(svc) {
 			s.Services = append(s.Services, svc)
 			wantsSlices[keyOf(svc)] = keepsLocal(svc)
+		}
+		for _, p := range nodePorts(svc) {
+			s.NodePorts[p] = keyOf(svc)
 		}
 	}
 	if len(s.Services) == 0 {
@@ -170,8 +180,7 @@ func (c *controller) state(ctx context.Context) (State, error) {
 
 // ensure brings a Service to what it is to have.
 func (c *controller) ensure(ctx context.Context, shared *corev1.Service, grant Grant) error {
-	have := held(shared)
-	slices.SortFunc(have, netip.Addr.Compare)
+	have := slices.SortedFunc(maps.Keys(held(shared)), netip.Addr.Compare)
 	if len(grant.Addresses) == 0 {
 		c.explain(shared, grant)
 	} else {

@@ -35,6 +35,12 @@ func external(n *corev1.Node) {
 	n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "192.0.2." + n.Name[1:]})
 }
 
+func also(ip string) func(*corev1.Node) {
+	return func(n *corev1.Node) {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+	}
+}
+
 // service is a balanced one with port 80, made so many seconds after the first.
 func service(name string, age int, change ...func(*corev1.Service)) *corev1.Service {
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, CreationTimestamp: metav1.Unix(int64(1000+age), 0)}}
@@ -98,6 +104,8 @@ func TestPlan(t *testing.T) {
 		}, nil, map[string]string{"own": "10.0.0.1"}},
 		{"local traffic", []*corev1.Node{node(1), node(2), node(3)}, []*corev1.Service{service("a", 0, local), service("b", 0, local, port(81, "TCP"))},
 			[]*discoveryv1.EndpointSlice{slice("ns", "a", 8080, map[string]bool{"n1": true, "n2": false})}, map[string]string{"a": "10.0.0.1", "b": ""}},
+		{"local traffic, no pod for a moment", []*corev1.Node{node(1), node(2)}, []*corev1.Service{service("a", 0, local, holding("10.0.0.2"), holding("10.9.9.9")), service("b", 1)},
+			[]*discoveryv1.EndpointSlice{slice("ns", "a", 8080, map[string]bool{"n1": false, "n2": false})}, map[string]string{"a": "10.0.0.2", "b": "10.0.0.1"}},
 		{"one port, two Services", []*corev1.Node{node(1)}, []*corev1.Service{service("b", 0), service("a", 1), service("udp", 2, port(80, "UDP")), service("c", 3, port(81, "TCP"))}, nil,
 			map[string]string{"b": "10.0.0.1", "a": "port 80/TCP of 10.0.0.1 is taken by Service ns/b", "udp": "10.0.0.1", "c": "10.0.0.1"}},
 		{"who has an address keeps it", []*corev1.Node{node(1), node(2)}, []*corev1.Service{service("old", 0), service("young", 1, holding("10.0.0.2"))}, nil,
@@ -109,9 +117,15 @@ func TestPlan(t *testing.T) {
 			map[string]string{"a": "port 10250/TCP of 10.0.0.1 is taken by the kubelet of node n1"}},
 		{"the API server's port", []*corev1.Node{node(1), node(2)}, []*corev1.Service{service("a", 0, port(6443, "TCP"))},
 			[]*discoveryv1.EndpointSlice{slice("default", "kubernetes", 6443, map[string]bool{"x": true})}, map[string]string{"a": "10.0.0.2"}},
+		{"a node port", []*corev1.Node{node(1)}, []*corev1.Service{service("a", 0, port(30080, "TCP")), service("own", 0, port(30081, "TCP")), service("udp", 0, port(30080, "UDP"))}, nil,
+			map[string]string{"a": "port 30080/TCP of 10.0.0.1 is taken by the node port of Service ns/ported", "own": "10.0.0.1", "udp": "10.0.0.1"}},
+		{"what is no address", []*corev1.Node{node(1, also("fe80::1%eth0")), node(2, also("0.0.0.0")), node(3, also("::ffff:10.9.0.3"))}, []*corev1.Service{service("a", 0)}, nil,
+			map[string]string{"a": "10.0.0.1 10.0.0.2 10.0.0.3 10.9.0.3"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := servicelb.State{Services: test.services, Nodes: test.nodes, Slices: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}}
+			s := servicelb.State{NodePorts: map[servicelb.Port]types.NamespacedName{
+				{Protocol: "TCP", Number: 30080}: {Namespace: "ns", Name: "ported"}, {Protocol: "TCP", Number: 30081}: {Namespace: "ns", Name: "own"},
+			}, Services: test.services, Nodes: test.nodes, Slices: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}}
 			for _, x := range test.slices {
 				key := types.NamespacedName{Namespace: x.Namespace, Name: x.Labels[discoveryv1.LabelServiceName]}
 				s.Slices[key] = append(s.Slices[key], x)
@@ -223,4 +237,33 @@ func TestOff(t *testing.T) {
 	shown("ours", "")
 	shown("theirs", cleanup+" 203.0.113.7/")
 	shown("fresh", "")
+}
+
+// A node port stays its Service's: no load balancer takes what comes for it.
+func TestNodePorts(t *testing.T) {
+	c, shown := start(t, false, node(1), service("a", 0, port(30080, "TCP")))
+	shown("a", cleanup+" 10.0.0.1/VIP")
+	other := service("other", 1)
+	other.Spec.Type, other.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30080
+	c.Do(c.API.Create(t.Context(), other))
+	shown("a", cleanup)
+	c.Do(c.API.Delete(t.Context(), other))
+	shown("a", cleanup+" 10.0.0.1/VIP")
+}
+
+// A plan for many nodes and Services takes no time to speak of.
+func BenchmarkPlan(b *testing.B) {
+	s := servicelb.State{}
+	for n := range 500 {
+		s.Nodes = append(s.Nodes, node(n, func(o *corev1.Node) { o.Status.Addresses[1].Address = fmt.Sprintf("10.0.%d.%d", n/250, n%250+1) }))
+	}
+	for n := range 100 {
+		s.Services = append(s.Services, service(fmt.Sprint("s", n), n, port(int32(1000+n), "TCP")))
+		for i := range 500 {
+			holding(fmt.Sprintf("10.0.%d.%d", i/250, i%250+1))(s.Services[n])
+		}
+	}
+	for b.Loop() {
+		servicelb.Plan(s)
+	}
 }

@@ -89,6 +89,7 @@ func Run(ctx context.Context, cfg Config, work func(context.Context) error) erro
 	}
 	c := &candidate{Config: cfg}
 	for {
+		begin := c.Clock.Now()
 		got, err := c.try(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -98,8 +99,10 @@ func Run(ctx context.Context, cfg Config, work func(context.Context) error) erro
 			return nil
 		case err != nil:
 			c.Logger.Warn("the Lease cannot be had", "lease", c.Name, "error", err)
+		case got && c.Clock.Since(begin) >= c.Deadline:
+			continue // others may see it as old already: renew it first
 		case got:
-			if err, over := c.lead(ctx, work); over {
+			if err, over := c.lead(ctx, begin, work); over {
 				return err
 			}
 		}
@@ -121,9 +124,9 @@ func (c *candidate) pause(ctx context.Context) bool {
 	}
 }
 
-// lead works while the Lease is ours. over says that there is nothing more to
-// do: ctx ended, or work did.
-func (c *candidate) lead(ctx context.Context, work func(context.Context) error) (err error, over bool) { //nolint:revive // whether comes with why
+// lead works while the Lease is ours, which was asked for at the time since. over
+// says that there is nothing more to do: ctx ended, or work did.
+func (c *candidate) lead(ctx context.Context, since time.Time, work func(context.Context) error) (err error, over bool) { //nolint:revive // whether comes with why
 	c.Logger.Info("leading", "lease", c.Name, "identity", c.Identity)
 	c.event("became leader")
 	own, stop := context.WithCancel(ctx)
@@ -134,7 +137,7 @@ func (c *candidate) lead(ctx context.Context, work func(context.Context) error) 
 	lost := make(chan struct{})
 	go func() {
 		defer close(lost)
-		c.keep(own)
+		c.keep(own, since)
 	}()
 	select {
 	case err = <-done:
@@ -158,9 +161,9 @@ func (c *candidate) lead(ctx context.Context, work func(context.Context) error) 
 	return err, true
 }
 
-// keep renews the Lease until ctx ends or it is lost.
-func (c *candidate) keep(ctx context.Context) {
-	renewed := c.Clock.Now()
+// keep renews the Lease until ctx ends or it is lost. Its age counts from when it
+// was asked for: the answer may have taken long.
+func (c *candidate) keep(ctx context.Context, renewed time.Time) {
 	for c.pause(ctx) {
 		// A try may not take longer than what is left.
 		left, cancel := context.WithTimeout(ctx, c.Deadline-c.Clock.Since(renewed))

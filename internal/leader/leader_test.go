@@ -36,6 +36,7 @@ type server struct {
 	w       *world
 	name    string
 	broken  atomic.Bool
+	lag     atomic.Int64 // nanoseconds until an answer to a write is here
 	leading atomic.Bool
 	terms   atomic.Int32
 	slow    time.Duration // to stop working
@@ -58,7 +59,9 @@ func (w *world) start(name string, slow time.Duration) *server {
 			if s.broken.Load() {
 				return errBroken
 			}
-			return c.Update(ctx, o, opts...)
+			err := c.Update(ctx, o, opts...)
+			time.Sleep(time.Duration(s.lag.Load())) // synctest's time
+			return err
 		},
 	})
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -209,4 +212,30 @@ func TestWorkEnds(t *testing.T) {
 			t.Errorf("error %v, lease %+v", err, w.lease())
 		}
 	})
+}
+
+// A Lease is as old as the request for it, however late the answer is.
+func TestLateAnswer(t *testing.T) {
+	for _, lag := range []time.Duration{4 * time.Second, 7 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			first := w.start("first", 0)
+			after(time.Second, first)
+			first.stop() // the Lease is there, and nobody's
+			a := w.start("a", 0)
+			a.lag.Store(int64(lag))
+			after(time.Second, a)
+			b := w.start("b", 0)
+			after(lag-time.Second, a, b)
+			a.lag.Store(0)
+			after(0, a, b)
+			a.broken.Store(true)
+			after(time.Minute, a, b) // world tells when two work
+			if b.terms.Load() == 0 {
+				t.Error("b never led")
+			}
+			a.stop()
+			b.stop()
+		})
+	}
 }

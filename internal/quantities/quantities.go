@@ -33,6 +33,10 @@ const (
 
 var quantityType = reflect.TypeFor[resource.Quantity]()
 
+// Check refuses a text that is about to be parsed as a quantity when that is out
+// of all bounds.
+func Check(s string) error { return refuse(s) }
+
 // refuse says why a quantity is not even to be parsed.
 func refuse(s string) error {
 	s = strings.TrimSpace(s)

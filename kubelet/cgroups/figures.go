@@ -19,9 +19,9 @@ type Figures struct {
 	// Periods are those of a CPU limit, in which the group was throttled or not.
 	Periods, ThrottledPeriods, ThrottledNanos uint64
 
-	Cache, Swap, Mapped, Kernel, MaxMemory uint64
-	ActiveFile, InactiveFile               uint64
-	PageFaults, MajorPageFaults            uint64
+	Cache, Mapped, Kernel, MaxMemory uint64
+	ActiveFile, InactiveFile         uint64
+	PageFaults, MajorPageFaults      uint64
 	// LimitHits is how often memory reached its limit, OOMKills how many
 	// processes that cost.
 	LimitHits, OOMKills uint64
@@ -81,7 +81,7 @@ func (f *Figures) unified(dir string) {
 	f.Cache, f.Mapped, f.Kernel = mem["file"], mem["file_mapped"], mem["kernel"]
 	f.ActiveFile, f.InactiveFile = mem["active_file"], mem["inactive_file"]
 	f.PageFaults, f.MajorPageFaults = mem["pgfault"], mem["pgmajfault"]
-	f.MaxMemory, f.Swap = number(dir, "memory.peak"), number(dir, "memory.swap.current")
+	f.MaxMemory = number(dir, "memory.peak")
 	events := table(dir, "memory.events")
 	f.LimitHits, f.OOMKills = events["max"], events["oom_kill"]
 	if quota, period, ok := strings.Cut(line(dir, "cpu.max"), " "); ok {
@@ -152,7 +152,7 @@ func (m *Manager) legacy(path string, f *Figures) {
 	}
 	if dir, ok := m.controller("memory", path); ok {
 		mem := table(dir, "memory.stat")
-		f.Cache, f.Swap, f.Mapped = mem["total_cache"], mem["total_swap"], mem["total_mapped_file"]
+		f.Cache, f.Mapped = mem["total_cache"], mem["total_mapped_file"]
 		f.ActiveFile, f.InactiveFile = mem["total_active_file"], mem["total_inactive_file"]
 		f.PageFaults, f.MajorPageFaults = mem["total_pgfault"], mem["total_pgmajfault"]
 		f.MaxMemory, f.Kernel = number(dir, "memory.max_usage_in_bytes"), number(dir, "memory.kmem.usage_in_bytes")

@@ -52,9 +52,9 @@ func TestFigures(t *testing.T) {
 		hybrid = append(hybrid, hierarchy{mount: filepath.Join(legacy, c), controllers: []string{c}})
 	}
 	want := Figures{
-		Usage:        Usage{CPUNanos: 3000000, Memory: 5000, WorkingSet: 3000, RSS: 1000, Processes: 3, Threads: 3},
+		Usage:        Usage{CPUNanos: 3000000, Memory: 5000, WorkingSet: 3000, RSS: 1000, Swap: 11, Processes: 3, Threads: 3},
 		CPUUserNanos: 2000000, CPUSystemNanos: 1000000, Periods: 7, ThrottledPeriods: 2, ThrottledNanos: 5000,
-		Cache: 3000, Swap: 11, Mapped: 50, Kernel: 40, MaxMemory: 6000, ActiveFile: 900, InactiveFile: 2000, PageFaults: 12, MajorPageFaults: 3,
+		Cache: 3000, Mapped: 50, Kernel: 40, MaxMemory: 6000, ActiveFile: 900, InactiveFile: 2000, PageFaults: 12, MajorPageFaults: 3,
 		LimitHits: 4, OOMKills: 2, CPUShares: 2597, CPUPeriod: 100000, CPUQuota: 20000, MemoryLimit: 8192, ThreadsMax: 100,
 	}
 	for name, m := range map[string]*Manager{

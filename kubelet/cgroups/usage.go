@@ -12,6 +12,7 @@ type Usage struct {
 	Memory     uint64
 	WorkingSet uint64 // memory that cannot be dropped at once
 	RSS        uint64
+	Swap       uint64
 	Processes  uint64 // of Figures only: they have to be counted
 	Threads    uint64
 }
@@ -37,7 +38,7 @@ func (m *Manager) usage(path string) Usage {
 		}
 		u.RSS = keyed(dir, "memory.stat", "anon")
 		u.WorkingSet = u.Memory - min(u.Memory, keyed(dir, "memory.stat", "inactive_file"))
-		u.Threads = number(dir, "pids.current")
+		u.Swap, u.Threads = number(dir, "memory.swap.current"), number(dir, "pids.current")
 		return u
 	}
 	if dir, ok := m.controller("cpuacct", path); ok {
@@ -45,7 +46,7 @@ func (m *Manager) usage(path string) Usage {
 	}
 	if dir, ok := m.controller("memory", path); ok {
 		u.Memory = number(dir, "memory.usage_in_bytes")
-		u.RSS = keyed(dir, "memory.stat", "total_rss")
+		u.RSS, u.Swap = keyed(dir, "memory.stat", "total_rss"), keyed(dir, "memory.stat", "total_swap")
 		u.WorkingSet = u.Memory - min(u.Memory, keyed(dir, "memory.stat", "total_inactive_file"))
 	}
 	if dir, ok := m.controller("pids", path); ok {

@@ -32,8 +32,10 @@ type Config struct {
 	// Pods lists the node's pods.
 	Pods func() []*corev1.Pod
 	// Use says what a pod uses of a resource, as a whole and by container.
-	Use   func(ctx context.Context, pod *corev1.Pod, of corev1.ResourceName) Use
-	Evict func(uid types.UID, verdict status.Verdict, grace *int64) error
+	Use func(ctx context.Context, pod *corev1.Pod, of corev1.ResourceName) Use
+	// Storage says what a pod takes of the node's disk.
+	Storage func(ctx context.Context, pod *corev1.Pod) (Storage, error)
+	Evict   func(uid types.UID, verdict status.Verdict, grace *int64) error
 	// Reclaim frees disk space without ending pods.
 	Reclaim func(ctx context.Context) error
 	// Changed is told when Pressure says something new.
@@ -96,7 +98,7 @@ func (e *Evictor) look(ctx context.Context) {
 	}
 	short := e.cfg.Thresholds.Met(levels)
 	e.note(short)
-	if len(short) == 0 {
+	if e.enforce(ctx) || len(short) == 0 {
 		return
 	}
 	e.cfg.Recorder.Eventf(e.cfg.Node(), corev1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", short[0].Resource())

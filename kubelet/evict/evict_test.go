@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -36,6 +37,8 @@ type bench struct {
 	changes   int
 	pods      []*corev1.Pod
 	use       map[string]evict.Use
+	storage   map[string]evict.Storage
+	asked     []string // whose storage was measured
 	recorder  *record.FakeRecorder
 	evictor   *evict.Evictor
 }
@@ -52,10 +55,14 @@ func newBench() *bench {
 			defer b.mu.Unlock()
 			return maps.Clone(b.levels), nil
 		},
-		Pods: func() []*corev1.Pod { return b.pods },
+		Pods: func() []*corev1.Pod { return slices.Clone(b.pods) },
 		Use:  func(_ context.Context, p *corev1.Pod, _ corev1.ResourceName) evict.Use { return b.use[p.Name] },
+		Storage: func(_ context.Context, p *corev1.Pod) (evict.Storage, error) {
+			b.asked = append(b.asked, p.Name)
+			return b.storage[p.Name], nil
+		},
 		Evict: func(uid types.UID, v status.Verdict, grace *int64) error {
-			if v.Phase != corev1.PodFailed || v.Reason != "Evicted" || !v.Disrupted || *grace != 1 {
+			if v.Phase != corev1.PodFailed || v.Reason != "Evicted" || v.Disrupted != strings.HasPrefix(v.Message, "The node was low") || *grace != 1 {
 				return errors.New("not as an eviction is")
 			}
 			b.evicted, b.messages = append(b.evicted, string(uid)), append(b.messages, v.Message)
@@ -191,4 +198,61 @@ func TestDisk(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Limits on local storage hold however much of the disk is left.
+func TestLimits(t *testing.T) {
+	b := newBench()
+	limits := func(p *corev1.Pod, each ...string) {
+		p.Spec.Containers = nil
+		for i, text := range each {
+			c := corev1.Container{Name: fmt.Sprint("c", i)}
+			if text != "" {
+				c.Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse(text)}
+			}
+			p.Spec.Containers = append(p.Spec.Containers, c)
+		}
+	}
+	scratch := func(p *corev1.Pod, medium corev1.StorageMedium, limit string) {
+		q := resource.MustParse(limit)
+		p.Spec.Volumes = []corev1.Volume{{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: medium, SizeLimit: &q}}}}
+	}
+	much := map[string]uint64{"scratch": 2 << 20, "c0": 2 << 20, "c1": 2 << 20}
+	b.storage = map[string]evict.Storage{}
+	for _, name := range []string{"free", "volume", "memory", "within", "whole", "one", "system", "done"} {
+		b.storage[name] = evict.Storage{Total: 6 << 20, Volumes: much, Containers: much}
+		b.pod(name, 0, "", 0)
+	}
+	pod := func(name string) *corev1.Pod {
+		return b.pods[slices.IndexFunc(b.pods, func(p *corev1.Pod) bool { return p.Name == name })]
+	}
+	scratch(pod("volume"), "", "1Mi")
+	scratch(pod("memory"), corev1.StorageMediumMemory, "1Mi")
+	scratch(pod("within"), "", "2Mi")
+	limits(pod("within"), "3Mi", "3Mi")
+	limits(pod("whole"), "5Mi", "")
+	limits(pod("one"), "9Mi", "1Mi")
+	scratch(pod("system"), "", "1Mi")
+	pod("system").Annotations = map[string]string{pods.AnnotationSource: "file"}
+	scratch(pod("done"), "", "1Mi")
+	pod("done").Status.Phase = corev1.PodSucceeded
+	b.run(t, func(t *testing.T) {
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if want := []string{"volume", "whole", "one"}; !slices.Equal(b.evicted, want) {
+			t.Fatalf("evicted %v, want %v", b.evicted, want)
+		}
+		for i, want := range []string{
+			`Usage of EmptyDir volume "scratch" exceeds the limit "1Mi". `,
+			"Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. ",
+			`Container c1 exceeded its local ephemeral storage limit "1Mi". `,
+		} {
+			if b.messages[i] != want {
+				t.Errorf("%q, want %q", b.messages[i], want)
+			}
+		}
+		if slices.Contains(b.asked, "free") || slices.Contains(b.asked, "memory") {
+			t.Errorf("measured without need: %q", b.asked)
+		}
+	})
 }

@@ -49,7 +49,7 @@ func (e *Evictor) evict(ctx context.Context, signal node.Signal, level node.Leve
 	of := signal.Resource()
 	var all []candidate
 	for _, p := range e.cfg.Pods() {
-		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded || pods.IsCritical(p) {
+		if !mayEnd(p) {
 			continue
 		}
 		request := helpers.PodRequests(p, helpers.PodResourcesOptions{})[of]
@@ -66,8 +66,18 @@ func (e *Evictor) evict(ctx context.Context, signal node.Signal, level node.Leve
 	victim := all[0]
 	e.cfg.Logger.Warn("pod evicted", "pod", victim.pod.Namespace+"/"+victim.pod.Name, "signal", signal, "available", level.Available)
 	verdict := status.Verdict{Phase: corev1.PodFailed, Reason: pods.ReasonEvicted, Message: message(signal, e.cfg.Thresholds[signal], level, victim), Disrupted: true}
+	e.end(victim.pod, verdict, signal)
+}
+
+// mayEnd says whether a pod can be evicted.
+func mayEnd(p *corev1.Pod) bool {
+	return p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodFailed && p.Status.Phase != corev1.PodSucceeded && !pods.IsCritical(p)
+}
+
+// end evicts a pod, which has a second left.
+func (e *Evictor) end(pod *corev1.Pod, verdict status.Verdict, signal node.Signal) {
 	grace := int64(1)
-	if err := e.cfg.Evict(victim.pod.UID, verdict, &grace); err != nil {
+	if err := e.cfg.Evict(pod.UID, verdict, &grace); err != nil {
 		e.cfg.Logger.Warn("pod not evicted", "err", err)
 	} else if e.cfg.Evicted != nil {
 		e.cfg.Evicted(signal)

@@ -230,14 +230,17 @@ func (m *Metrics) Pulled(size uint64, took time.Duration) {
 
 func sizeRange(size uint64) string {
 	const mb, gb = 1 << 20, 1 << 30
+	if size == 0 {
+		return "N/A"
+	}
 	for _, r := range []struct {
-		below uint64
-		name  string
+		upTo uint64
+		name string
 	}{
 		{10 * mb, "0-10MB"}, {100 * mb, "10MB-100MB"}, {500 * mb, "100MB-500MB"}, {gb, "500MB-1GB"}, {5 * gb, "1GB-5GB"}, {10 * gb, "5GB-10GB"},
 		{20 * gb, "10GB-20GB"}, {30 * gb, "20GB-30GB"}, {40 * gb, "30GB-40GB"}, {60 * gb, "40GB-60GB"}, {100 * gb, "60GB-100GB"},
 	} {
-		if size < r.below {
+		if size <= r.upTo {
 			return r.name
 		}
 	}

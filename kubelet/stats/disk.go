@@ -2,11 +2,9 @@ package stats
 
 import (
 	"context"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/clock"
+
+	"github.com/proa-dev/proa/kubelet/internal/du"
 )
 
 // fileSystem is what a file system has; nothing is known of one that is not
@@ -66,55 +66,6 @@ func (f fileSystem) within(at metav1.Time, bytes, inodes *uint64) *statsapi.FsSt
 	return out
 }
 
-// size is what a tree of files takes.
-type size struct{ bytes, inodes uint64 }
-
-// measure adds up the files below dir that are on its file system. Files that
-// have several names count once.
-func measure(ctx context.Context, dir string) (size, error) {
-	var total size
-	var device uint64
-	seen := map[uint64]bool{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			if path == dir {
-				return err
-			}
-			return nil // it goes, as files do, while one looks
-		}
-		info, err := d.Info()
-		if err != nil {
-			return nil //nolint:nilerr // likewise
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if path == dir {
-			device = st.Dev
-		}
-		if st.Dev != device {
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if st.Nlink > 1 && !d.IsDir() {
-			if seen[st.Ino] {
-				return nil
-			}
-			seen[st.Ino] = true
-		}
-		total.bytes += uint64(max(st.Blocks, 0)) * 512
-		total.inodes++
-		return nil
-	})
-	return total, err
-}
-
 // walks measures directories beside those who ask, a few at a time.
 type walks struct {
 	ctx   context.Context
@@ -127,16 +78,19 @@ type walks struct {
 }
 
 type walk struct {
-	size  size
+	size  du.Size
 	known bool
 	at    time.Time
+	good  time.Duration // for so long
 	done  chan struct{} // of the walk that is under way; nil when none is
 }
 
 const (
-	// walkPeriod is for how long a size is good, as upstream has it.
-	walkPeriod = time.Minute
-	// walkPatience is how long a request waits for one that is not known.
+	// A size is good for walkFactor times what it took to measure it, within
+	// bounds: the longest is upstream's.
+	walkFactor          = 100
+	leastGood, mostGood = 10 * time.Second, time.Minute
+	// walkPatience is how long a request waits for all that are not known.
 	walkPatience = 2 * time.Second
 	// walkTimeout ends what will not end.
 	walkTimeout = 10 * time.Minute
@@ -149,10 +103,14 @@ func newWalks(ctx context.Context, clk clock.Clock) *walks {
 	return &walks{ctx: ctx, clock: clk, slots: make(chan struct{}, walkers), dirs: map[string]*walk{}}
 }
 
-// size is what is below dir. A size that is outdated is still told while a new
-// one is measured; one that is not known is waited for, but not long.
-func (w *walks) size(ctx context.Context, dir string) (size, bool) {
+// begin has dir measured if nothing is known of it, or nothing new.
+func (w *walks) begin(dir string) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.beginLocked(dir)
+}
+
+func (w *walks) beginLocked(dir string) *walk {
 	x := w.dirs[dir]
 	if x == nil {
 		if len(w.dirs) >= maxWalks {
@@ -161,17 +119,26 @@ func (w *walks) size(ctx context.Context, dir string) (size, bool) {
 		x = &walk{}
 		w.dirs[dir] = x
 	}
-	if x.done == nil && (!x.known || w.clock.Since(x.at) >= walkPeriod) && w.ctx.Err() == nil {
+	if x.done == nil && (!x.known || w.clock.Since(x.at) >= x.good) && w.ctx.Err() == nil {
 		x.done = make(chan struct{})
 		w.wg.Add(1)
 		go w.walk(dir, x, x.done)
 	}
+	return x
+}
+
+// size is what is below dir. A size that is outdated is still told while a new
+// one is measured; one that is not known is waited for until then.
+func (w *walks) size(ctx context.Context, dir string, until time.Time) (du.Size, bool) {
+	w.mu.Lock()
+	x := w.beginLocked(dir)
 	done, have, known := x.done, x.size, x.known
 	w.mu.Unlock()
-	if known || done == nil {
+	left := until.Sub(w.clock.Now())
+	if known || done == nil || left <= 0 {
 		return have, known
 	}
-	timer := w.clock.NewTimer(walkPatience)
+	timer := w.clock.NewTimer(left)
 	defer timer.Stop()
 	select {
 	case <-done:
@@ -194,13 +161,16 @@ func (w *walks) forget() {
 
 func (w *walks) walk(dir string, x *walk, done chan struct{}) {
 	defer w.wg.Done()
-	var got size
+	var got du.Size
 	var err error
+	var took time.Duration
 	select {
 	case w.slots <- struct{}{}:
+		began := w.clock.Now()
 		ctx, cancel := context.WithTimeout(w.ctx, walkTimeout)
-		got, err = measure(ctx, dir)
+		got, err = du.Measure(ctx, dir)
 		cancel()
+		took = w.clock.Since(began)
 		<-w.slots
 	case <-w.ctx.Done():
 		err = w.ctx.Err()
@@ -210,31 +180,38 @@ func (w *walks) walk(dir string, x *walk, done chan struct{}) {
 	if err == nil {
 		x.size, x.known = got, true
 	}
-	x.at, x.done = w.clock.Now(), nil
+	x.at, x.done, x.good = w.clock.Now(), nil, min(max(walkFactor*took, leastGood), mostGood)
 	close(done)
 }
 
 // volume tells what one volume of a pod takes; nil where that says nothing: a
 // directory of the node is not the pod's.
-func (r *Reader) volume(ctx context.Context, at metav1.Time, node fileSystem, pod *corev1.Pod, v *corev1.Volume, path string) *statsapi.VolumeStats {
+func (r *Reader) volume(ctx context.Context, until time.Time, now *reading, pod *corev1.Pod, v *corev1.Volume, path string) *statsapi.VolumeStats {
+	at := now.time()
 	out := &statsapi.VolumeStats{Name: v.Name}
 	switch {
 	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
 		out.PVCRef = claimOf(pod, v)
 		out.FsStats = *statFS(path).stats(at)
-	case v.EmptyDir != nil && v.EmptyDir.Medium != corev1.StorageMediumDefault:
-		out.FsStats = *statFS(path).stats(at)
-	case v.EmptyDir != nil, v.ConfigMap != nil, v.Secret != nil, v.Projected != nil, v.DownwardAPI != nil:
-		got, known := r.walks.size(ctx, path)
-		out.FsStats = *node.stats(at)
+	case onNode(v):
+		got, known := r.walks.size(ctx, path, until)
+		out.FsStats = *now.disk.stats(at)
 		out.UsedBytes, out.InodesUsed = nil, nil
 		if known {
-			out.UsedBytes, out.InodesUsed = &got.bytes, &got.inodes
+			out.UsedBytes, out.InodesUsed = &got.Bytes, &got.Inodes
 		}
+	case v.EmptyDir != nil: // of memory
+		out.FsStats = *statFS(path).stats(at)
 	default:
 		return nil
 	}
 	return out
+}
+
+// onNode says whether a volume is a directory on the node's own disk, which is
+// the pod's alone.
+func onNode(v *corev1.Volume) bool {
+	return v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault || v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil
 }
 
 // claimOf names the claim of a volume, nil of one that has none.

@@ -48,6 +48,12 @@ func (r *Reader) Resource(ctx context.Context, w io.Writer) error {
 			e.valueAt("container_swap_usage_bytes", float64(s.SwapUsageBytes.Value), time.Unix(0, s.Timestamp), labels...)
 		}
 	})
+	e.head("container_swap_limit_bytes", "gauge", "Current amount of the container swap limit in bytes. Reported only on non-windows systems")
+	use.each(func(c container, labels []string) {
+		if s := c.stats.GetSwap(); s.GetSwapAvailableBytes() != nil {
+			e.valueAt("container_swap_limit_bytes", float64(s.SwapAvailableBytes.Value)+float64(s.GetSwapUsageBytes().GetValue()), time.Unix(0, s.Timestamp), labels...)
+		}
+	})
 	e.head("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds")
 	use.each(func(c container, labels []string) {
 		if !c.start.IsZero() {
@@ -73,6 +79,10 @@ func (r *Reader) podUse(e *exposition, now time.Time) {
 	e.head("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes")
 	for i, p := range pods {
 		e.valueAt("pod_memory_working_set_bytes", float64(used[i].WorkingSet), now, "namespace", p.Namespace, "pod", p.Name)
+	}
+	e.head("pod_swap_usage_bytes", "gauge", "Current amount of the pod swap usage in bytes. Reported only on non-windows systems")
+	for i, p := range pods {
+		e.valueAt("pod_swap_usage_bytes", float64(used[i].Swap), now, "namespace", p.Namespace, "pod", p.Name)
 	}
 }
 

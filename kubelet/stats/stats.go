@@ -8,7 +8,7 @@
 //
 // Nothing is read unless somebody asks, and who asks within the same second
 // shares one reading. What takes long, the size of directories, is measured
-// beside the request and kept for a minute.
+// beside the request and kept for ten seconds to a minute.
 package stats
 
 import (

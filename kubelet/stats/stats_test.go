@@ -32,6 +32,7 @@ type node struct {
 	runtimeapi.ImageServiceClient
 	dir     string
 	reads   atomic.Int32
+	looks   atomic.Int32  // at volumes
 	entered chan struct{} // told of reads that wait for release
 	release chan struct{}
 	err     error
@@ -52,7 +53,7 @@ func (*node) Parent(*corev1.Pod) string     { return "/pods/podu" }
 func (*node) Root() string                  { return "/pods" }
 func (*node) PIDs(string) []string          { return nil }
 func (*node) Node() cgroups.Usage           { return cgroups.Usage{CPUNanos: 5e9} }
-func (*node) Pod(*corev1.Pod) cgroups.Usage { return cgroups.Usage{CPUNanos: 2e9} }
+func (*node) Pod(*corev1.Pod) cgroups.Usage { return cgroups.Usage{CPUNanos: 2e9, Swap: 9} }
 
 func (n *node) Figures(path string) (cgroups.Figures, bool) {
 	return cgroups.Figures{Usage: cgroups.Usage{CPUNanos: n.cpu.Load(), WorkingSet: 10}, MemoryLimit: 100, OOMKills: 3}, !strings.HasSuffix(path, "/elsewhere")
@@ -61,6 +62,7 @@ func (n *node) Figures(path string) (cgroups.Figures, bool) {
 func (n *node) PodDir(types.UID) string { return n.dir }
 
 func (n *node) Ready(types.UID) map[string]volumes.Volume {
+	n.looks.Add(1)
 	return map[string]volumes.Volume{"scratch": {Path: filepath.Join(n.dir, "scratch")}, "data": {Path: n.dir}, "host": {Path: n.dir}}
 }
 
@@ -72,8 +74,10 @@ func (n *node) ListContainerStats(context.Context, *runtimeapi.ListContainerStat
 	}
 	one := func(name, id string) *runtimeapi.ContainerStats {
 		return &runtimeapi.ContainerStats{
-			Attributes: &runtimeapi.ContainerAttributes{Id: id, Metadata: &runtimeapi.ContainerMetadata{Name: name}, Labels: map[string]string{cri.LabelPodUID: "u"}},
-			Cpu:        &runtimeapi.CpuUsage{UsageCoreNanoSeconds: &runtimeapi.UInt64Value{Value: 7e9}},
+			Attributes:    &runtimeapi.ContainerAttributes{Id: id, Metadata: &runtimeapi.ContainerMetadata{Name: name}, Labels: map[string]string{cri.LabelPodUID: "u"}},
+			Swap:          &runtimeapi.SwapUsage{SwapUsageBytes: &runtimeapi.UInt64Value{Value: 5}, SwapAvailableBytes: &runtimeapi.UInt64Value{Value: 7}},
+			WritableLayer: &runtimeapi.FilesystemUsage{UsedBytes: &runtimeapi.UInt64Value{Value: 1000}},
+			Cpu:           &runtimeapi.CpuUsage{UsageCoreNanoSeconds: &runtimeapi.UInt64Value{Value: 7e9}},
 		}
 	}
 	return &runtimeapi.ListContainerStatsResponse{Stats: []*runtimeapi.ContainerStats{one("c", "1"), one("far", "elsewhere")}}, n.err
@@ -187,6 +191,18 @@ func TestExpositions(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, b.String())
 		}
 	}
+	b.Reset()
+	if err := r.Resource(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`container_swap_usage_bytes{container="c",namespace="ns",pod="p"} 5 `, `container_swap_limit_bytes{container="c",namespace="ns",pod="p"} 12 `,
+		`pod_swap_usage_bytes{namespace="ns",pod="p"} 9 `,
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %s in\n%s", want, b.String())
+		}
+	}
 	n = &node{err: errors.New("no runtime")}
 	r, _ = newReader(t, n)
 	b.Reset()
@@ -195,5 +211,47 @@ func TestExpositions(t *testing.T) {
 	}
 	if _, err := r.Summary(t.Context()); err == nil {
 		t.Error("a summary without containers looks whole")
+	}
+}
+
+// Who asks for CPU and memory alone does not wait for disks.
+func TestCPU(t *testing.T) {
+	n := &node{}
+	r, _ := newReader(t, n)
+	n.cpu.Store(1e9)
+	got, err := r.CPU(t.Context())
+	if err != nil || len(got.Pods) != 1 || len(got.Pods[0].Containers) != 2 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if p := got.Pods[0]; *p.CPU.UsageCoreNanoSeconds != 1e9 || *p.Containers[0].Memory.WorkingSetBytes != 10 || p.EphemeralStorage != nil || got.Node.Fs != nil {
+		t.Errorf("%+v", p)
+	}
+	if n.looks.Load() > 0 {
+		t.Error("volumes were looked at")
+	}
+}
+
+// What a pod takes of the disk: its directories, its logs, and what its
+// containers wrote.
+func TestStorage(t *testing.T) {
+	n := &node{}
+	r, _ := newReader(t, n)
+	logs := filepath.Join(n.dir, "ns_p_u", "c")
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{filepath.Join(logs, "0.log"), filepath.Join(n.dir, "scratch", "x")} {
+		if err := os.WriteFile(file, make([]byte, 64<<10), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if first, err := r.Storage(t.Context(), n.pod()); err != nil || first.Total < 64<<10 {
+		t.Errorf("%+v, %v", first, err)
+	}
+	r.Wait() // for what was not measured yet
+	got, err := r.Storage(t.Context(), n.pod())
+	if err != nil || len(got.Volumes) != 1 || got.Volumes["scratch"] < 64<<10 || got.Logs["c"] < 64<<10 || got.Layers["c"] != 1000 ||
+		got.Total != got.Volumes["scratch"]+got.Logs["c"]+got.Logs["far"]+2000 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

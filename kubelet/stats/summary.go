@@ -3,17 +3,16 @@ package stats
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/proa-dev/proa/kubelet/cgroups"
+	"github.com/proa-dev/proa/kubelet/internal/du"
 )
 
 // Summary is all that /stats/summary tells.
@@ -22,25 +21,34 @@ func (r *Reader) Summary(ctx context.Context) (*statsapi.Summary, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i := range now.pods {
+		r.beginWalks(now.pods[i].pod)
+	}
+	until := r.cfg.Clock.Now().Add(walkPatience)
 	out := &statsapi.Summary{Node: r.node(now), Pods: []statsapi.PodStats{}}
 	for i := range now.pods {
-		out.Pods = append(out.Pods, r.pod(ctx, now, &now.pods[i]))
+		out.Pods = append(out.Pods, r.pod(ctx, until, now, &now.pods[i]))
 	}
 	return out, nil
 }
 
-// CPU is what the node and its pods use, which costs less than Summary.
+// CPU is what the node and its pods use of CPU and memory. It reads no disk.
 func (r *Reader) CPU(ctx context.Context) (*statsapi.Summary, error) {
-	full, err := r.Summary(ctx)
+	now, err := r.read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &statsapi.Summary{Node: statsapi.NodeStats{NodeName: full.Node.NodeName, StartTime: full.Node.StartTime,
-		CPU: full.Node.CPU, Memory: full.Node.Memory}}
-	for _, p := range full.Pods {
-		small := statsapi.PodStats{PodRef: p.PodRef, StartTime: p.StartTime, CPU: p.CPU, Memory: p.Memory}
-		for _, c := range p.Containers {
-			small.Containers = append(small.Containers, statsapi.ContainerStats{Name: c.Name, StartTime: c.StartTime, CPU: c.CPU, Memory: c.Memory})
+	full := r.node(now)
+	out := &statsapi.Summary{Pods: []statsapi.PodStats{}, Node: statsapi.NodeStats{NodeName: full.NodeName, StartTime: full.StartTime,
+		CPU: full.CPU, Memory: full.Memory, Swap: full.Swap, SystemContainers: full.SystemContainers}}
+	for i := range now.pods {
+		p := &now.pods[i]
+		small := r.use(now, p)
+		small.IO, small.Network = nil, nil
+		for j := range p.containers {
+			c := r.containerUse(now, &p.containers[j])
+			c.IO = nil
+			small.Containers = append(small.Containers, c)
 		}
 		out.Pods = append(out.Pods, small)
 	}
@@ -73,23 +81,28 @@ func (r *Reader) node(now *reading) statsapi.NodeStats {
 	return out
 }
 
-func (r *Reader) pod(ctx context.Context, now *reading, p *podReading) statsapi.PodStats {
-	at := now.time()
+// use is what a pod uses but for disks.
+func (r *Reader) use(now *reading, p *podReading) statsapi.PodStats {
 	out := statsapi.PodStats{PodRef: statsapi.PodReference{Name: p.pod.Name, Namespace: p.pod.Namespace, UID: string(p.pod.UID)},
 		Containers: []statsapi.ContainerStats{}, CPU: r.cpu(now, "pod/"+string(p.pod.UID), p.figures), Memory: memory(now, p.figures),
 		IO: pressureIO(now, p.figures), Swap: swap(now, p.figures), Network: now.network(p.nics)}
 	if p.pod.Status.StartTime != nil {
 		out.StartTime = *p.pod.Status.StartTime
 	}
+	return out
+}
+
+func (r *Reader) pod(ctx context.Context, until time.Time, now *reading, p *podReading) statsapi.PodStats {
+	out := r.use(now, p)
 	processes := p.figures.Processes
 	out.ProcessStats = &statsapi.ProcessStats{ProcessCount: &processes}
-	var disk size
+	var disk du.Size
 	add := func(fs *statsapi.FsStats) {
 		if fs != nil && fs.UsedBytes != nil {
-			disk.bytes += *fs.UsedBytes
+			disk.Bytes += *fs.UsedBytes
 		}
 		if fs != nil && fs.InodesUsed != nil {
-			disk.inodes += *fs.InodesUsed
+			disk.Inodes += *fs.InodesUsed
 		}
 	}
 	for i := range p.containers {
@@ -98,39 +111,36 @@ func (r *Reader) pod(ctx context.Context, now *reading, p *podReading) statsapi.
 		add(c.Logs)
 		out.Containers = append(out.Containers, c)
 	}
-	ready := r.cfg.Volumes.Ready(p.pod.UID)
-	for i := range p.pod.Spec.Volumes {
-		v := &p.pod.Spec.Volumes[i]
-		at1, ok := ready[v.Name]
-		if !ok || at1.Path == "" || at1.Device {
-			continue
-		}
-		st := r.volume(ctx, at, now.disk, p.pod, v, at1.Path)
+	for v, path := range r.mounted(p.pod) {
+		st := r.volume(ctx, until, now, p.pod, v, path)
 		if st == nil {
 			continue
 		}
 		out.VolumeStats = append(out.VolumeStats, *st)
-		if st.PVCRef == nil && (v.EmptyDir == nil || v.EmptyDir.Medium == corev1.StorageMediumDefault) {
+		if onNode(v) {
 			add(&st.FsStats)
 		}
 	}
-	if hosts, err := measure(ctx, filepath.Join(r.cfg.Volumes.PodDir(p.pod.UID), "etc-hosts")); err == nil {
-		disk.bytes, disk.inodes = disk.bytes+hosts.bytes, disk.inodes+hosts.inodes
+	if hosts, err := du.Measure(ctx, r.hostsFile(p.pod)); err == nil {
+		disk.Bytes, disk.Inodes = disk.Bytes+hosts.Bytes, disk.Inodes+hosts.Inodes
 	}
-	out.EphemeralStorage = now.disk.within(at, &disk.bytes, &disk.inodes)
+	out.EphemeralStorage = now.disk.within(now.time(), &disk.Bytes, &disk.Inodes)
 	return out
 }
 
-func (r *Reader) container(ctx context.Context, now *reading, c *containerReading) statsapi.ContainerStats {
-	at := now.time()
-	out := statsapi.ContainerStats{Name: c.name, StartTime: metav1.NewTime(c.start), CPU: r.cpu(now, "container/"+c.id, c.figures),
+// containerUse is what a container uses but for disks.
+func (r *Reader) containerUse(now *reading, c *containerReading) statsapi.ContainerStats {
+	return statsapi.ContainerStats{Name: c.name, StartTime: metav1.NewTime(c.start), CPU: r.cpu(now, "container/"+c.id, c.figures),
 		Memory: memory(now, c.figures), IO: pressureIO(now, c.figures), Swap: swap(now, c.figures)}
+}
+
+func (r *Reader) container(ctx context.Context, now *reading, c *containerReading) statsapi.ContainerStats {
+	at, out := now.time(), r.containerUse(now, c)
 	if layer := c.stats.GetWritableLayer(); layer != nil {
 		out.Rootfs = now.image.within(at, value(layer.GetUsedBytes()), value(layer.GetInodesUsed()))
 	}
-	dir := filepath.Join(r.cfg.PodLogsDir, c.pod.Namespace+"_"+c.pod.Name+"_"+string(c.pod.UID), c.name)
-	if logs, err := measure(ctx, dir); err == nil {
-		out.Logs = now.disk.within(at, &logs.bytes, &logs.inodes)
+	if logs, err := du.Measure(ctx, r.logsOf(&c.container)); err == nil {
+		out.Logs = now.disk.within(at, &logs.Bytes, &logs.Inodes)
 	}
 	return out
 }

@@ -41,15 +41,17 @@ type decision struct {
 	Budgets      []policyv1.PodDisruptionBudget `json:"budgets"`
 	Pod          corev1.Pod                     `json:"pod"`
 	Want         struct {
-		Node    string   `json:"node"`
-		Nodes   []string `json:"nodes"`
-		Message string   `json:"message"`
-		Preempt *struct {
-			Node    string   `json:"node"`
-			Victims []string `json:"victims"`
-			Reason  string   `json:"reason"`
-		} `json:"preempt"`
+		Node    string      `json:"node"`
+		Nodes   []string    `json:"nodes"`
+		Message string      `json:"message"`
+		Preempt *preemption `json:"preempt"`
 	} `json:"want"`
+}
+
+type preemption struct {
+	Node    string   `json:"node"`
+	Victims []string `json:"victims"`
+	Reason  string   `json:"reason"`
 }
 
 func TestDecisions(t *testing.T) {

@@ -87,7 +87,8 @@ func needsOf(obj *corev1.Pod) needs {
 		InPlacePodLevelResourcesVerticalScalingEnabled: true,
 	}
 	var n needs
-	for name, q := range resourcehelpers.PodRequests(obj, opts) {
+	requests := resourcehelpers.PodRequests(obj, opts)
+	for name, q := range requests {
 		switch name {
 		case corev1.ResourceCPU:
 			n.cpu = clamp(q.MilliValue())
@@ -107,6 +108,12 @@ func needsOf(obj *corev1.Pod) needs {
 		opts.NonMissingContainerRequests = corev1.ResourceList{
 			corev1.ResourceCPU:    *resource.NewMilliQuantity(assumedMilliCPU, resource.DecimalSI),
 			corev1.ResourceMemory: *resource.NewQuantity(assumedMemory, resource.DecimalSI),
+		}
+		if resourcehelpers.IsPodLevelRequestsSet(obj) { // what the pod as a whole says is enough
+			maps.DeleteFunc(opts.NonMissingContainerRequests, func(name corev1.ResourceName, _ resource.Quantity) bool {
+				_, said := requests[name]
+				return said
+			})
 		}
 		list := resourcehelpers.PodRequests(obj, opts)
 		n.nonzeroCPU, n.nonzeroMemory = clamp(list.Cpu().MilliValue()), clamp(list.Memory().Value())

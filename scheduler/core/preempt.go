@@ -127,6 +127,9 @@ func (p *Pod) preempted() bool {
 
 // victims finds the fewest pods that must leave a slot.
 func (a *attempt) victims(slot int32, shields []shield) (*Preemption, []string) {
+	if a.s.nodes[slot].node == nil { // gone since the diagnosis
+		return nil, nil
+	}
 	if !slices.ContainsFunc(a.s.nodes[slot].pods, func(at *placed) bool { return at.pod.Priority < a.pod.Priority }) {
 		return nil, []string{noVictims}
 	}

@@ -253,6 +253,7 @@ const (
 	NodeAllocatable
 	NodeLabels
 	NodeTaints // or cordoned, or uncordoned
+	NodeFeatures
 )
 
 // SetNode adds or replaces a node. Zero means that nothing relevant changed,
@@ -277,7 +278,10 @@ func (s *Snapshot) SetNode(node *corev1.Node) NodeChange {
 	if old == nil || old.Spec.Unschedulable != node.Spec.Unschedulable || !sameTaints(old.Spec.Taints, node.Spec.Taints) {
 		change |= NodeTaints
 	}
-	if change&(NodeAdded|NodeLabels|NodeTaints) != 0 {
+	if old == nil || !slices.Equal(old.Status.DeclaredFeatures, node.Status.DeclaredFeatures) {
+		change |= NodeFeatures
+	}
+	if change&^NodeAllocatable != 0 {
 		row.generation++
 	}
 	images := s.setImages(slot, old, node)
@@ -465,6 +469,14 @@ func (s *Snapshot) Denominate(uid types.UID) {
 	row := &s.nodes[n.slot]
 	row.nominated = slices.DeleteFunc(row.nominated, func(o *nomination) bool { return o == n })
 	s.release(n.slot)
+}
+
+// Nomination returns the pod and the node of a nomination, "" without one.
+func (s *Snapshot) Nomination(uid types.UID) (pod *Pod, node string) {
+	if n, ok := s.nominated[uid]; ok {
+		return n.pod, s.nodes[n.slot].name
+	}
+	return nil, ""
 }
 
 // Nominated returns the node that a pod is nominated to, or "".

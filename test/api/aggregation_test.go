@@ -112,6 +112,14 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, strings.NewReplacer("GROUP", e.group, "REVERSED", "org.example.widgets").Replace(widgetSwagger))
 	case r.URL.Path == base+"/talk" && r.Header.Get("Upgrade") == "shout":
 		shout(w)
+	case r.URL.Path == base+"/reviews" && r.Method == http.MethodPost:
+		var review map[string]any
+		_ = json.NewDecoder(r.Body).Decode(&review)
+		asked, _ := review["request"].(map[string]any)
+		review["response"] = map[string]any{"uid": asked["uid"], "allowed": false, "status": map[string]any{
+			"message": fmt.Sprintf("%v by %s", asked["name"], r.Header.Get("X-Remote-User")),
+		}}
+		say(review)
 	case strings.HasSuffix(r.URL.Path, "/widgets") && r.URL.Query().Get("watch") == "true":
 		e.watch(w, r)
 	case strings.HasSuffix(r.URL.Path, "/widgets") && r.Method == http.MethodDelete:
@@ -126,7 +134,7 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.Contains(r.URL.Path, "/widgets/"):
 		o := e.widget(r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
 		o["asked"] = map[string]any{"by": r.Header.Values("X-Remote-User"), "groups": r.Header.Values("X-Remote-Group"), "extra": r.Header.Values("X-Remote-Extra-Reason"),
-			"uid": r.Header.Values("X-Remote-Uid"), "authorization": r.Header.Values("Authorization"), "from": r.TLS.PeerCertificates[0].Subject.CommonName, "query": r.URL.RawQuery}
+			"uid": r.Header.Values("X-Remote-Uid"), "authorization": r.Header.Values("Authorization"), "from": r.TLS.PeerCertificates[0].Subject.CommonName, "query": r.URL.RawQuery, "path": r.URL.EscapedPath()}
 		say(o)
 	default:
 		http.NotFound(w, r)
@@ -256,6 +264,7 @@ func TestAggregation(t *testing.T) {
 	t.Run("identity", func(t *testing.T) { e.identity(t) })
 	t.Run("watch", func(t *testing.T) { e.watched(t) })
 	t.Run("upgrade", func(t *testing.T) { talk(t, base+"/talk") })
+	t.Run("webhook", func(t *testing.T) { e.reviews(t, ns) })
 	t.Run("describes itself", func(t *testing.T) { e.described(t) })
 
 	e.down.Store(true)
@@ -328,13 +337,13 @@ func (e *extension) discovery(t *testing.T) {
 
 // identity: whoever asks is named to the extension, and nobody else.
 func (e *extension) identity(t *testing.T) {
-	path := "/apis/" + e.group + "/v1/namespaces/default/widgets/one?limit=5&x=a%2Fb"
+	path := "/apis/" + e.group + "/v1/namespaces/default/widgets%2Fone?x=a%2Fb&y;watch=true&limit=5"
 	a := do(t, http.MethodGet, path, header{
 		"Impersonate-User": "alice", "Impersonate-Group": "system:masters", "Impersonate-Extra-Reason": "test", "Impersonate-Uid": "u-1",
 		"X-Remote-User": "mallory", "X-Remote-Group": "devils",
 	}, nil)
 	asked, _ := json.Marshal(a.at("asked"))
-	if want := `{"authorization":null,"by":["alice"],"extra":["test"],"from":"front-proxy-client","groups":["system:masters","system:authenticated"],"query":"limit=5\u0026x=a%2Fb","uid":["u-1"]}`; string(asked) != want {
+	if want := `{"authorization":null,"by":["alice"],"extra":["test"],"from":"front-proxy-client","groups":["system:masters","system:authenticated"],"path":"/apis/` + e.group + `/v1/namespaces/default/widgets/one","query":"limit=5\u0026x=a%2Fb","uid":["u-1"]}`; string(asked) != want {
 		t.Errorf("the extension was asked\n by   %s\n want %s", asked, want)
 	}
 	if got := a.Header.Values("Audit-Id"); len(got) != 1 {
@@ -347,9 +356,34 @@ func (e *extension) identity(t *testing.T) {
 	if by, _ := json.Marshal(one["asked"]); resp.StatusCode != http.StatusOK || !strings.Contains(string(by), `"by":["system:admin"]`) {
 		t.Errorf("asked %s", by)
 	}
+	// One that was passed on again and again is not.
+	const hop = "1.1 proa-aggregator"
+	if a := do(t, http.MethodGet, path, header{"Via": hop + ", 1.1 elsewhere, " + hop}, nil); a.Code != http.StatusOK {
+		t.Errorf("passed on twice: %d %s", a.Code, a.Body)
+	}
+	if a := do(t, http.MethodGet, path, header{"Via": strings.Repeat(hop+", ", 3)}, nil); a.Code != http.StatusLoopDetected {
+		t.Errorf("passed on three times: %d %s", a.Code, a.Body)
+	}
 	if a := do(t, http.MethodGet, path, header{"Impersonate-User": "bob"}, nil); a.Code != http.StatusForbidden || a.at("reason") != "Forbidden" {
 		t.Errorf("bob, who may nothing, got %d %s", a.Code, a.Body)
 	}
+}
+
+// reviews: the extension is a webhook as well, which the API server asks by way
+// of itself, as nobody but itself.
+func (e *extension) reviews(t *testing.T, ns string) {
+	const configurations = "admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+	apply(t, configurations, "", fmt.Sprintf(`{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingWebhookConfiguration, metadata: {name: %s}, webhooks: [{
+		name: reviews.example.org, sideEffects: None, admissionReviewVersions: [v1], namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}},
+		rules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}],
+		clientConfig: {service: {namespace: default, name: kubernetes, path: /apis/%s/v1/reviews}}}]}`, ns, ns, e.group))
+	t.Cleanup(func() {
+		_ = client(configurations, "").Delete(context.WithoutCancel(t.Context()), ns, metav1.DeleteOptions{})
+	})
+	eventually(t, func() (bool, any) {
+		_, err := world.kube.CoreV1().ConfigMaps(ns).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err != nil && strings.HasSuffix(err.Error(), `denied the request: x by system:apiserver`), err
+	})
 }
 
 func (e *extension) watched(t *testing.T) {

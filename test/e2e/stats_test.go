@@ -178,3 +178,40 @@ func (e *env) series(t *testing.T, text string, want map[string]string) {
 		}
 	}
 }
+
+// Pods that write more to the node's disk than their limits allow are ended.
+func TestLocalStorageLimits(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: volume}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: "proa.dev/e2e/busybox:1", command: [sh, -c, "dd if=/dev/zero of=/v/x bs=1k count=3072; exec sleep 3600"], volumeMounts: [{name: v, mountPath: /v}]}
+  volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: container}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: proa.dev/e2e/busybox:1
+    command: [sh, -c, "yes what is written to logs counts as well | head -n 50000; exec sleep 3600"]
+    resources: {limits: {ephemeral-storage: 1Mi}}
+  - {name: d, image: "proa.dev/e2e/busybox:1", command: [sleep, "3600"], resources: {limits: {ephemeral-storage: 20Mi}}}
+`)
+	for pod, want := range map[string]string{
+		"volume":    `Evicted Usage of EmptyDir volume "v" exceeds the limit "1Mi".`,
+		"container": `Evicted Container c exceeded its local ephemeral storage limit "1Mi".`,
+	} {
+		e.kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/"+pod, "--timeout=90s")
+		if got := strings.TrimSpace(e.kubectl("get", "pod", pod, "-o", "jsonpath={.status.reason} {.status.message}")); got != want {
+			t.Errorf("%s: %q, want %q", pod, got, want)
+		}
+	}
+}

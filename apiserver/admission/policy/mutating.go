@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -24,6 +25,7 @@ import (
 	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/admission/match"
+	"github.com/proa-dev/proa/apiserver/codec"
 )
 
 // Mutating changes objects as MutatingAdmissionPolicies say.
@@ -243,8 +245,12 @@ func (t *turn) patch(ctx context.Context, c *call, patcher patch.Patcher, ns *co
 		return false, err
 	}
 	before := v.VersionedObject.Object()
+	plain, err := untyped(before)
+	if err != nil {
+		return false, err
+	}
 	shown := *v // a patcher may change what it is given
-	shown.VersionedObject = upstream.NewLazyObject(before.DeepCopyObject())
+	shown.VersionedObject = upstream.NewLazyObject(plain)
 	after, err := patcher.Patch(ctx, patch.Request{
 		MatchedResource: c.GVR, VersionedAttributes: &shown, ObjectInterfaces: upstream.NewObjectInterfacesFromScheme(t.cfg.Scheme),
 		OptionalVariables: plugincel.OptionalVariableBindings{VersionedParams: c.params, Authorizer: t.cfg.Authorizer},
@@ -260,12 +266,23 @@ func (t *turn) patch(ctx context.Context, c *call, patcher patch.Patcher, ns *co
 	return true, nil
 }
 
-// converter is for the fields of a kind.
+// untyped is a copy of an object for a patcher. Of one with a Go type it would
+// read the outcome into that type, whatever quantities a patch has put there.
+func untyped(obj runtime.Object) (runtime.Object, error) {
+	if _, ok := obj.(*unstructured.Unstructured); ok {
+		return obj.DeepCopyObject(), nil
+	}
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+	return &unstructured.Unstructured{Object: fields}, err
+}
+
+// converter is for the fields of a kind. What is never stored (a Scale, a
+// Binding, the options of exec) has no schema, nor lists that merge.
 func (t *turn) converter(gvk schema.GroupVersionKind) managedfields.TypeConverter {
 	k := t.Kinds.ByKind(gvk)
 	switch {
-	case k == nil:
-		return t.cfg.Converter
+	case k == nil || k.Virtual:
+		return managedfields.NewDeducedTypeConverter()
 	case k.Types != nil:
 		return k.Types
 	}
@@ -280,7 +297,14 @@ func (t *turn) typed(gvk schema.GroupVersionKind, before, obj runtime.Object) (r
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		if _, ok := before.(*unstructured.Unstructured); !ok {
 			obj = reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, obj); err != nil {
+			doc, err := json.Marshal(u.Object)
+			if err == nil {
+				var unknown []error
+				if unknown, err = codec.DecodeJSON(doc, obj); len(unknown) > 0 {
+					err = runtime.NewStrictDecodingError(unknown)
+				}
+			}
+			if err != nil {
 				return nil, fmt.Errorf("read the patched object: %w", err)
 			}
 		}

@@ -357,6 +357,39 @@ func TestMutationFails(t *testing.T) {
 }
 
 // A custom resource is mutated along its own schema.
+// TestMutationsBeyondBounds has patches make what cannot be read: a quantity
+// whose arithmetic does not end, chosen by who sends the object, and a field
+// that there is not.
+func TestMutationsBeyondBounds(t *testing.T) {
+	for mutation, want := range map[string]string{
+		`patchType: JSONPatch, jsonPatch: {expression: '[JSONPatch{op: "add", path: "/spec/hard", value: {"pods": object.metadata.annotations["most"]}}]'}`:                                                "unable to parse quantity's suffix",
+		`patchType: ApplyConfiguration, applyConfiguration: {expression: 'Object{spec: Object.spec{hard: {"pods": object.metadata.annotations["most"]}}}'}`:                                                "unable to parse quantity's suffix",
+		`patchType: JSONPatch, jsonPatch: {expression: '[JSONPatch{op: "add", path: "/spec/nonsense", value: "x"}]'}`:                                                                                      `unknown field "spec.nonsense"`,
+		`patchType: JSONPatch, jsonPatch: {expression: '[JSONPatch{op: "add", path: "/spec/hard", value: {"pods": string(quantity(object.metadata.annotations["most"]).isGreaterThan(quantity("1")))}}]'}`: "unable to parse quantity's suffix",
+	} {
+		w := newWorld(t, `
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: p, uid: p}
+spec:
+  matchConstraints:
+    resourceRules:
+    - {apiGroups: [""], apiVersions: [v1], operations: ["*"], resources: [resourcequotas]}
+  mutations: [{`+mutation+`}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {name: b}
+spec: {policyName: p}
+`)
+		quota := &corev1.ResourceQuota{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ResourceQuota"}}
+		quota.Name, quota.Namespace, quota.Annotations = "q", "shop", map[string]string{"most": "1e-1000000000"}
+		if err := w.admit(quota, nil, "ann"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", mutation, err)
+		}
+	}
+}
+
 func TestMutateCustomResource(t *testing.T) {
 	w := newWorld(t, strings.NewReplacer(`apiGroups: [""]`, `apiGroups: [example.com]`, "resources: [configmaps]", "resources: [limits]").
 		Replace(mutation("one", "a", "Never")))

@@ -147,6 +147,9 @@ func verify(a *reviewv1.AdmissionReview, uid types.UID, version schema.GroupVers
 	return nil
 }
 
+// maxStatus is the highest status code that HTTP has.
+const maxStatus = 599
+
 // denied is the client's view of a webhook's no: its own status, as far as that
 // is one of a failure.
 func denied(name string, result *metav1.Status) *apierrors.StatusError {
@@ -154,7 +157,7 @@ func denied(name string, result *metav1.Status) *apierrors.StatusError {
 	if result != nil {
 		out = *result
 	}
-	if out.Code < http.StatusBadRequest {
+	if out.Code < http.StatusBadRequest || out.Code > maxStatus {
 		out.Code = http.StatusBadRequest
 	}
 	if out.Status == "" || out.Status == metav1.StatusSuccess {

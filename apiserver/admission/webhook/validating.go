@@ -2,6 +2,8 @@ package webhook
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -22,6 +24,23 @@ type outcome struct {
 	err      error
 	warnings []string
 	took     time.Duration
+}
+
+// one calls a webhook, in a goroutine whose panic would end more than a request.
+func (v *Validating) one(ctx context.Context, q question) (o outcome) {
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			o.err = &callError{hook: q.name, reason: fmt.Errorf("it has panicked: %v", p), code: http.StatusInternalServerError}
+		}
+		o.took = time.Since(start)
+	}()
+	answer, err := v.call(ctx, q, false)
+	o.err = err
+	if answer != nil {
+		o.warnings = answer.Warnings
+	}
+	return o
 }
 
 // Validate implements admission.Validator. All webhooks are waited for; of
@@ -57,12 +76,7 @@ func (v *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	var all sync.WaitGroup
 	for i, q := range questions {
 		all.Go(func() {
-			start := time.Now()
-			answer, err := v.call(ctx, q, false)
-			outcomes[i] = outcome{err: err, took: time.Since(start)}
-			if answer != nil {
-				outcomes[i].warnings = answer.Warnings
-			}
+			outcomes[i] = v.one(ctx, q)
 		})
 	}
 	all.Wait()

@@ -1,0 +1,168 @@
+package scheduler_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	configv1 "k8s.io/kube-scheduler/config/v1"
+	extenderv1 "k8s.io/kube-scheduler/extender/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/proa-dev/proa/scheduler"
+)
+
+// soon is eventually without the help of the queue, which lets every pod try
+// again after five minutes.
+func (c *fakeCluster) soon(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	begin := time.Now()
+	c.eventually(t, what, f)
+	if took := time.Since(begin); took > time.Minute {
+		t.Errorf("%s: only after %v", what, took)
+	}
+}
+
+func (c *fakeCluster) refused(pod string) bool {
+	return c.condition(pod, corev1.PodScheduled).Reason == corev1.PodReasonUnschedulable
+}
+
+// write changes a pod as another component would.
+func (c *fakeCluster) write(t *testing.T, name string, f func(*corev1.Pod)) {
+	t.Helper()
+	p := newPod(name, "1")
+	if err := c.change(key(p), p.UID, func(pod *corev1.Pod) error { f(pod); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A pod is tried again as soon as something happens that may help it.
+func TestWakes(t *testing.T) {
+	tests := []struct {
+		name  string
+		setup func(c *fakeCluster)
+		event func(t *testing.T, c *fakeCluster)
+	}{
+		{"the kubelet learns what the pod needs", func(c *fakeCluster) {
+			c.add(newNode("n", "4"))
+			c.add(newPod("p", "1", func(p *corev1.Pod) {
+				p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+			}))
+		}, func(_ *testing.T, c *fakeCluster) {
+			n := newNode("n", "4")
+			n.Status.DeclaredFeatures = []string{"RestartAllContainersOnContainerExits"}
+			c.update(n)
+		}},
+		{"a pod with a nomination is deleted", nominated, func(t *testing.T, c *fakeCluster) {
+			if err := c.delete(newPod("high", "4")); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"a nomination is withdrawn", nominated, func(t *testing.T, c *fakeCluster) {
+			c.write(t, "high", func(p *corev1.Pod) { p.Status.NominatedNodeName = "" })
+		}},
+		{"a nominated pod is too large now", nominated, func(t *testing.T, c *fakeCluster) {
+			c.write(t, "high", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"no": "such"} })
+		}},
+		{"a claim was made from the pod's template", func(c *fakeCluster) {
+			c.add(newNode("n", "4"))
+			c.add(newPod("p", "1", func(p *corev1.Pod) {
+				p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimTemplateName: ptr.To("t")}}
+			}))
+		}, func(t *testing.T, c *fakeCluster) {
+			c.add(&resourcev1.ResourceClaim{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p-gpu", UID: "claim", OwnerReferences: []metav1.OwnerReference{{
+					APIVersion: "v1", Kind: "Pod", Name: "p", UID: "uid-p", Controller: ptr.To(true)}}},
+				Status: resourcev1.ResourceClaimStatus{Allocation: &resourcev1.AllocationResult{}},
+			})
+			// The pod tries in vain before its status tells of the claim.
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			c.write(t, "p", func(p *corev1.Pod) {
+				p.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "gpu", ResourceClaimName: ptr.To("p-gpu")}}
+			})
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newFakeCluster(t)
+				start(t, c)
+				tt.setup(c)
+				c.eventually(t, "refused", func() bool { return c.refused("p") })
+				synctest.Wait()
+				tt.event(t, c)
+				c.soon(t, "p gets its node", func() bool { return c.node("p") == "n" })
+			})
+		})
+	}
+}
+
+// nominated makes a pod p that would fit, were the room not reserved for another,
+// which waits for a third to end.
+func nominated(c *fakeCluster) {
+	c.graceful = true
+	c.add(newNode("n", "4"))
+	c.add(newPod("low", "2", priority(1)))
+	synctest.Wait()
+	c.add(newPod("high", "4", priority(2)))
+	synctest.Wait()
+	c.add(newPod("p", "1"))
+}
+
+// A report that is slow to be written is not written over a bind.
+func TestReportsBeforeBinds(t *testing.T) { synctest.Test(t, testReportsBeforeBinds) }
+
+func testReportsBeforeBinds(t *testing.T) {
+	c := newFakeCluster(t)
+	slow := make(chan struct{})
+	c.onPatch = func(string) { <-slow }
+	start(t, c)
+	c.add(newPod("p", "1"))
+	synctest.Wait()
+	c.add(newNode("n", "4"))
+	synctest.Wait()
+	close(slow)
+	c.eventually(t, "bound", func() bool { return c.node("p") == "n" })
+	synctest.Wait()
+	if now := c.condition("p", corev1.PodScheduled); now.Status != corev1.ConditionTrue {
+		t.Errorf("it is bound and says: %s", now.Message)
+	}
+}
+
+// What happens while an extender is asked about a pod is not lost on it.
+func TestWakesThoseAway(t *testing.T) {
+	asked, answer := make(chan struct{}, 8), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var args extenderv1.ExtenderArgs
+		if err := json.NewDecoder(r.Body).Decode(&args); err != nil {
+			t.Error(err)
+			return
+		}
+		if strings.HasSuffix(r.URL.Path, "preempt") {
+			asked <- struct{}{}
+			<-answer
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}))
+	defer server.Close()
+	c := newFakeCluster(t)
+	c.add(newNode("a", "2"))
+	start(t, c, func(cfg *scheduler.Config) {
+		cfg.Extenders = []configv1.Extender{{URLPrefix: server.URL, PreemptVerb: "preempt", NodeCacheCapable: true}}
+	})
+	c.add(newPod("low", "2", priority(1)))
+	c.eventually(t, "low is placed", func() bool { return c.node("low") == "a" })
+	c.add(newPod("high", "2", priority(2)))
+	<-asked
+	c.add(newNode("b", "2"))
+	close(answer)
+	c.eventually(t, "high gets the new node", func() bool { return c.node("high") == "b" })
+}
