@@ -45,6 +45,7 @@ func PersistentVolume() *api.Kind {
 			v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: ptr.To(api.Now())}
 		}),
 		PrepareUpdate: api.OnUpdate(func(v, old *corev1.PersistentVolume) { v.Status = old.Status }),
+		Warnings:      api.Warn(func(v, _ *corev1.PersistentVolume) []string { return podspec.VolumeWarnings(v) }),
 		Validate: api.Check(func(v *corev1.PersistentVolume) field.ErrorList {
 			return validateVolume(v, nil)
 		}),
@@ -93,7 +94,7 @@ func PersistentVolumeClaim() *api.Kind {
 		}),
 		PrepareUpdate: api.OnUpdate(func(c, old *corev1.PersistentVolumeClaim) { c.Status = old.Status }),
 		Warnings: api.Warn(func(c, _ *corev1.PersistentVolumeClaim) []string {
-			return podspec.ClaimWarnings(field.NewPath("spec"), &c.Spec)
+			return podspec.StoredClaimWarnings(c)
 		}),
 		Validate: api.Check(func(c *corev1.PersistentVolumeClaim) field.ErrorList {
 			return podspec.ValidateClaim(field.NewPath("spec"), &c.Spec, nil)

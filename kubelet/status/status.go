@@ -89,6 +89,12 @@ func Compute(in Input) corev1.PodStatus {
 	}
 	out.Phase = in.phase(&out)
 	switch {
+	case in.Verdict != nil && !in.Over:
+		// Its containers are being ended. If that were told as Failed, the pod would
+		// be replaced, and gone as soon as somebody deletes it, while they run.
+		if in.Old.Phase != "" {
+			out.Phase = in.Old.Phase
+		}
 	case in.Verdict != nil:
 		out.Phase, out.Reason, out.Message = in.Verdict.Phase, in.Verdict.Reason, in.Verdict.Message
 	case in.Old.Phase == corev1.PodFailed || in.Old.Phase == corev1.PodSucceeded:
@@ -355,7 +361,7 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 	}
 	put(corev1.PodReady, ready, reason, message)
 	put(corev1.PodScheduled, true, "", "")
-	if in.Verdict != nil && in.Verdict.Disrupted {
+	if in.Verdict != nil && in.Verdict.Disrupted && in.Over {
 		put(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, in.Verdict.Message)
 	}
 	var out []corev1.PodCondition

@@ -1,6 +1,7 @@
 package status_test
 
 import (
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,5 +38,31 @@ func TestFailedStart(t *testing.T) {
 		if now.Terminated == nil || now.Terminated.Reason != "StartError" || last != (corev1.ContainerState{}) {
 			t.Errorf("started again: %t: %+v after %+v", again, got.State, got.LastTerminationState)
 		}
+	}
+}
+
+// A pod that the kubelet ends has not failed before its last container ended.
+func TestVerdict(t *testing.T) {
+	c := &runtimeapi.ContainerStatus{Id: "1", Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, State: runtimeapi.ContainerState_CONTAINER_RUNNING}
+	in := status.Input{
+		Pod:      &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}},
+		Old:      corev1.PodStatus{Phase: corev1.PodRunning},
+		Runtime:  &cri.Pod{Containers: []*cri.Container{{ContainerStatus: c}}},
+		Message:  func(*cri.Container, *corev1.Container) string { return "" },
+		Restarts: func(*corev1.Container, *cri.Container) bool { return true },
+		Verdict:  &status.Verdict{Phase: corev1.PodFailed, Reason: "Evicted", Message: "short", Disrupted: true},
+	}
+	disrupted := func(s corev1.PodStatus) bool {
+		return slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
+	}
+	for range 2 {
+		if in.Old = status.Compute(in); in.Old.Phase != corev1.PodRunning || in.Old.Reason != "" || in.Old.Message != "" || disrupted(in.Old) {
+			t.Fatalf("while the container runs: %+v", in.Old)
+		}
+		c.State = runtimeapi.ContainerState_CONTAINER_EXITED // the sandbox is not
+	}
+	in.Over = true
+	if got := status.Compute(in); got.Phase != corev1.PodFailed || got.Reason != "Evicted" || got.Message != "short" || !disrupted(got) {
+		t.Errorf("afterwards: %+v", got)
 	}
 }

@@ -144,23 +144,24 @@ func RenamedLabel(key string) string {
 	return ""
 }
 
+func (w *warner) term(path *field.Path, t corev1.NodeSelectorTerm) {
+	for i, e := range t.MatchExpressions {
+		w.label(path.Child("matchExpressions").Index(i).Child("key"), e.Key+" is ", e.Key)
+	}
+}
+
 func (w *warner) affinity(path *field.Path, a *corev1.Affinity) {
 	if a == nil || a.NodeAffinity == nil {
 		return
 	}
-	term := func(path *field.Path, t corev1.NodeSelectorTerm) {
-		for i, e := range t.MatchExpressions {
-			w.label(path.Child("matchExpressions").Index(i).Child("key"), e.Key+" is ", e.Key)
-		}
-	}
 	if r := a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
 		for i, t := range r.NodeSelectorTerms {
-			term(path.Child("requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms").Index(i), t)
+			w.term(path.Child("requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms").Index(i), t)
 		}
 	}
 	for i, t := range a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
 		at := path.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("preference")
-		term(at, t.Preference)
+		w.term(at, t.Preference)
 		// What is required is checked; what is preferred never was.
 		for j, e := range t.Preference.MatchExpressions {
 			for k, v := range e.Values {

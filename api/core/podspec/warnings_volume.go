@@ -8,6 +8,52 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
+// StoredClaimWarnings says what of a claim as an object of its own is likely a
+// mistake.
+func StoredClaimWarnings(c *corev1.PersistentVolumeClaim) []string {
+	w := &warner{}
+	w.oldAnnotation(c.Annotations, corev1.BetaStorageClassAnnotation, `deprecated since v1.8; use "storageClassName" attribute instead`)
+	return append(w.texts, ClaimWarnings(field.NewPath("spec"), &c.Spec)...)
+}
+
+// VolumeWarnings says what of a persistent volume is likely a mistake.
+func VolumeWarnings(v *corev1.PersistentVolume) []string {
+	w := &warner{}
+	w.oldAnnotation(v.Annotations, corev1.BetaStorageClassAnnotation, `deprecated since v1.8; use "storageClassName" attribute instead`)
+	w.oldAnnotation(v.Annotations, corev1.MountOptionAnnotation, `deprecated since v1.31; use "mountOptions" attribute instead`)
+	s, path := &v.Spec, field.NewPath("spec")
+	if s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		w.add(path.Child("persistentVolumeReclaimPolicy"), "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
+	}
+	if s.NodeAffinity != nil && s.NodeAffinity.Required != nil {
+		for i, t := range s.NodeAffinity.Required.NodeSelectorTerms {
+			w.term(path.Child("nodeAffinity", "required", "nodeSelectorTerms").Index(i), t)
+		}
+	}
+	for _, d := range []struct {
+		set        bool
+		name, text string
+	}{
+		{s.CephFS != nil, "cephfs", "deprecated in v1.28, non-functional in v1.31+"},
+		{s.PhotonPersistentDisk != nil, "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"},
+		{s.ScaleIO != nil, "scaleIO", "deprecated in v1.16, non-functional in v1.22+"},
+		{s.StorageOS != nil, "storageOS", "deprecated in v1.22, non-functional in v1.25+"},
+		{s.Glusterfs != nil, "glusterfs", "deprecated in v1.25, non-functional in v1.26+"},
+		{s.RBD != nil, "rbd", "deprecated in v1.28, non-functional in v1.31+"},
+	} {
+		if d.set {
+			w.add(path.Child(d.name), "%s", d.text)
+		}
+	}
+	return w.texts
+}
+
+func (w *warner) oldAnnotation(annotations map[string]string, key, text string) {
+	if _, ok := annotations[key]; ok {
+		w.add(field.NewPath("metadata", "annotations").Key(key), "%s", text)
+	}
+}
+
 // ClaimWarnings says what of a claim for a volume is likely a mistake.
 func ClaimWarnings(path *field.Path, s *corev1.PersistentVolumeClaimSpec) []string {
 	w := &warner{}
