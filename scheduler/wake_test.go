@@ -2,6 +2,7 @@ package scheduler_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -115,6 +116,56 @@ func nominated(c *fakeCluster) {
 	c.add(newPod("high", "4", priority(2)))
 	synctest.Wait()
 	c.add(newPod("p", "1"))
+}
+
+// The pods that wait for their victims to end do not try at every step: what
+// is freed is reserved for others.
+func TestReservedRoomWakesNobody(t *testing.T) { synctest.Test(t, testReservedRoomWakesNobody) }
+
+func testReservedRoomWakesNobody(t *testing.T) {
+	const pods = 4
+	c := newFakeCluster(t)
+	c.graceful = true
+	c.add(newNode("n", "4"))
+	start(t, c)
+	for i := range pods {
+		c.add(newPod(fmt.Sprintf("low-%d", i), "1", priority(1)))
+	}
+	synctest.Wait()
+	for i := range pods {
+		c.add(newPod(fmt.Sprintf("high-%d", i), "1", priority(2)))
+	}
+	synctest.Wait()
+	attempts := func() (n int) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, e := range c.events {
+			if strings.Contains(e, "FailedScheduling") {
+				n++
+			}
+		}
+		return n
+	}
+	time.Sleep(time.Minute)
+	before := attempts()
+	for i := range pods {
+		time.Sleep(time.Second)
+		if n := attempts(); n != before {
+			t.Errorf("%d attempts in vain after %d victims ended", n-before, i)
+		}
+		if err := c.delete(newPod(fmt.Sprintf("low-%d", i), "1")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+	}
+	c.soon(t, "all have their room", func() bool {
+		for i := range pods {
+			if c.node(fmt.Sprintf("high-%d", i)) != "n" {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // A report that is slow to be written is not written over a bind.
