@@ -48,10 +48,10 @@ func (c *fakeCluster) write(t *testing.T, name string, f func(*corev1.Pod)) {
 func TestWakes(t *testing.T) {
 	tests := []struct {
 		name  string
-		setup func(c *fakeCluster)
+		setup func(t *testing.T, c *fakeCluster)
 		event func(t *testing.T, c *fakeCluster)
 	}{
-		{"the kubelet learns what the pod needs", func(c *fakeCluster) {
+		{"the kubelet learns what the pod needs", func(_ *testing.T, c *fakeCluster) {
 			c.add(newNode("n", "4"))
 			c.add(newPod("p", "1", func(p *corev1.Pod) {
 				p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
@@ -72,7 +72,7 @@ func TestWakes(t *testing.T) {
 		{"a nominated pod is too large now", nominated, func(t *testing.T, c *fakeCluster) {
 			c.write(t, "high", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"no": "such"} })
 		}},
-		{"a claim was made from the pod's template", func(c *fakeCluster) {
+		{"a claim was made from the pod's template", func(_ *testing.T, c *fakeCluster) {
 			c.add(newNode("n", "4"))
 			c.add(newPod("p", "1", func(p *corev1.Pod) {
 				p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimTemplateName: ptr.To("t")}}
@@ -96,7 +96,7 @@ func TestWakes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newFakeCluster(t)
 				start(t, c)
-				tt.setup(c)
+				tt.setup(t, c)
 				c.eventually(t, "refused", func() bool { return c.refused("p") })
 				synctest.Wait()
 				tt.event(t, c)
@@ -108,13 +108,13 @@ func TestWakes(t *testing.T) {
 
 // nominated makes a pod p that would fit, were the room not reserved for another,
 // which waits for a third to end.
-func nominated(c *fakeCluster) {
+func nominated(t *testing.T, c *fakeCluster) {
 	c.graceful = true
 	c.add(newNode("n", "4"))
 	c.add(newPod("low", "2", priority(1)))
-	synctest.Wait()
+	c.eventually(t, "low is placed", func() bool { return c.node("low") == "n" })
 	c.add(newPod("high", "4", priority(2)))
-	synctest.Wait()
+	c.eventually(t, "low ends for high", func() bool { return c.hasEvent("Preempted by pod uid-high") })
 	c.add(newPod("p", "1"))
 }
 
@@ -130,8 +130,8 @@ func testReservedRoomWakesNobody(t *testing.T) {
 	start(t, c)
 	for i := range pods {
 		c.add(newPod(fmt.Sprintf("low-%d", i), "1", priority(1)))
+		c.eventually(t, "placed", func() bool { return c.node(fmt.Sprintf("low-%d", i)) == "n" })
 	}
-	synctest.Wait()
 	for i := range pods {
 		c.add(newPod(fmt.Sprintf("high-%d", i), "1", priority(2)))
 	}
