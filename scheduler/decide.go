@@ -171,6 +171,10 @@ func (a *absence) note(f func(*queue.Item) bool) {
 
 // catchUp wakes a pod that failed, if what happened while it was away would have.
 func (s *Scheduler) catchUp(a *absence) {
+	if still, ok := s.away[a.item.Pod.UID()]; ok { // extenders are asked once more
+		still.missed, still.noted = still.missed || a.missed, append(a.noted, still.noted...)
+		return
+	}
 	if a.missed || len(a.noted) > 0 && a.item.Failed.Has(core.Extenders) || slices.ContainsFunc(a.noted, func(f func(*queue.Item) bool) bool { return f(a.item) }) {
 		s.again(a.item.Pod.UID())
 	}

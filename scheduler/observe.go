@@ -302,8 +302,9 @@ func (s *Scheduler) freed(pod *core.Pod, node string) {
 		a.missed = a.missed || a.node == node
 	}
 	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
+	unreserved := s.snapshot.Unreserved(node)
 	s.wake(eventFreed, func(it *queue.Item) bool {
-		return dependsOnPods(it) && s.snapshot.Concerns(it.Pod, pod) || dependsOnVolumes(it) || fits(it.Pod)
+		return dependsOnPods(it) && s.snapshot.Concerns(it.Pod, pod) || dependsOnVolumes(it) || fits(it.Pod) && unreserved(it.Pod)
 	})
 }
 

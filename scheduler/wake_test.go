@@ -2,6 +2,7 @@ package scheduler_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -47,10 +48,10 @@ func (c *fakeCluster) write(t *testing.T, name string, f func(*corev1.Pod)) {
 func TestWakes(t *testing.T) {
 	tests := []struct {
 		name  string
-		setup func(c *fakeCluster)
+		setup func(t *testing.T, c *fakeCluster)
 		event func(t *testing.T, c *fakeCluster)
 	}{
-		{"the kubelet learns what the pod needs", func(c *fakeCluster) {
+		{"the kubelet learns what the pod needs", func(_ *testing.T, c *fakeCluster) {
 			c.add(newNode("n", "4"))
 			c.add(newPod("p", "1", func(p *corev1.Pod) {
 				p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
@@ -71,7 +72,7 @@ func TestWakes(t *testing.T) {
 		{"a nominated pod is too large now", nominated, func(t *testing.T, c *fakeCluster) {
 			c.write(t, "high", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"no": "such"} })
 		}},
-		{"a claim was made from the pod's template", func(c *fakeCluster) {
+		{"a claim was made from the pod's template", func(_ *testing.T, c *fakeCluster) {
 			c.add(newNode("n", "4"))
 			c.add(newPod("p", "1", func(p *corev1.Pod) {
 				p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimTemplateName: ptr.To("t")}}
@@ -95,7 +96,7 @@ func TestWakes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newFakeCluster(t)
 				start(t, c)
-				tt.setup(c)
+				tt.setup(t, c)
 				c.eventually(t, "refused", func() bool { return c.refused("p") })
 				synctest.Wait()
 				tt.event(t, c)
@@ -107,14 +108,64 @@ func TestWakes(t *testing.T) {
 
 // nominated makes a pod p that would fit, were the room not reserved for another,
 // which waits for a third to end.
-func nominated(c *fakeCluster) {
+func nominated(t *testing.T, c *fakeCluster) {
 	c.graceful = true
 	c.add(newNode("n", "4"))
 	c.add(newPod("low", "2", priority(1)))
-	synctest.Wait()
+	c.eventually(t, "low is placed", func() bool { return c.node("low") == "n" })
 	c.add(newPod("high", "4", priority(2)))
-	synctest.Wait()
+	c.eventually(t, "low ends for high", func() bool { return c.hasEvent("Preempted by pod uid-high") })
 	c.add(newPod("p", "1"))
+}
+
+// The pods that wait for their victims to end do not try at every step: what
+// is freed is reserved for others.
+func TestReservedRoomWakesNobody(t *testing.T) { synctest.Test(t, testReservedRoomWakesNobody) }
+
+func testReservedRoomWakesNobody(t *testing.T) {
+	const pods = 4
+	c := newFakeCluster(t)
+	c.graceful = true
+	c.add(newNode("n", "4"))
+	start(t, c)
+	for i := range pods {
+		c.add(newPod(fmt.Sprintf("low-%d", i), "1", priority(1)))
+		c.eventually(t, "placed", func() bool { return c.node(fmt.Sprintf("low-%d", i)) == "n" })
+	}
+	for i := range pods {
+		c.add(newPod(fmt.Sprintf("high-%d", i), "1", priority(2)))
+	}
+	synctest.Wait()
+	attempts := func() (n int) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, e := range c.events {
+			if strings.Contains(e, "FailedScheduling") {
+				n++
+			}
+		}
+		return n
+	}
+	time.Sleep(time.Minute)
+	before := attempts()
+	for i := range pods {
+		time.Sleep(time.Second)
+		if n := attempts(); n != before {
+			t.Errorf("%d attempts in vain after %d victims ended", n-before, i)
+		}
+		if err := c.delete(newPod(fmt.Sprintf("low-%d", i), "1")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+	}
+	c.soon(t, "all have their room", func() bool {
+		for i := range pods {
+			if c.node(fmt.Sprintf("high-%d", i)) != "n" {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // A report that is slow to be written is not written over a bind.
