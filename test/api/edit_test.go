@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // sloops have two versions of unlike rules.
@@ -41,9 +43,15 @@ func TestEditCustomResource(t *testing.T) {
 	if out, err := apply(sloops); err != nil {
 		t.Fatal(out, err)
 	}
-	t.Cleanup(func() {
-		_, _ = world.Kubectl(t.Context(), strings.NewReader(strings.ReplaceAll(sloops, "NAME", ns)), "delete", "--wait=false", "-f", "-")
-	})
+	defer func() { // others look at all that is served
+		if out, err := world.Kubectl(t.Context(), nil, "delete", "crd", "sloops."+group); err != nil {
+			t.Error(out, err)
+		}
+		eventually(t, func() (bool, any) {
+			_, err := world.kube.Discovery().ServerResourcesForGroupVersion(group + "/v1")
+			return apierrors.IsNotFound(err), err
+		})
+	}()
 	eventually(t, func() (bool, any) {
 		out, err := apply("apiVersion: NAME.example.com/v1\nkind: Sloop\nmetadata: {name: s, namespace: NAME}\nspec: {crew: 3, color: red}\n")
 		return err == nil, out
