@@ -38,6 +38,8 @@ type fakeCluster struct {
 	ctx     context.Context
 	sources map[string]*cachetesting.FakeControllerSource
 
+	informers sync.WaitGroup
+
 	mu       sync.Mutex
 	pods     map[types.NamespacedName]*corev1.Pod
 	events   []string
@@ -55,6 +57,7 @@ func newFakeCluster(t testing.TB) *fakeCluster {
 		c.sources[fmt.Sprintf("%T", obj)] = cachetesting.NewFakeControllerSource()
 	}
 	t.Cleanup(func() {
+		c.informers.Wait() // who watches a source that is shut down hangs
 		for _, s := range c.sources {
 			s.Shutdown()
 		}
@@ -111,7 +114,7 @@ type fakeCache struct {
 
 func (f *fakeCache) GetInformer(_ context.Context, obj ctrl.Object, _ ...cache.InformerGetOption) (cache.Informer, error) {
 	informer := toolscache.NewSharedIndexInformer(f.c.sources[fmt.Sprintf("%T", obj)], obj, 0, nil)
-	go informer.RunWithContext(f.c.ctx)
+	f.c.informers.Go(func() { informer.RunWithContext(f.c.ctx) })
 	return informer, nil
 }
 
