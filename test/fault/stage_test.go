@@ -292,6 +292,19 @@ func (s *stage) settled(agents int32) error {
 	return s.pods()
 }
 
+// failed are the names of the pods that have failed.
+func (s *stage) failed() map[string]bool {
+	var list corev1.PodList
+	if err := s.List(s.t.Context(), &list, ctrl.InNamespace("default")); err != nil {
+		s.t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, p := range list.Items {
+		names[p.Name] = p.Status.Phase == corev1.PodFailed
+	}
+	return names
+}
+
 // pods wants no pods but those that should be there, of the last version.
 func (s *stage) pods() error {
 	var list corev1.PodList
