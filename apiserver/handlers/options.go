@@ -17,10 +17,11 @@ import (
 )
 
 // maxBody is how much a client may send.
-const (
-	maxBody  = 3 << 20
-	tooLarge = "limit is 3145728"
-)
+const maxBody = 3 << 20
+
+func tooLarge() error {
+	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+}
 
 type queryValues url.Values
 
@@ -119,7 +120,7 @@ func (c *call) body() ([]byte, error) {
 		return nil, nil
 	}
 	if c.r.ContentLength > maxBody {
-		return nil, apierrors.NewRequestEntityTooLargeError(tooLarge)
+		return nil, tooLarge()
 	}
 	if n := c.r.ContentLength; n > 0 {
 		data := make([]byte, n)
@@ -131,7 +132,7 @@ func (c *call) body() ([]byte, error) {
 	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
 	var over *http.MaxBytesError
 	if errors.As(err, &over) {
-		return nil, apierrors.NewRequestEntityTooLargeError(tooLarge)
+		return nil, tooLarge()
 	}
 	if err != nil {
 		return nil, c.unread(err)
