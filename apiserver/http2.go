@@ -53,6 +53,8 @@ const (
 	// headWaits is how long the head of an answer waits for its body: a watch
 	// may have none for long.
 	headWaits = time.Millisecond
+	// closeTimeout is how long a head may take to go out at the end.
+	closeTimeout = time.Second
 	// maxHead is the longest head that waits.
 	maxHead = 1 << 10
 	// maxTogether bounds what is copied to go out at once.
@@ -116,9 +118,16 @@ func (c *wholeAnswers) alone() {
 	}
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. It waits for no write: one that is under way may
+// be to a client that does not read, and ends with the connection.
 func (c *wholeAnswers) Close() error {
-	c.alone()
+	if c.mu.TryLock() {
+		if len(c.held) > 0 {
+			_ = c.SetWriteDeadline(time.Now().Add(closeTimeout))
+			_ = c.sendLocked() // the connection ends in any case
+		}
+		c.mu.Unlock()
+	}
 	return c.Conn.Close()
 }
 
