@@ -55,19 +55,6 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 }
 
-func TestImpersonation(t *testing.T) {
-	f := start(t, onlyAdmin)
-	a := f.expect(403, "GET", pods, "", "Impersonate-User: bob", "Impersonate-Group: devs")
-	if !strings.Contains(a.text("message"), `User "bob" cannot list`) {
-		t.Error(a.text("message"))
-	}
-	a = f.expect(403, "GET", pods, "", "Authorization: Bearer bob", "Impersonate-User: admin")
-	if want := `users "admin" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope`; a.text("message") != want {
-		t.Error(a.text("message"))
-	}
-	f.expect(500, "GET", pods, "", "Impersonate-Group: devs")
-}
-
 func TestHealth(t *testing.T) {
 	broken := errors.New("broken")
 	f := start(t, func(c *apiserver.Config) {
