@@ -167,6 +167,10 @@ func TestCustomResources(t *testing.T) {
 	if doc, err := d.OpenAPISchema(); err != nil || !strings.Contains(doc.String(), "com.example.v1.Gadget") {
 		t.Errorf("not in OpenAPI: %v", err)
 	}
+	// kubectl apply sends what it finds there.
+	if doc, err := d.RESTClient().Get().AbsPath("/openapi/v3/apis/example.com/v1").DoRaw(ctx); err != nil || !strings.Contains(string(doc), "application/merge-patch+json") || strings.Contains(string(doc), "strategic") {
+		t.Errorf("patches of custom resources in OpenAPI: %s, %v", doc, err)
+	}
 	if err := c.Resource(definitionsGVR).Delete(ctx, "gadgets.example.com", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
