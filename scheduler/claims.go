@@ -41,6 +41,22 @@ func (s *Scheduler) onDeviceClassGone(obj *resourcev1.DeviceClass) {
 	s.devicesChanged(func() { s.devices.RemoveClass(obj.Name) })
 }
 
+func (s *Scheduler) onTaintRule(obj *resourcev1.DeviceTaintRule) {
+	s.taintsChanged(func() bool { return s.devices.SetRule(obj) })
+}
+
+func (s *Scheduler) onTaintRuleGone(obj *resourcev1.DeviceTaintRule) {
+	s.taintsChanged(func() bool { return s.devices.RemoveRule(obj.Name) })
+}
+
+func (s *Scheduler) taintsChanged(note func() bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if note() {
+		s.wake(eventSlices, dependsOnDevices)
+	}
+}
+
 func (s *Scheduler) devicesChanged(note func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

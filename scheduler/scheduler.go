@@ -211,6 +211,7 @@ func (s *Scheduler) sources() []source {
 		{&corev1.PersistentVolumeClaim{}, handler(s.onClaim, s.onClaimGone)},
 		{&resourcev1.DeviceClass{}, handler(s.onDeviceClass, s.onDeviceClassGone)},
 		{&resourcev1.ResourceSlice{}, handler(s.onSlice, s.onSliceGone)},
+		{&resourcev1.DeviceTaintRule{}, handler(s.onTaintRule, s.onTaintRuleGone)},
 		{&resourcev1.ResourceClaim{}, handler(s.onResourceClaim, s.onResourceClaimGone)},
 		{&corev1.Service{}, handler(s.onService, s.onServiceGone)},
 		{&corev1.ReplicationController{}, controllerHandler(s, func(o *corev1.ReplicationController) *metav1.LabelSelector {

@@ -3,8 +3,7 @@
 // claims but is not written yet; the choice of devices is made by the allocator
 // that upstream publishes.
 //
-// Device taint rules, extended resources that are backed by devices, and
-// conditions for binding are not regarded.
+// Extended resources that are backed by devices are not regarded.
 //
 // Devices is not safe for concurrent use.
 package devices
@@ -42,7 +41,8 @@ const (
 type Devices struct {
 	ctx     context.Context // of the allocator's searches
 	claims  map[types.NamespacedName]*resourcev1.ResourceClaim
-	slices  map[string]*resourcev1.ResourceSlice
+	offers  map[string]offer // by the name of the slice
+	rules   map[string]*resourcev1.DeviceTaintRule
 	classes map[string]*resourcev1.DeviceClass
 	pending map[types.UID]*resourcev1.AllocationResult
 	cache   *cel.Cache
@@ -53,16 +53,19 @@ func New(ctx context.Context) *Devices {
 	return &Devices{
 		ctx:     ctx,
 		claims:  map[types.NamespacedName]*resourcev1.ResourceClaim{},
-		slices:  map[string]*resourcev1.ResourceSlice{},
+		offers:  map[string]offer{},
+		rules:   map[string]*resourcev1.DeviceTaintRule{},
 		classes: map[string]*resourcev1.DeviceClass{},
 		pending: map[types.UID]*resourcev1.AllocationResult{},
 		cache:   cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}),
 	}
 }
 
+// features are those that are on in upstream 1.37.
 func features() structured.Features {
 	return structured.Features{
 		AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true,
+		DeviceBindingAndStatus: true,
 	}
 }
 
@@ -83,12 +86,6 @@ func (d *Devices) RemoveClaim(c *resourcev1.ResourceClaim) {
 	delete(d.claims, keyOf(c))
 	delete(d.pending, c.UID)
 }
-
-// SetSlice adds or replaces devices of a node, or of several.
-func (d *Devices) SetSlice(s *resourcev1.ResourceSlice) { d.slices[s.Name] = s }
-
-// RemoveSlice forgets them.
-func (d *Devices) RemoveSlice(name string) { delete(d.slices, name) }
 
 // SetClass adds or replaces a device class.
 func (d *Devices) SetClass(c *resourcev1.DeviceClass) { d.classes[c.Name] = c }
@@ -243,7 +240,7 @@ func (d *Devices) allocator() (structured.Allocator, error) {
 	for _, a := range d.pending {
 		note(a)
 	}
-	return structured.NewAllocator(d.ctx, features(), state, d, slices.Collect(maps.Values(d.slices)), d.cache)
+	return structured.NewAllocator(d.ctx, features(), state, d, d.tainted(), d.cache)
 }
 
 // Check implements core.DeviceView.
