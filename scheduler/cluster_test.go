@@ -231,6 +231,9 @@ func (r *subresource) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch
 	if err != nil {
 		return err
 	}
+	if _, ok := obj.(*resourcev1.ResourceClaim); ok {
+		return r.cluster.patchClaim(obj.GetName(), patch, body)
+	}
 	if hook := r.cluster.onPatch; hook != nil {
 		hook(obj.GetName())
 	}

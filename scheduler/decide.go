@@ -48,9 +48,14 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 		s.freed(pod, nominated)
 	}
 	do := func(ctx context.Context) { s.bind(ctx, it, pod, node, nominated) }
+	awaited, _ := s.devices.Awaited(pod.Object, claims, now)
+	if volumes == nil && len(awaited) > 0 {
+		volumes = &core.VolumePlan{Node: node}
+	}
 	if volumes != nil {
 		s.snapshot.Promise(volumes)
-		p := &parked{item: it, pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
+		p := &parked{item: it, pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{},
+			claims: claims, waits: len(awaited) > 0}
 		s.parked[pod.UID()] = p
 		do = func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 	}

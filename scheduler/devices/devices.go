@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -30,12 +29,8 @@ import (
 	"github.com/proa-dev/proa/scheduler/core"
 )
 
-const (
-	// allocationTimeout bounds the search on one node.
-	allocationTimeout = 10 * time.Second
-	// expressions is how many compiled ones are kept.
-	expressions = 1000
-)
+// expressions is how many compiled ones are kept.
+const expressions = 1000
 
 // Devices implements core.Devices.
 type Devices struct {
@@ -43,6 +38,7 @@ type Devices struct {
 	claims  map[types.NamespacedName]*resourcev1.ResourceClaim
 	offers  map[string]offer // by the name of the slice
 	rules   map[string]*resourcev1.DeviceTaintRule
+	limits  map[string]Limits // by the name of the scheduler
 	classes map[string]*resourcev1.DeviceClass
 	pending map[types.UID]*resourcev1.AllocationResult
 	cache   *cel.Cache
@@ -55,6 +51,7 @@ func New(ctx context.Context) *Devices {
 		claims:  map[types.NamespacedName]*resourcev1.ResourceClaim{},
 		offers:  map[string]offer{},
 		rules:   map[string]*resourcev1.DeviceTaintRule{},
+		limits:  map[string]Limits{},
 		classes: map[string]*resourcev1.DeviceClass{},
 		pending: map[types.UID]*resourcev1.AllocationResult{},
 		cache:   cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}),
@@ -113,6 +110,7 @@ type view struct {
 	claims    []*resourcev1.ResourceClaim
 	selectors []*nodeaffinity.NodeSelector // of those that are allocated
 	missing   []*resourcev1.ResourceClaim  // the others
+	spoiled   []*resourcev1.ResourceClaim  // allocated, but in vain
 	allocator structured.Allocator
 }
 
@@ -175,6 +173,9 @@ func (v *view) add(claim *resourcev1.ResourceClaim) (refusal string) {
 				return err.Error()
 			}
 			v.selectors = append(v.selectors, selector)
+		}
+		if v.devices.spoiled(v.pod, claim) {
+			v.spoiled = append(v.spoiled, claim)
 		}
 		return ""
 	}
@@ -245,10 +246,14 @@ func (d *Devices) allocator() (structured.Allocator, error) {
 
 // Check implements core.DeviceView.
 func (v *view) Check(node *corev1.Node) string {
+	const unavailable = "resourceclaim not available on the node"
 	for _, s := range v.selectors {
 		if !s.Match(node) {
-			return "resourceclaim not available on the node"
+			return unavailable
 		}
+	}
+	if len(v.spoiled) > 0 {
+		return unavailable
 	}
 	_, reason := v.allocate(node)
 	return reason
@@ -258,8 +263,12 @@ func (v *view) allocate(node *corev1.Node) ([]resourcev1.AllocationResult, strin
 	if len(v.missing) == 0 {
 		return nil, ""
 	}
-	ctx, cancel := context.WithTimeout(v.devices.ctx, allocationTimeout)
-	defer cancel()
+	ctx := v.devices.ctx
+	if limit := v.devices.limitsOf(v.pod).Filter; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
 	results, err := v.allocator.Allocate(ctx, node, v.missing)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -321,15 +330,21 @@ func (d *Devices) Withdraw(p *Plan) {
 }
 
 // Idle returns an allocated claim of the pod that does not suit any of the
-// nodes and that nobody else uses: freed, it may be allocated elsewhere.
+// nodes, or is spoiled, and that nobody else uses: freed, it may be allocated
+// elsewhere.
 func (d *Devices) Idle(pod *corev1.Pod) *resourcev1.ResourceClaim {
 	v, _ := d.view(pod)
 	if v == nil {
 		return nil
 	}
-	for _, c := range v.claims {
-		users := c.Status.ReservedFor
-		if c.Status.Allocation != nil && c.Status.Allocation.NodeSelector != nil && (len(users) == 0 || len(users) == 1 && users[0].UID == pod.UID) {
+	candidates := v.spoiled
+	if len(candidates) == 0 {
+		candidates = slices.DeleteFunc(v.claims, func(c *resourcev1.ResourceClaim) bool {
+			return c.Status.Allocation == nil || c.Status.Allocation.NodeSelector == nil
+		})
+	}
+	for _, c := range candidates {
+		if users := c.Status.ReservedFor; len(users) == 0 || len(users) == 1 && users[0].UID == pod.UID {
 			return c
 		}
 	}
