@@ -249,8 +249,10 @@ func (c *controller) settle(key types.NamespacedName) bool {
 
 func (c *controller) evict(ctx context.Context, key types.NamespacedName, pod *corev1.Pod) error {
 	c.events.Eventf(reference(pod), corev1.EventTypeNormal, reason, "Marking for deletion Pod %s", key)
-	err := pods.Disrupt(ctx, c.env.Cluster.Client(), pod, "DeletionByTaintManager",
-		"Taint manager: deleting due to NoExecute taint", false, c.env.Clock.Now())
+	var err error
+	if pods.Disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", c.env.Clock.Now()) {
+		err = c.env.Cluster.Client().Status().Update(ctx, pod)
+	}
 	if err == nil {
 		uid := pod.UID
 		err = c.env.Cluster.Client().Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}},
