@@ -28,7 +28,7 @@ type Preemption struct {
 // Preempt looks for pods of lower priority whose eviction makes the pod fit.
 // d is the diagnosis of the very same state. Without a way it returns nil and
 // the reason in upstream's words; settled then says that the pod's nomination
-// still stands.
+// stays: nobody found that it is in vain.
 func (s *Snapshot) Preempt(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionBudget) (way *Preemption, reason string, settled bool) {
 	ways, reason, settled := s.Ways(p, d, budgets)
 	if len(ways) == 0 {
@@ -52,7 +52,7 @@ func (s *Snapshot) anyBelow(priority int32) bool {
 // Ways is Preempt without the choice: there may be several nodes.
 func (s *Snapshot) Ways(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionBudget) (ways []*Preemption, reason string, settled bool) {
 	if policy := p.Object.Spec.PreemptionPolicy; policy != nil && *policy == corev1.PreemptNever {
-		return nil, "not eligible due to preemptionPolicy=Never.", false
+		return nil, "not eligible due to preemptionPolicy=Never.", true
 	}
 	if n, ok := s.nominated[p.UID()]; ok && slices.Contains(d.candidates, n.slot) && s.clearing(p, n.slot) {
 		return nil, "not eligible due to a terminating pod on the nominated node.", true
