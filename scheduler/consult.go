@@ -25,13 +25,13 @@ func (s *Scheduler) preemptionInterested(obj *corev1.Pod) bool {
 // consult decides about a pod together with extenders. They are asked without
 // the lock, and what they chose must still hold afterwards.
 func (s *Scheduler) consult(ctx context.Context, it *queue.Item) step {
-	pod, nodes, why := s.look(it, func(pod *core.Pod) ([]core.Feasible, *core.Diagnosis) { return s.snapshot.Nominee(pod), nil })
+	pod, nodes, _ := s.look(it, func(pod *core.Pod) ([]core.Feasible, *core.Diagnosis) { return s.snapshot.Nominee(pod), nil })
 	if len(nodes) > 0 {
 		if kept, _, err := s.filter(ctx, pod.Object, nodes); err == nil && len(kept) > 0 {
 			return s.conclude(it, kept, nil, nil, nil)
 		}
 	}
-	pod, nodes, why = s.look(it, s.snapshot.Feasible)
+	pod, nodes, why := s.look(it, s.snapshot.Feasible)
 	if pod == nil {
 		return step{}
 	}
