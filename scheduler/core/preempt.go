@@ -263,8 +263,9 @@ func (a *Preemption) earliest() int64 {
 }
 
 // trial puts pods on one slot and takes them off, to see whether another pod
-// would fit then. Only what that pod is compared with is kept right; end puts
-// everything back. There is one trial at a time.
+// would fit then. Only what filters compare that pod with is kept right, since
+// trials are most of a preemption; end puts everything back. There is one trial
+// at a time.
 type trial struct {
 	*attempt
 	slot    int32
@@ -283,9 +284,12 @@ type change struct {
 func (a *attempt) try(slot int32) *trial {
 	row := &a.s.nodes[slot]
 	t := &trial{attempt: a, slot: slot, before: row.pods, ports: row.ports}
-	row.pods, row.ports = slices.Clone(row.pods), slices.Clone(row.ports)
+	row.pods = slices.Clone(row.pods)
+	if len(a.pod.ports) > 0 {
+		row.ports = slices.Clone(row.ports)
+	}
 	for _, r := range a.group.relations {
-		if r.tally != nil && !slices.Contains(t.tallies, r.tally) {
+		if r.tally != nil && r.kind.filters() && !slices.Contains(t.tallies, r.tally) {
 			t.tallies = append(t.tallies, r.tally)
 		}
 	}
@@ -331,14 +335,18 @@ func (t *trial) charge(pod *Pod, sign int64) {
 	s := t.s
 	s.charge(t.slot, pod, sign)
 	row := &s.nodes[t.slot]
-	for _, port := range pod.ports {
-		if sign > 0 {
-			row.ports = append(row.ports, port)
-		} else if i := slices.Index(row.ports, port); i >= 0 {
-			row.ports = slices.Delete(row.ports, i, i+1)
+	if len(t.pod.ports) > 0 {
+		for _, port := range pod.ports {
+			if sign > 0 {
+				row.ports = append(row.ports, port)
+			} else if i := slices.Index(row.ports, port); i >= 0 {
+				row.ports = slices.Delete(row.ports, i, i+1)
+			}
 		}
 	}
-	s.useClaims(pod, int(sign))
+	if t.claims != nil {
+		s.useClaims(pod, int(sign))
+	}
 	for _, tally := range t.tallies {
 		if tally.counts(s.namespaces, pod) {
 			tally.count.add(t.slot, sign)

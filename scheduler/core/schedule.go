@@ -244,8 +244,15 @@ func (a *attempt) now(slot int32, live bool) (f Filter, reasons []string, hopele
 }
 
 // fitsBesideNominated says whether the pod fits beside the pods that are
-// nominated to the slot and that it may not push aside.
+// nominated to the slot and that it may not push aside. Most often the room
+// alone tells that it does not.
 func (a *attempt) fitsBesideNominated(slot int32) bool {
+	if len(a.s.nodes[slot].nominated) == 0 {
+		return true
+	}
+	if !a.s.hasRoom(a.pod, slot, a.s.reservedFrom(a.pod.Priority, slot)) {
+		return false
+	}
 	f, _, _, _ := a.besideNominated(slot)
 	return f == Fits
 }
