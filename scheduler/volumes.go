@@ -20,12 +20,11 @@ import (
 
 // parked is a pod that has a node and waits for its volumes.
 type parked struct {
-	item      *queue.Item
-	pod       *core.Pod
-	plan      *core.VolumePlan
-	nominated string
-	deadline  time.Time
-	written   bool // the plan is, and only events are awaited
+	item     *queue.Item
+	pod      *core.Pod
+	plan     *core.VolumePlan
+	deadline time.Time
+	written  bool // the plan is, and only events are awaited
 	// selected says that the choice of node has been seen on a claim. When it
 	// is gone later, the provisioner gave the claim back.
 	selected map[types.UID]bool
@@ -150,7 +149,7 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 		return
 	}
 	delete(s.parked, uid)
-	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node, p.nominated) }
+	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node) }
 	s.wakeUp()
 }
 
@@ -158,9 +157,9 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 func (s *Scheduler) giveUp(uid types.UID, p *parked, why string) {
 	delete(s.parked, uid)
 	s.snapshot.Withdraw(p.plan)
-	if s.forgetLocked(uid, p.plan.Node, p.nominated) {
+	if s.forgetLocked(uid, p.plan.Node) {
 		s.chores[uid] = func(ctx context.Context) {
-			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, preBind+why, p.nominated)
+			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, preBind+why, "")
 		}
 		s.wakeUp()
 	}
