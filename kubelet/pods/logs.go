@@ -107,15 +107,7 @@ func (m *Manager) Sandbox(pod *corev1.Pod) string {
 func (m *Manager) HasStatic(mirror *corev1.Pod) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, w := range m.workers {
-		w.mu.Lock()
-		p := w.published.pod
-		w.mu.Unlock()
-		if p != nil && IsStatic(p) && nameOf(p) == nameOf(mirror) {
-			return true
-		}
-	}
-	return false
+	return len(m.static(nameOf(mirror))) > 0
 }
 
 // endOf is closed once the container does not run; w.mu is held. All who ask
