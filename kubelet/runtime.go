@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"sort"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -111,6 +113,12 @@ func (k *Kubelet) recursiveReadOnly() bool {
 		}
 	}
 	return false
+}
+
+// appArmor says that the kernel has AppArmor switched on.
+func appArmor() bool {
+	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && strings.HasPrefix(string(data), "Y")
 }
 
 func (k *Kubelet) addresses() []corev1.NodeAddress {

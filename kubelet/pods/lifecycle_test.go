@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/proa-dev/proa/kubelet/internal/fakecri"
@@ -36,5 +37,16 @@ func TestStaticPodWaitsForItsPredecessor(t *testing.T) {
 		if all := b.manager.Pods(); len(all) != 1 || all[0].UID != "c" || all[0].Status.Phase != corev1.PodRunning {
 			t.Errorf("pods: %v", all)
 		}
+	})
+}
+
+// What the node does not know is the cluster's to count: a scheduler's extender
+// has, or a claim of devices stands for it.
+func TestUnknownResourcesAreNotTheNodes(t *testing.T) {
+	run(t, &fakecri.Runtime{}, func(b *bench) {
+		p := pod("c")
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"example.com/licence": resource.MustParse("1")}
+		b.manager.Update(p)
+		b.wantLog("sandbox p/0", "start c/0")
 	})
 }

@@ -76,6 +76,8 @@ type Config struct {
 	PodLogsDir       string
 	ContainerLogsDir string
 	SeccompDir       string
+	// AppArmor says that the kernel can confine containers by it.
+	AppArmor bool
 	// Metrics count what is done; nil counts for nobody.
 	Metrics *metrics.Metrics
 }
@@ -161,7 +163,7 @@ func (m *Manager) Update(pod *corev1.Pod) {
 	w.measured = here || pod.Status.StartTime != nil
 	final := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	if !here && !final && pod.DeletionTimestamp == nil {
-		if r := admit(pod, m.active(pod.UID), m.cfg.Node()); r != nil {
+		if r := m.admit(pod, m.active(pod.UID), m.cfg.Node()); r != nil {
 			w.verdict = &status.Verdict{Phase: corev1.PodFailed, Reason: r.reason, Message: "Pod was rejected: " + r.message, Rejected: true}
 			m.cfg.Recorder.Event(pod, corev1.EventTypeWarning, r.reason, r.message)
 			m.cfg.Metrics.Rejected(r.reason)
