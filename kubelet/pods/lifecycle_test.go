@@ -50,3 +50,96 @@ func TestUnknownResourcesAreNotTheNodes(t *testing.T) {
 		b.wantLog("sandbox p/0", "start c/0")
 	})
 }
+
+func sleepFirst(c *corev1.Container, seconds int64) {
+	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: seconds}}}
+}
+
+// The hooks of all containers run when a pod's end begins; a sidecar is asked to
+// end when the containers have, unless it did so by itself.
+func TestHooksOfSidecarsDoNotWait(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(name string, _ uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: name == "ends", For: time.Minute}
+	}}
+	run(t, runtime, func(b *bench) {
+		p := withInit(pod("c"), true, "s", "ends")
+		sleepFirst(&p.Spec.InitContainers[0], 5)
+		sleepFirst(&p.Spec.Containers[0], 10)
+		b.manager.Update(p)
+		time.Sleep(58 * time.Second)
+		b.runtime.ClearLog()
+		b.delete(p, 30)
+		time.Sleep(11 * time.Second)
+		b.wantLog("exit ends/0 0", "stop ends/0 28s", "stop c/0 20s", "exit c/0 143", "stop s/0 20s", "exit s/0 143", "stop sandbox p/0")
+		if !b.removed {
+			t.Error("the object was not released")
+		}
+	})
+}
+
+// An init container's own policy says whether its failure is the pod's.
+func TestInitContainerWithItsOwnPolicy(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(name string, attempt uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: name == "i", For: time.Second, Code: int32(1 - attempt)}
+	}}
+	onFailure := corev1.ContainerRestartPolicyOnFailure
+	run(t, runtime, func(b *bench) {
+		p := withInit(pod("c"), false, "i")
+		p.Spec.RestartPolicy, p.Spec.InitContainers[0].RestartPolicy = corev1.RestartPolicyNever, &onFailure
+		b.manager.Update(p)
+		time.Sleep(1500 * time.Millisecond)
+		if s := b.last(); s.Phase != corev1.PodPending {
+			t.Errorf("phase = %s after the first failure", s.Phase)
+		}
+		time.Sleep(10 * time.Second)
+		b.wantLog("sandbox p/0", "start i/0", "exit i/0 1", "start i/1", "exit i/1 0", "start c/0")
+	})
+}
+
+// While a container waits to be restarted, the previous one is that which ended last.
+func TestPreviousContainer(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(string, uint32) fakecri.Behaviour { return fakecri.Behaviour{Exits: true, For: 15 * time.Second, Code: 1} }}
+	run(t, runtime, func(b *bench) {
+		p := pod("c")
+		b.manager.Update(p)
+		want := func(previous bool, attempt uint32) {
+			t.Helper()
+			synctest.Wait()
+			c, _ := b.manager.Container(p, "c", previous)
+			if c == nil || c.Metadata.Attempt != attempt {
+				t.Errorf("previous %v: %+v, want attempt %d", previous, c, attempt)
+			}
+		}
+		time.Sleep(time.Second)
+		want(false, 0)
+		if c, _ := b.manager.Container(p, "c", true); c != nil {
+			t.Errorf("previous %+v of the first", c)
+		}
+		time.Sleep(15 * time.Second)
+		want(false, 1)
+		want(true, 0)
+		time.Sleep(15 * time.Second) // backs off
+		want(false, 1)
+		want(true, 1)
+	})
+}
+
+// A container whose postStart hook failed takes no traffic while it is ended.
+func TestFailedPostStartHookIsNeverReady(t *testing.T) {
+	runtime := &fakecri.Runtime{
+		Act:     func(string, uint32) fakecri.Behaviour { return fakecri.Behaviour{IgnoresTerm: true} },
+		Command: func(string, []string) int32 { return 1 },
+	}
+	run(t, runtime, func(b *bench) {
+		p := pod("c")
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"fail"}}}}
+		b.manager.Update(p)
+		for range 40 {
+			time.Sleep(time.Second)
+			if s := b.last(); ready(s) {
+				t.Fatalf("ready: %+v", s.ContainerStatuses)
+			}
+		}
+		b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 137", "start c/1", "stop c/1 30s")
+	})
+}
