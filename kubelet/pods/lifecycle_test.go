@@ -1,6 +1,7 @@
 package pods_test
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,7 +99,9 @@ func TestInitContainerWithItsOwnPolicy(t *testing.T) {
 
 // While a container waits to be restarted, the previous one is that which ended last.
 func TestPreviousContainer(t *testing.T) {
-	runtime := &fakecri.Runtime{Act: func(string, uint32) fakecri.Behaviour { return fakecri.Behaviour{Exits: true, For: 15 * time.Second, Code: 1} }}
+	runtime := &fakecri.Runtime{Act: func(string, uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: true, For: 15 * time.Second, Code: 1}
+	}}
 	run(t, runtime, func(b *bench) {
 		p := pod("c")
 		b.manager.Update(p)
@@ -141,5 +144,68 @@ func TestFailedPostStartHookIsNeverReady(t *testing.T) {
 			}
 		}
 		b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 137", "start c/1", "stop c/1 30s")
+	})
+}
+
+func withMemory(p *corev1.Pod, generation int64, size string) *corev1.Pod {
+	p = p.DeepCopy()
+	list := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(size)}
+	p.Generation, p.Spec.Containers[0].Resources = generation, corev1.ResourceRequirements{Limits: list, Requests: list}
+	return p
+}
+
+func has(s corev1.PodStatus, kind corev1.PodConditionType, reason, message string) bool {
+	return slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == kind && c.Reason == reason && c.Message == message
+	})
+}
+
+// A container does not lose memory that it uses: the kernel would kill it.
+func TestMemoryInUseIsNotTakenAway(t *testing.T) {
+	runtime := &fakecri.Runtime{UsedMemory: 64 << 20}
+	run(t, runtime, func(b *bench) {
+		p := pod("c")
+		b.manager.Update(withMemory(p, 1, "128Mi"))
+		synctest.Wait()
+		b.manager.Update(withMemory(p, 2, "64Mi"))
+		b.wantLog("sandbox p/0", "start c/0")
+		s := b.last()
+		if !has(s, corev1.PodResizeInProgress, corev1.PodReasonError,
+			`cannot decrease memory limits: attempting to set container "c" memory limit (67108864) below current usage (67108864)`) {
+			t.Errorf("conditions: %+v", s.Conditions)
+		}
+		if got := s.ContainerStatuses[0].Resources.Limits.Memory().String(); got != "128Mi" {
+			t.Errorf("the status says that the container has %s", got)
+		}
+		b.manager.Update(withMemory(p, 3, "96Mi"))
+		b.wantLog("sandbox p/0", "start c/0", "resize c/0 100663296", "resize c/0 100663296")
+		if s := b.last(); s.ContainerStatuses[0].Resources.Limits.Memory().String() != "96Mi" || has(s, corev1.PodResizeInProgress, corev1.PodReasonError, "") {
+			t.Errorf("status: %+v", s)
+		}
+	})
+}
+
+// A kubelet that starts anew gives a pod no more than it was given before.
+func TestDeferredResizeOutlivesTheKubelet(t *testing.T) {
+	run(t, &fakecri.Runtime{}, func(b *bench) {
+		dir := t.TempDir()
+		p := pod("c")
+		b.manager.Update(withMemory(p, 1, "1Gi"))
+		synctest.Wait()
+		more := withMemory(p, 2, "8Gi")
+		b.manager.Update(more)
+		for range 2 {
+			b.wantLog("sandbox p/0", "start c/0")
+			s := b.last()
+			if s.ContainerStatuses[0].Resources.Limits.Memory().String() != "1Gi" || !slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodResizePending && c.Reason == corev1.PodReasonInfeasible
+			}) {
+				t.Errorf("status: %+v", s)
+			}
+			more.Status = s
+			b.stop()
+			b.start(dir)
+			b.manager.Update(more)
+		}
 	})
 }

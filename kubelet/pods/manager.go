@@ -161,6 +161,10 @@ func (m *Manager) Update(pod *corev1.Pod) {
 	m.cfg.Metrics.ContainersPerPod.Observe(float64(len(pod.Spec.Containers)))
 	_, here := m.found[string(pod.UID)]
 	w.measured = here || pod.Status.StartTime != nil
+	if here {
+		w.pod = allocated(pod)
+		w.inbox.pod = pod // it may ask for more now
+	}
 	final := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	if !here && !final && pod.DeletionTimestamp == nil {
 		if r := m.admit(pod, m.active(pod.UID), m.cfg.Node()); r != nil {

@@ -79,7 +79,7 @@ func (b *bench) start(dir string) {
 		Images: images.New(images.Config{Client: b.runtime.Client(), Now: now}), Cgroups: noCgroups{}, Status: b,
 		Services: func(context.Context, string) ([]corev1.Service, error) { return nil, nil },
 		Node: func() *corev1.Node {
-			return &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "bad", Effect: corev1.TaintEffectNoExecute}, {Key: "new", Effect: corev1.TaintEffectNoSchedule}}}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourcePods: resource.MustParse("10")}}}
+			return &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "bad", Effect: corev1.TaintEffectNoExecute}, {Key: "new", Effect: corev1.TaintEffectNoSchedule}}}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}}}
 		},
 		HostIPs: func() []string { return []string{"192.0.2.1"} }, Recorder: b.recorder, Clock: clock.RealClock{},
 		Logger: slog.New(slog.DiscardHandler), PodLogsDir: dir + "/logs",
