@@ -282,7 +282,7 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		StorageDir: k.cfg.StorageDir, Node: p.node.Get})
 	p.images = images.New(images.Config{Client: p.cri, Now: now})
 	p.gc = &images.Collector{Client: p.cri, Logger: k.log, High: 85, Low: 80, MinAge: 2 * time.Minute, Now: now,
-		Removed: func() { p.metrics.Collected("space") }}
+		Mounted: func() []string { return imageVolumes(p.pods.Pods()) }, Removed: func() { p.metrics.Collected("space") }}
 	p.writer = status.NewWriter(k.cluster.Client(), k.log)
 	p.pods, err = pods.New(ctx, pods.Config{
 		CRI: p.cri, RuntimeName: name, RuntimeHandler: k.runtimeHandler, RecursiveReadOnly: k.recursiveReadOnly,

@@ -156,6 +156,21 @@ func listImages(ctx context.Context, c *cri.Client) ([]corev1.ContainerImage, er
 	return out[:min(len(out), maxImages)], nil
 }
 
+// imageVolumes lists the images that pods which may run mount as volumes.
+func imageVolumes(list []*corev1.Pod) (refs []string) {
+	for _, p := range list {
+		if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+			continue
+		}
+		for i := range p.Spec.Volumes {
+			if v := p.Spec.Volumes[i].Image; v != nil {
+				refs = append(refs, v.Reference)
+			}
+		}
+	}
+	return refs
+}
+
 // imageDir is where the runtime keeps images.
 func (p *parts) imageDir(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -83,6 +83,9 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (started boo
 	attempt := w.nextAttempt(c.Name)
 	err := w.start(ctx, c, k, image, attempt)
 	k.image = nil
+	for _, v := range imageVolumes(w.pod, c) { // by the next start they may be gone
+		w.container(v.key).image = nil
+	}
 	if err == nil {
 		w.advanceBackOff(k, attempt)
 		k.waiting, k.configRetry = nil, retry{}
