@@ -110,18 +110,19 @@ func unmountBelow(dir string) error {
 	return err
 }
 
-// mountTmpfs mounts a memory file system at dir unless one is there.
-func mountTmpfs(dir, options string) error {
+// mountTmpfs mounts a memory file system at dir unless one is there; fresh says
+// that there was none.
+func mountTmpfs(dir, options string) (fresh bool, err error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
+		return false, err
 	}
 	if there, err := isMountPoint(dir); err != nil || there {
-		return err
+		return false, err
 	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
+		return false, fmt.Errorf("mount tmpfs at %s: %w", dir, err)
 	}
-	return nil
+	return true, nil
 }
 
 func removeMounted(dir string) error {
