@@ -38,8 +38,10 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	nominated := s.snapshot.Nominated(pod.UID())
 	volumes := s.snapshot.PlanVolumes(pod, node)
 	var claims *devices.Plan
+	var awaited []types.NamespacedName
 	if obj := s.snapshot.Node(node); obj != nil && len(pod.Object.Spec.ResourceClaims) > 0 {
 		claims = s.devices.Plan(pod.Object, obj)
+		awaited, _ = s.devices.Awaited(pod.Object, claims, now)
 	}
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
@@ -48,9 +50,13 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 		s.freed(pod, nominated)
 	}
 	do := func(ctx context.Context) { s.bind(ctx, it, pod, node) }
+	if volumes == nil && len(awaited) > 0 {
+		volumes = &core.VolumePlan{Node: node}
+	}
 	if volumes != nil {
 		s.snapshot.Promise(volumes)
-		p := &parked{item: it, pod: pod, plan: volumes, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
+		p := &parked{item: it, pod: pod, plan: volumes, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{},
+			claims: claims, waits: len(awaited) > 0}
 		s.parked[pod.UID()] = p
 		do = func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 	}
