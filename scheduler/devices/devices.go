@@ -28,6 +28,7 @@ import (
 	"k8s.io/dynamic-resource-allocation/structured"
 	"k8s.io/utils/ptr"
 
+	_ "github.com/proa-dev/proa/internal/expressions" // selectors compute within bounds
 	"github.com/proa-dev/proa/scheduler/core"
 )
 
