@@ -1,0 +1,38 @@
+// Package deviceclass tells which devices stand for an extended resource: those
+// of a class that names the resource, or that the resource names.
+package deviceclass
+
+import (
+	"cmp"
+	"iter"
+
+	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+)
+
+// Resource is the extended resource that stands for a class by its name.
+func Resource(class string) corev1.ResourceName {
+	return corev1.ResourceName(resourcev1.ResourceDeviceClassPrefix + class)
+}
+
+// Resources returns the class behind each extended resource that has one. Of
+// several classes that name the same resource it is the newest, so that there
+// may be another class for it; then the first by name.
+func Resources(classes iter.Seq[*resourcev1.DeviceClass]) map[corev1.ResourceName]*resourcev1.DeviceClass {
+	out := map[corev1.ResourceName]*resourcev1.DeviceClass{}
+	for c := range classes {
+		out[Resource(c.Name)] = c
+		if c.Spec.ExtendedResourceName == nil {
+			continue
+		}
+		name := corev1.ResourceName(*c.Spec.ExtendedResourceName)
+		if other, ok := out[name]; !ok || before(c, other) {
+			out[name] = c
+		}
+	}
+	return out
+}
+
+func before(a, b *resourcev1.DeviceClass) bool {
+	return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name)) < 0
+}
