@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
@@ -71,6 +72,7 @@ type bench struct {
 	informer *informertest.FakeInformers
 	services *controllertest.FakeInformer
 	slices   *controllertest.FakeInformer
+	ranges   *controllertest.FakeInformer
 }
 
 type fakeCluster struct{ cache cache.Cache }
@@ -186,6 +188,8 @@ func (b *bench) start() (stop func()) {
 	b.services, err = b.informer.FakeInformerFor(ctx, &corev1.Service{})
 	b.must(err)
 	b.slices, err = b.informer.FakeInformerFor(ctx, &discoveryv1.EndpointSlice{})
+	b.must(err)
+	b.ranges, err = b.informer.FakeInformerFor(ctx, &networkingv1.ServiceCIDR{})
 	b.must(err)
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- inside(b.node, func() error { return p.Run(ctx, func() { close(ready) }) }) }()
@@ -385,6 +389,43 @@ func TestEndpointsChange(t *testing.T) {
 		_, err := ask(b.node, "tcp", "10.43.0.7:80")
 		return errors.Is(err, syscall.ECONNREFUSED)
 	})
+}
+
+// A connection that was tried before its Service came must not spoil later
+// ones from the same port: the kernel keeps what it decided for a flow.
+func TestConnectionBeforeService(t *testing.T) {
+	b := newBench(t, 1, 2)
+	b.start()
+	b.ranges.Add(&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.43.0.0/16", "fd00::/112"}}})
+	eventually(t, "what no Service has goes nowhere", func() bool {
+		_, err := ask(b.node, "udp", "10.43.0.9:80")
+		return errors.Is(err, syscall.EPERM)
+	})
+	dial := func(ns netns.NsHandle, timeout time.Duration) error {
+		return inside(ns, func() error {
+			d := net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{Port: 33333}}
+			c, err := d.Dial("tcp4", "10.43.0.7:80")
+			if err != nil {
+				return err
+			}
+			c.(*net.TCPConn).SetLinger(0) // frees the port
+			return c.Close()
+		})
+	}
+	for who, ns := range map[string]netns.NsHandle{"the node": b.node, "a pod": b.pods[2]} {
+		var late net.Error
+		if err := dial(ns, 100*time.Millisecond); !errors.As(err, &late) || !late.Timeout() {
+			t.Errorf("%s, without a Service: %v, want a timeout", who, err)
+		}
+	}
+	b.services.Add(service(nil))
+	b.slices.Add(endpoints(1))
+	eventually(t, "the Service answers", func() bool { return answers(b.node, "10.43.0.7:80", 1)["1"] == 1 })
+	for who, ns := range map[string]netns.NsHandle{"the node": b.node, "a pod": b.pods[2]} {
+		if err := dial(ns, 5*time.Second); err != nil {
+			t.Errorf("%s, from the port that was in use before: %v", who, err)
+		}
+	}
 }
 
 func TestSessionAffinity(t *testing.T) {
