@@ -84,7 +84,7 @@ func (v *view) claimOn(node *corev1.Node) (*resourcev1.ResourceClaim, []corev1.C
 	return &resourcev1.ResourceClaim{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: v.pod.Namespace, GenerateName: v.pod.Name + "-extended-resources-",
-			UID:         types.UID("of-" + v.pod.UID), // until it has one
+			UID:         "of-" + v.pod.UID, // until it has one
 			Annotations: map[string]string{resourcev1.ExtendedResourceClaimAnnotation: "true"},
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: "v1", Kind: "Pod", Name: v.pod.Name, UID: v.pod.UID, Controller: ptr.To(true),
