@@ -10,9 +10,14 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 )
 
-// Resource is the extended resource that stands for a class by its name.
-func Resource(class string) corev1.ResourceName {
-	return corev1.ResourceName(resourcev1.ResourceDeviceClassPrefix + class)
+// Names yields the extended resources that a class may stand for: its own name
+// makes one, and it may name another.
+func Names(c *resourcev1.DeviceClass) iter.Seq[corev1.ResourceName] {
+	return func(yield func(corev1.ResourceName) bool) {
+		if yield(corev1.ResourceName(resourcev1.ResourceDeviceClassPrefix+c.Name)) && c.Spec.ExtendedResourceName != nil {
+			yield(corev1.ResourceName(*c.Spec.ExtendedResourceName))
+		}
+	}
 }
 
 // Resources returns the class behind each extended resource that has one. Of
@@ -21,13 +26,10 @@ func Resource(class string) corev1.ResourceName {
 func Resources(classes iter.Seq[*resourcev1.DeviceClass]) map[corev1.ResourceName]*resourcev1.DeviceClass {
 	out := map[corev1.ResourceName]*resourcev1.DeviceClass{}
 	for c := range classes {
-		out[Resource(c.Name)] = c
-		if c.Spec.ExtendedResourceName == nil {
-			continue
-		}
-		name := corev1.ResourceName(*c.Spec.ExtendedResourceName)
-		if other, ok := out[name]; !ok || before(c, other) {
-			out[name] = c
+		for name := range Names(c) {
+			if other, ok := out[name]; !ok || before(c, other) {
+				out[name] = c
+			}
 		}
 	}
 	return out
