@@ -152,17 +152,10 @@ func requestsFor(pod *corev1.Pod, name corev1.ResourceName, class string) (reque
 	return requests, mappings
 }
 
-// asks is how many devices a container wants.
+// asks is how many devices a container wants: there are no parts of one.
 func asks(c *corev1.Container, name corev1.ResourceName) int64 {
-	q, ok := c.Resources.Requests[name]
-	if !ok {
-		return 0
-	}
-	n, whole := q.AsInt64()
-	if !whole {
-		return 0
-	}
-	return max(n, 0)
+	q := c.Resources.Requests[name]
+	return q.Value()
 }
 
 // request is named after the container's place in the pod, and the resource's

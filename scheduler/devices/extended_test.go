@@ -94,6 +94,10 @@ func TestExtendedResources(t *testing.T) {
 			"container-1-request-0:gpu:3",
 			"init1:example.com/gpu>container-1-request-0 init2:example.com/gpu>container-1-request-0 init3:example.com/gpu>container-1-request-0",
 		},
+		"part of one": {
+			[]string{"a deviceclass.resource.kubernetes.io/gpu=1500m"},
+			"container-0-request-0:gpu:2", "a:deviceclass.resource.kubernetes.io/gpu>container-0-request-0",
+		},
 		"only by devices": {
 			[]string{"a example.com/gpu=1 example.com/plugin=1"},
 			"container-0-request-0:gpu:1", "a:example.com/gpu>container-0-request-0",
