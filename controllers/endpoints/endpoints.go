@@ -40,9 +40,10 @@ type controller struct {
 func New(env loop.Env) (loop.Loop, error) {
 	env = env.Named(Name)
 	c := &controller{env: env, events: env.Cluster.Recorder(Name), triggers: endpointutil.NewTriggerTimeTracker()}
+	known := selected.Follow(env)
 	return loop.New(env, Name, workers, c.reconcile,
-		loop.Self(env.Cluster, &corev1.Service{}),
-		selected.Watch(env),
+		known.Changes(),
+		known.Pods(),
 		loop.Watch(env.Cluster, &corev1.Endpoints{}, loop.On[*corev1.Endpoints]{
 			Created: func(_ context.Context, q loop.Queue, e *corev1.Endpoints) {
 				// Left over from a Service that went while we were not looking.

@@ -59,9 +59,10 @@ func New(env loop.Env) (loop.Loop, error) {
 		topology: topologycache.NewTopologyCache(),
 		again:    make(chan event.GenericEvent),
 	}
+	known := selected.Follow(env)
 	services, err := loop.New(env, Name, workers, c.reconcile,
-		loop.Self(env.Cluster, &corev1.Service{}),
-		selected.Watch(env),
+		known.Changes(),
+		known.Pods(),
 		loop.Watch(env.Cluster, &discoveryv1.EndpointSlice{}, loop.On[*discoveryv1.EndpointSlice]{
 			Created: c.sliceCreated, Updated: c.sliceUpdated, Deleted: c.sliceDeleted,
 		}),
