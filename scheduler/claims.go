@@ -85,7 +85,7 @@ func (s *Scheduler) reserve(ctx context.Context, pod *corev1.Pod, r *devices.Res
 				return fmt.Errorf("add finalizer to claim %s: %w", name, err)
 			}
 		}
-		claim.Status.Allocation = r.Allocation
+		claim.Status.Allocation = r.Allocation.DeepCopy() // the answer is read into it
 	}
 	claim.Status.ReservedFor = append(claim.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: pod.Name, UID: pod.UID})
 	if err := s.cluster.Client().SubResource("status").Update(ctx, claim); err != nil {
