@@ -27,6 +27,7 @@ import (
 	"github.com/proa-dev/proa/controllers/cronjob"
 	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/devicetainteviction"
 	"github.com/proa-dev/proa/controllers/disruption"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
@@ -164,6 +165,7 @@ func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registere
 		func() (loop.Loop, error) { return garbage.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
 		func() (loop.Loop, error) { return tainteviction.New(env) },
+		func() (loop.Loop, error) { return devicetainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds, cfg.MetricsAPI) },
 		func() (loop.Loop, error) { return resourceclaim.New(env) },

@@ -9,7 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/scheduler/core"
@@ -18,11 +20,11 @@ import (
 )
 
 func (s *Scheduler) onResourceClaim(obj *resourcev1.ResourceClaim) {
-	s.devicesChanged(func() { s.devices.SetClaim(obj) })
+	s.devicesChanged(func() { s.devices.SetClaim(obj); s.followDevices(obj) })
 }
 
 func (s *Scheduler) onResourceClaimGone(obj *resourcev1.ResourceClaim) {
-	s.devicesChanged(func() { s.devices.RemoveClaim(obj) })
+	s.devicesChanged(func() { s.devices.RemoveClaim(obj); s.missDevices(obj) })
 }
 
 func (s *Scheduler) onSlice(obj *resourcev1.ResourceSlice) {
@@ -39,6 +41,22 @@ func (s *Scheduler) onDeviceClass(obj *resourcev1.DeviceClass) {
 
 func (s *Scheduler) onDeviceClassGone(obj *resourcev1.DeviceClass) {
 	s.classChanged(func() bool { return s.devices.RemoveClass(obj.Name) })
+}
+
+func (s *Scheduler) onTaintRule(obj *resourcev1.DeviceTaintRule) {
+	s.taintsChanged(func() bool { return s.devices.SetRule(obj) })
+}
+
+func (s *Scheduler) onTaintRuleGone(obj *resourcev1.DeviceTaintRule) {
+	s.taintsChanged(func() bool { return s.devices.RemoveRule(obj.Name) })
+}
+
+func (s *Scheduler) taintsChanged(note func() bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if note() {
+		s.wake(eventSlices, dependsOnDevices)
+	}
 }
 
 func (s *Scheduler) devicesChanged(note func()) {
@@ -64,7 +82,7 @@ func (s *Scheduler) withClaims(pod *core.Pod, node, nominated string, plan *devi
 				again := s.forgetLocked(pod.UID(), node, nominated)
 				s.mu.Unlock()
 				if again && ctx.Err() == nil {
-					s.report(ctx, pod, corev1.PodReasonSchedulerError, `running PreBind plugin "DynamicResources": `+err.Error(), nominated)
+					s.report(ctx, pod, corev1.PodReasonSchedulerError, preBindDevices+err.Error(), nominated)
 				}
 				return
 			}
@@ -85,7 +103,8 @@ func (s *Scheduler) reserve(ctx context.Context, pod *corev1.Pod, r *devices.Res
 				return fmt.Errorf("add finalizer to claim %s: %w", name, err)
 			}
 		}
-		claim.Status.Allocation = r.Allocation.DeepCopy() // the answer is read into it
+		claim.Status.Allocation = r.Allocation.DeepCopy() // which others look at
+		claim.Status.Allocation.AllocationTimestamp = ptr.To(metav1.Now())
 	}
 	claim.Status.ReservedFor = append(claim.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: pod.Name, UID: pod.UID})
 	if err := s.cluster.Client().SubResource("status").Update(ctx, claim); err != nil {

@@ -54,7 +54,7 @@ type fakeCluster struct {
 func newFakeCluster(t testing.TB) *fakeCluster {
 	c := &fakeCluster{ctx: t.Context(), sources: map[string]*cachetesting.FakeControllerSource{},
 		pods: map[types.NamespacedName]*corev1.Pod{}, changed: make(chan struct{})}
-	for _, obj := range []ctrl.Object{&corev1.Service{}, &corev1.ReplicationController{}, &appsv1.ReplicaSet{}, &appsv1.StatefulSet{}, &storagev1.StorageClass{}, &storagev1.CSIDriver{}, &storagev1.CSINode{}, &storagev1.CSIStorageCapacity{}, &storagev1.VolumeAttachment{}, &resourcev1.DeviceClass{}, &resourcev1.ResourceSlice{}, &resourcev1.ResourceClaim{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
+	for _, obj := range []ctrl.Object{&corev1.Service{}, &corev1.ReplicationController{}, &appsv1.ReplicaSet{}, &appsv1.StatefulSet{}, &storagev1.StorageClass{}, &storagev1.CSIDriver{}, &storagev1.CSINode{}, &storagev1.CSIStorageCapacity{}, &storagev1.VolumeAttachment{}, &resourcev1.DeviceClass{}, &resourcev1.ResourceSlice{}, &resourcev1.DeviceTaintRule{}, &resourcev1.ResourceClaim{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
 		c.sources[fmt.Sprintf("%T", obj)] = cachetesting.NewFakeControllerSource()
 	}
 	t.Cleanup(func() {
@@ -245,6 +245,9 @@ func (r *subresource) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch
 	body, err := patch.Data(obj)
 	if err != nil {
 		return err
+	}
+	if _, ok := obj.(*resourcev1.ResourceClaim); ok {
+		return r.cluster.patchClaim(obj.GetName(), patch, body)
 	}
 	if hook := r.cluster.onPatch; hook != nil {
 		hook(obj.GetName())

@@ -38,11 +38,13 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	nominated := s.snapshot.Nominated(pod.UID())
 	volumes := s.snapshot.PlanVolumes(pod, node)
 	var claims *devices.Plan
+	var awaited []types.NamespacedName
 	if obj := s.snapshot.Node(node); obj != nil && s.snapshot.WantsDevices(pod) {
 		var reason string
 		if claims, reason = s.devices.Plan(pod.Object, obj); reason != "" {
 			return s.setAside(it, core.FilterSet(0).With(core.DynamicResources), reason, now)
 		}
+		awaited, _ = s.devices.Awaited(pod.Object, claims, now)
 	}
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
@@ -51,9 +53,13 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 		s.freed(pod, nominated)
 	}
 	do := func(ctx context.Context) { s.bind(ctx, it, pod, node, nominated) }
+	if volumes == nil && len(awaited) > 0 {
+		volumes = &core.VolumePlan{Node: node}
+	}
 	if volumes != nil {
 		s.snapshot.Promise(volumes)
-		p := &parked{item: it, pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
+		p := &parked{item: it, pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{},
+			claims: claims, waits: len(awaited) > 0}
 		s.parked[pod.UID()] = p
 		do = func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 	}

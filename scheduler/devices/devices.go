@@ -3,8 +3,6 @@
 // claims but is not written yet; the choice of devices is made by the allocator
 // that upstream publishes.
 //
-// Device taint rules and conditions for binding are not regarded.
-//
 // Devices is not safe for concurrent use.
 package devices
 
@@ -14,7 +12,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -31,18 +28,16 @@ import (
 	"github.com/proa-dev/proa/scheduler/core"
 )
 
-const (
-	// allocationTimeout bounds the search on one node.
-	allocationTimeout = 10 * time.Second
-	// expressions is how many compiled ones are kept.
-	expressions = 1000
-)
+// expressions is how many compiled ones are kept.
+const expressions = 1000
 
 // Devices implements core.Devices.
 type Devices struct {
 	ctx     context.Context // of the allocator's searches
 	claims  map[types.NamespacedName]*resourcev1.ResourceClaim
-	slices  map[string]*resourcev1.ResourceSlice
+	offers  map[string]offer // by the name of the slice
+	rules   map[string]*resourcev1.DeviceTaintRule
+	limits  map[string]Limits // by the name of the scheduler
 	classes map[string]*resourcev1.DeviceClass
 	// resources are the extended ones that classes stand for.
 	resources map[corev1.ResourceName]*resourcev1.DeviceClass
@@ -57,7 +52,9 @@ func New(ctx context.Context) *Devices {
 	return &Devices{
 		ctx:      ctx,
 		claims:   map[types.NamespacedName]*resourcev1.ResourceClaim{},
-		slices:   map[string]*resourcev1.ResourceSlice{},
+		offers:   map[string]offer{},
+		rules:    map[string]*resourcev1.DeviceTaintRule{},
+		limits:   map[string]Limits{},
 		classes:  map[string]*resourcev1.DeviceClass{},
 		extended: map[types.UID]*resourcev1.ResourceClaim{},
 		pending:  map[types.UID]*resourcev1.AllocationResult{},
@@ -65,9 +62,11 @@ func New(ctx context.Context) *Devices {
 	}
 }
 
+// features are those that are on in upstream 1.37.
 func features() structured.Features {
 	return structured.Features{
 		AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true,
+		DeviceBindingAndStatus: true,
 	}
 }
 
@@ -94,12 +93,6 @@ func (d *Devices) RemoveClaim(c *resourcev1.ResourceClaim) {
 	}
 	delete(d.pending, c.UID)
 }
-
-// SetSlice adds or replaces devices of a node, or of several.
-func (d *Devices) SetSlice(s *resourcev1.ResourceSlice) { d.slices[s.Name] = s }
-
-// RemoveSlice forgets them.
-func (d *Devices) RemoveSlice(name string) { delete(d.slices, name) }
 
 // SetClass adds or replaces a device class. It says whether other extended
 // resources are backed by devices than before.
@@ -135,6 +128,7 @@ type view struct {
 	selectors []*nodeaffinity.NodeSelector // of those that are allocated
 	missing   []*resourcev1.ResourceClaim  // the others
 	extended  *extended                    // nil for none
+	spoiled   []*resourcev1.ResourceClaim  // allocated, but in vain
 	allocator structured.Allocator
 }
 
@@ -198,6 +192,9 @@ func (v *view) add(claim *resourcev1.ResourceClaim) (refusal string) {
 				return err.Error()
 			}
 			v.selectors = append(v.selectors, selector)
+		}
+		if v.devices.spoiled(v.pod, claim) {
+			v.spoiled = append(v.spoiled, claim)
 		}
 		return ""
 	}
@@ -263,18 +260,22 @@ func (d *Devices) allocator() (structured.Allocator, error) {
 	for _, a := range d.pending {
 		note(a)
 	}
-	return structured.NewAllocator(d.ctx, features(), state, d, slices.Collect(maps.Values(d.slices)), d.cache)
+	return structured.NewAllocator(d.ctx, features(), state, d, d.tainted(), d.cache)
 }
 
 // Check implements core.DeviceView.
 func (v *view) Check(node *corev1.Node) string {
+	const unavailable = "resourceclaim not available on the node"
 	if v.extended != nil && v.extended.stale != nil {
 		return "cannot schedule extended resource claim"
 	}
 	for _, s := range v.selectors {
 		if !s.Match(node) {
-			return "resourceclaim not available on the node"
+			return unavailable
 		}
+	}
+	if len(v.spoiled) > 0 {
+		return unavailable
 	}
 	_, reason := v.allocate(node)
 	return reason
@@ -294,8 +295,12 @@ func (v *view) allocate(node *corev1.Node) ([]Reservation, string) {
 	if len(claims) == 0 {
 		return nil, ""
 	}
-	ctx, cancel := context.WithTimeout(v.devices.ctx, allocationTimeout)
-	defer cancel()
+	ctx := v.devices.ctx
+	if limit := v.devices.limitsOf(v.pod).Filter; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
 	results, err := v.allocator.Allocate(ctx, node, claims)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -363,15 +368,21 @@ func (d *Devices) Withdraw(p *Plan) {
 }
 
 // Idle returns an allocated claim of the pod that does not suit any of the
-// nodes and that nobody else uses: freed, it may be allocated elsewhere.
+// nodes, or is spoiled, and that nobody else uses: freed, it may be allocated
+// elsewhere.
 func (d *Devices) Idle(pod *corev1.Pod) *resourcev1.ResourceClaim {
 	v, _ := d.view(pod)
 	if v == nil {
 		return nil
 	}
-	for _, c := range v.claims {
-		users := c.Status.ReservedFor
-		if c.Status.Allocation != nil && c.Status.Allocation.NodeSelector != nil && (len(users) == 0 || len(users) == 1 && users[0].UID == pod.UID) {
+	candidates := v.spoiled
+	if len(candidates) == 0 {
+		candidates = slices.DeleteFunc(v.claims, func(c *resourcev1.ResourceClaim) bool {
+			return c.Status.Allocation == nil || c.Status.Allocation.NodeSelector == nil
+		})
+	}
+	for _, c := range candidates {
+		if users := c.Status.ReservedFor; len(users) == 0 || len(users) == 1 && users[0].UID == pod.UID {
 			return c
 		}
 	}

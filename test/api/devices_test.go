@@ -8,72 +8,120 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
-// TestDevices has two devices of a node given to pods: by the name of an extended
-// resource, and by a claim from a template.
-func TestDevices(t *testing.T) {
-	ns, ctx := namespace(t), t.Context()
+// devices publishes some on the node that is called like the namespace, and
+// makes a class of them. Their driver is called like it, too.
+func devices(t *testing.T, ns string, list ...resourcev1.Device) {
+	t.Helper()
 	node(t, ns, "2")
-	gpu := corev1.ResourceName(ns + ".example.com/gpu")
-	get[*resourcev1.DeviceClass](t)(world.kube.ResourceV1().DeviceClasses().Create(ctx, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}))
-	get[*resourcev1.ResourceSlice](t)(world.kube.ResourceV1().ResourceSlices().Create(ctx, &resourcev1.ResourceSlice{
+	driver := ns + ".example.com"
+	get[*resourcev1.ResourceSlice](t)(world.kube.ResourceV1().ResourceSlices().Create(t.Context(), &resourcev1.ResourceSlice{
 		ObjectMeta: metav1.ObjectMeta{Name: ns},
-		Spec: resourcev1.ResourceSliceSpec{
-			Driver: "gpu.example.com", NodeName: ptr.To(ns), Pool: resourcev1.ResourcePool{Name: ns, Generation: 1, ResourceSliceCount: 1},
-			Devices: []resourcev1.Device{{Name: "gpu-0"}, {Name: "gpu-1"}},
-		},
+		Spec: resourcev1.ResourceSliceSpec{Driver: driver, NodeName: &ns, Devices: list,
+			Pool: resourcev1.ResourcePool{Name: ns, Generation: 1, ResourceSliceCount: 1}},
 	}, metav1.CreateOptions{}))
-	t.Cleanup(func() {
-		ctx := context.WithoutCancel(ctx)
-		must(t, world.kube.ResourceV1().DeviceClasses().Delete(ctx, ns, metav1.DeleteOptions{}))
-		must(t, world.kube.ResourceV1().ResourceSlices().Delete(ctx, ns, metav1.DeleteOptions{}))
-	})
-	claims := world.kube.ResourceV1().ResourceClaims(ns)
-	get[*resourcev1.ResourceClaimTemplate](t)(world.kube.ResourceV1().ResourceClaimTemplates(ns).Create(ctx, &resourcev1.ResourceClaimTemplate{
-		ObjectMeta: metav1.ObjectMeta{Name: "one"},
-		Spec: resourcev1.ResourceClaimTemplateSpec{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
-			Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: ns},
-		}}}}},
+	get[*resourcev1.DeviceClass](t)(world.kube.ResourceV1().DeviceClasses().Create(t.Context(), &resourcev1.DeviceClass{
+		ObjectMeta: metav1.ObjectMeta{Name: ns},
+		Spec:       resourcev1.DeviceClassSpec{Selectors: []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: "device.driver == '" + driver + "'"}}}},
 	}, metav1.CreateOptions{}))
-	wants := func(name corev1.ResourceName) corev1.PodSpec {
-		c := cpu("100m")
-		c[0].Resources.Limits = corev1.ResourceList{name: resource.MustParse("1")}
-		c[0].Resources.Requests = nil
-		return on(ns, corev1.PodSpec{Containers: c})
-	}
-	claimed := on(ns, corev1.PodSpec{Containers: cpu("100m"), ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimTemplateName: ptr.To("one")}}})
+}
 
-	schedule(t, ns, "extended", wants(gpu))
-	unschedulable(t, ns, "extended", "Insufficient "+string(gpu))
-	get[*resourcev1.DeviceClass](t)(world.kube.ResourceV1().DeviceClasses().Patch(ctx, ns, types.MergePatchType,
-		[]byte(`{"spec":{"extendedResourceName":"`+string(gpu)+`"}}`), metav1.PatchOptions{}))
-	bound(t, ns, "extended")
-	pod := get[*corev1.Pod](t)(world.kube.CoreV1().Pods(ns).Get(ctx, "extended", metav1.GetOptions{}))
-	status := pod.Status.ExtendedResourceClaimStatus
-	if status == nil || !strings.HasPrefix(status.ResourceClaimName, "extended-extended-resources-") || len(status.RequestMappings) != 1 ||
-		status.RequestMappings[0] != (corev1.ContainerExtendedResourceRequest{ContainerName: "c", ResourceName: string(gpu), RequestName: "container-0-request-0"}) {
-		t.Fatalf("status: %+v", status)
-	}
-	claim := get[*resourcev1.ResourceClaim](t)(claims.Get(ctx, status.ResourceClaimName, metav1.GetOptions{}))
-	if claim.Status.Allocation == nil || len(claim.Status.ReservedFor) != 1 || claim.Status.ReservedFor[0].UID != pod.UID || !metav1.IsControlledBy(claim, pod) {
-		t.Errorf("claim: %+v", claim)
-	}
+// claimant creates a pod and its claim to one device.
+func claimant(t *testing.T, ns, name string) {
+	t.Helper()
+	get[*resourcev1.ResourceClaim](t)(world.kube.ResourceV1().ResourceClaims(ns).Create(t.Context(), &resourcev1.ResourceClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: ns}}}}},
+	}, metav1.CreateOptions{}))
+	schedule(t, ns, name, on(ns, corev1.PodSpec{
+		ResourceClaims: []corev1.PodResourceClaim{{Name: "c", ResourceClaimName: &name}},
+		Containers:     []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "c"}}}}},
+	}))
+}
 
-	schedule(t, ns, "claimed", claimed)
-	bound(t, ns, "claimed")
-	schedule(t, ns, "late", wants(corev1.ResourceName(resourcev1.ResourceDeviceClassPrefix+ns)))
-	unschedulable(t, ns, "late", "cannot allocate all claims")
+// Devices that a rule taints are not given to pods, and taken from them.
+func TestDeviceTaintRules(t *testing.T) {
+	ns := namespace(t)
+	devices(t, ns, resourcev1.Device{Name: "one"}, resourcev1.Device{Name: "two"})
+	rules := world.kube.ResourceV1().DeviceTaintRules()
+	taint := func(device string, effect resourcev1.DeviceTaintEffect) *resourcev1.DeviceTaintRule {
+		t.Helper()
+		rule := get[*resourcev1.DeviceTaintRule](t)(rules.Create(t.Context(), &resourcev1.DeviceTaintRule{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: ns + "-"},
+			Spec: resourcev1.DeviceTaintRuleSpec{DeviceSelector: &resourcev1.DeviceTaintSelector{Driver: ptr.To(ns + ".example.com"), Device: &device},
+				Taint: resourcev1.DeviceTaint{Key: "example.com/sick", Effect: effect}},
+		}, metav1.CreateOptions{}))
+		t.Cleanup(func() { _ = rules.Delete(context.WithoutCancel(t.Context()), rule.Name, metav1.DeleteOptions{}) })
+		return rule
+	}
+	tells := func(name, reason, message string) {
+		t.Helper()
+		eventually(t, func() (bool, any) {
+			r := get[*resourcev1.DeviceTaintRule](t)(rules.Get(t.Context(), name, metav1.GetOptions{}))
+			c := meta.FindStatusCondition(r.Status.Conditions, resourcev1.DeviceTaintConditionEvictionInProgress)
+			return c != nil && c.Reason == reason && strings.Contains(c.Message, message), r.Status
+		})
+	}
+	tells(taint("one", resourcev1.DeviceTaintEffectNoSchedule).Name, "OtherEffect", "Eviction only happens for the NoExecute effect.")
+	claimant(t, ns, "p")
+	bound(t, ns, "p")
+	c := get[*resourcev1.ResourceClaim](t)(world.kube.ResourceV1().ResourceClaims(ns).Get(t.Context(), "p", metav1.GetOptions{}))
+	if got := c.Status.Allocation.Devices.Results[0].Device; got != "two" {
+		t.Fatalf("given %s", got)
+	}
+	claimant(t, ns, "q")
+	unschedulable(t, ns, "q", "cannot allocate all claims")
 
-	// What a pod that has ended used is free, although the pod is still there.
-	get[*corev1.Pod](t)(world.kube.CoreV1().Pods(ns).Patch(ctx, "extended", types.MergePatchType, []byte(`{"status":{"phase":"Succeeded"}}`), metav1.PatchOptions{}, "status"))
-	bound(t, ns, "late")
+	trial := taint("two", resourcev1.DeviceTaintEffectNone)
+	tells(trial.Name, "NoEffect", "1 published device selected. 1 allocated device selected. 1 pod would be evicted in 1 namespace if the effect was NoExecute.")
+	trial = get[*resourcev1.DeviceTaintRule](t)(rules.Get(t.Context(), trial.Name, metav1.GetOptions{}))
+	trial.Spec.Taint.Effect = resourcev1.DeviceTaintEffectNoExecute
+	get[*resourcev1.DeviceTaintRule](t)(rules.Update(t.Context(), trial, metav1.UpdateOptions{}))
 	eventually(t, func() (bool, any) {
-		_, err := claims.Get(ctx, claim.Name, metav1.GetOptions{})
-		return apierrors.IsNotFound(err), err
+		p, err := world.kube.CoreV1().Pods(ns).Get(t.Context(), "p", metav1.GetOptions{})
+		return apierrors.IsNotFound(err), p
 	})
+	eventually(t, func() (bool, any) {
+		list := get[*corev1.EventList](t)(world.kube.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=DeviceTaintManagerEviction"}))
+		return len(list.Items) == 1 && list.Items[0].Message == "Marking for deletion" && list.Items[0].InvolvedObject.Name == "p", list.Items
+	})
+}
+
+// A pod is bound when its device is ready.
+func TestDeviceBindingConditions(t *testing.T) {
+	ns := namespace(t)
+	devices(t, ns, resourcev1.Device{Name: "one", BindingConditions: []string{"example.com/attached"}, BindingFailureConditions: []string{"example.com/broken"}})
+	claimant(t, ns, "p")
+	claims := world.kube.ResourceV1().ResourceClaims(ns)
+	tell := func(condition string) {
+		t.Helper()
+		eventually(t, func() (bool, any) {
+			c := get[*resourcev1.ResourceClaim](t)(claims.Get(t.Context(), "p", metav1.GetOptions{}))
+			if c.Status.Allocation == nil || len(c.Status.ReservedFor) == 0 {
+				return false, c.Status
+			}
+			if p := get[*corev1.Pod](t)(world.kube.CoreV1().Pods(ns).Get(t.Context(), "p", metav1.GetOptions{})); p.Spec.NodeName != "" {
+				t.Fatal("bound before the device is ready")
+			}
+			r := c.Status.Allocation.Devices.Results[0]
+			c.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: r.Driver, Pool: r.Pool, Device: r.Device, Conditions: []metav1.Condition{
+				{Type: condition, Status: metav1.ConditionTrue, Reason: "Told", LastTransitionTime: metav1.Now()}}}}
+			_, err := claims.UpdateStatus(t.Context(), c, metav1.UpdateOptions{})
+			if !apierrors.IsConflict(err) {
+				must(t, err)
+			}
+			return err == nil, err
+		})
+	}
+	tell("example.com/broken")
+	eventually(t, func() (bool, any) {
+		c := get[*resourcev1.ResourceClaim](t)(claims.Get(t.Context(), "p", metav1.GetOptions{}))
+		return len(c.Status.Devices) == 0, c.Status // given back
+	})
+	tell("example.com/attached")
+	bound(t, ns, "p")
 }

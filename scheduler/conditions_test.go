@@ -1,0 +1,161 @@
+package scheduler_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// patchClaim changes the claim that a test has stored under a name.
+func (c *fakeCluster) patchClaim(name string, patch ctrl.Patch, body []byte) error {
+	claim := c.claim(name)
+	if claim == nil {
+		return apierrors.NewNotFound(resourcev1.Resource("resourceclaims"), name)
+	}
+	old, err := json.Marshal(claim)
+	if err != nil {
+		return err
+	}
+	merge := jsonpatch.MergePatch
+	if patch.Type() == types.StrategicMergePatchType {
+		merge = func(old, body []byte) ([]byte, error) {
+			return strategicpatch.StrategicMergePatch(old, body, claim)
+		}
+	}
+	merged, err := merge(old, body)
+	if err != nil {
+		return err
+	}
+	now := &resourcev1.ResourceClaim{}
+	if err := json.Unmarshal(merged, now); err != nil {
+		return err
+	}
+	c.update(now)
+	return nil
+}
+
+// claim returns a stored claim, nil for none.
+func (c *fakeCluster) claim(name string) *resourcev1.ResourceClaim {
+	list, err := c.sources["*v1.ResourceClaim"].List(metav1.ListOptions{})
+	if err != nil {
+		return nil
+	}
+	for _, obj := range list.(*corev1.List).Items {
+		if claim, ok := obj.Object.(*resourcev1.ResourceClaim); ok && claim.Name == name {
+			return claim.DeepCopy()
+		}
+	}
+	return nil
+}
+
+// fabric is a cluster whose only node has two devices that are attached when a
+// pod is to have them, and a pod that wants one.
+func fabric(t *testing.T) *fakeCluster {
+	c := newFakeCluster(t)
+	device := func(name string) resourcev1.Device {
+		return resourcev1.Device{Name: name, BindingConditions: []string{"attached"}, BindingFailureConditions: []string{"broken"}}
+	}
+	c.add(newNode("a", "8"), &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}},
+		&resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "slice"}, Spec: resourcev1.ResourceSliceSpec{
+			Driver: "example.com", AllNodes: ptr.To(true), Pool: resourcev1.ResourcePool{Name: "p", Generation: 1, ResourceSliceCount: 1},
+			Devices: []resourcev1.Device{device("gpu-0"), device("gpu-1")},
+		}},
+		&resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "claim", UID: "uid-claim"},
+			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}}}}}})
+	start(t, c)
+	c.add(newPod("p", "1", func(p *corev1.Pod) {
+		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: ptr.To("claim")}}
+	}))
+	c.eventually(t, "the pod waits", func() bool {
+		return c.hasEvent("p Normal BindingConditionsPending: waiting for binding conditions for device on node a")
+	})
+	synctest.Wait()
+	return c
+}
+
+// tell writes a condition of the device that the claim has.
+func (c *fakeCluster) tell(t *testing.T, kind string) {
+	t.Helper()
+	claim := c.claim("claim")
+	if claim.Status.Allocation == nil || claim.Status.Allocation.AllocationTimestamp == nil || len(claim.Status.ReservedFor) != 1 {
+		t.Fatalf("status %+v", claim.Status)
+	}
+	r := claim.Status.Allocation.Devices.Results[0]
+	claim.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: r.Driver, Pool: r.Pool, Device: r.Device, Conditions: []metav1.Condition{
+		{Type: kind, Status: metav1.ConditionTrue, Reason: "Told", Message: "by the driver"}}}}
+	c.update(claim)
+}
+
+func TestDevicesBecomeReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fabric(t)
+		time.Sleep(5 * time.Minute)
+		if got := c.node("p"); got != "" {
+			t.Fatalf("bound to %s before the device is attached", got)
+		}
+		c.tell(t, "attached")
+		c.eventually(t, "bound", func() bool { return c.node("p") == "a" })
+	})
+}
+
+// Devices that cannot be made ready, or are not in time, are given back, and
+// the pod gets others.
+func TestDevicesNotReady(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		fail       func(*testing.T, *fakeCluster)
+	}{
+		{"failed", `device binding failed: claim=claim, reason=Told, message="by the driver"`, func(t *testing.T, c *fakeCluster) { c.tell(t, "broken") }},
+		{"late", "device binding timeout: claim=claim", func(*testing.T, *fakeCluster) { time.Sleep(11 * time.Minute) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := fabric(t)
+				begin := c.claim("claim").Status.Allocation.AllocationTimestamp
+				test.fail(t, c)
+				c.eventually(t, "given up", func() bool {
+					return c.hasEvent(`p Warning FailedScheduling: running PreBind plugin "DynamicResources": ` + test.want)
+				})
+				c.eventually(t, "given back", func() bool {
+					return c.hasEvent("1 resourceclaim not available on the node. deallocation of ResourceClaim completed")
+				})
+				time.Sleep(time.Minute)
+				if again := c.claim("claim").Status.Allocation; again == nil || !again.AllocationTimestamp.After(begin.Time) {
+					t.Fatalf("allocation %+v", again)
+				}
+				c.tell(t, "attached")
+				c.eventually(t, "bound", func() bool { return c.node("p") == "a" })
+			})
+		})
+	}
+}
+
+// A pod that is deleted while it waits leaves the claim to others.
+func TestDevicesOfDeletedPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fabric(t)
+		if err := c.change(types.NamespacedName{Namespace: "default", Name: "p"}, "", func(p *corev1.Pod) error {
+			p.DeletionTimestamp = ptr.To(metav1.Now())
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := fmt.Sprint(c.claim("claim").Status.ReservedFor); got != "[]" {
+			t.Errorf("reserved for %s", got)
+		}
+	})
+}
