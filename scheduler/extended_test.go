@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -14,15 +15,15 @@ import (
 )
 
 // claims are the resource claims that there are.
-func (c *fakeCluster) claims(t testing.TB) []resourcev1.ResourceClaim {
+func (c *fakeCluster) claims() (out []resourcev1.ResourceClaim) {
 	list, err := c.sources["*v1.ResourceClaim"].List(metav1.ListOptions{})
 	if err != nil {
-		t.Fatal(err)
+		return nil
 	}
-	items := list.(*corev1.List).Items
-	out := make([]resourcev1.ResourceClaim, len(items))
-	for i := range items {
-		out[i] = *items[i].Object.(*resourcev1.ResourceClaim)
+	for _, obj := range list.(*corev1.List).Items {
+		if claim, ok := obj.Object.(*resourcev1.ResourceClaim); ok {
+			out = append(out, *claim)
+		}
 	}
 	return out
 }
@@ -63,7 +64,7 @@ func testExtendedResources(t *testing.T) {
 
 	c.add(newPod("first", "1", wants(gpu, "1")))
 	bound("first", "own")
-	if list := c.claims(t); len(list) != 0 {
+	if list := c.claims(); len(list) != 0 {
 		t.Fatalf("the node has it, and yet a claim was made: %+v", list)
 	}
 
@@ -76,7 +77,7 @@ func testExtendedResources(t *testing.T) {
 	if failures != 0 {
 		t.Error("the bind did not fail")
 	}
-	list := c.claims(t)
+	list := c.claims()
 	if len(list) != 1 || list[0].Status.Allocation == nil || len(list[0].Status.ReservedFor) != 1 || !slices.Contains(list[0].Finalizers, resourcev1.Finalizer) {
 		t.Fatalf("claims: %+v", list)
 	}
@@ -95,4 +96,34 @@ func testExtendedResources(t *testing.T) {
 	})
 	c.add(newPod("fourth", "100m", wants("deviceclass.resource.kubernetes.io/gpu", "1")))
 	bound("fourth", "plain")
+}
+
+func TestExtendedResourcesBecomeReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fabric(t)
+		c.tell(t, "attached")
+		c.eventually(t, "the other pod is bound", func() bool { return c.node("p") == "a" })
+		c.add(newPod("q", "1", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Requests["deviceclass.resource.kubernetes.io/gpu"] = resource.MustParse("1")
+		}))
+		c.eventually(t, "the pod waits", func() bool { return c.hasEvent("q Normal BindingConditionsPending") })
+		synctest.Wait()
+		made := func() *resourcev1.ResourceClaim {
+			list := slices.DeleteFunc(c.claims(), func(claim resourcev1.ResourceClaim) bool { return claim.Name == "claim" })
+			if len(list) != 1 {
+				t.Fatalf("claims: %+v", list)
+			}
+			return &list[0]
+		}
+		first := made()
+		c.tellOf(first, "broken")
+		c.eventually(t, "it is told why", func() bool { return c.hasEvent("device binding failed: claim=" + first.Name) })
+		time.Sleep(time.Minute)
+		second := made()
+		if second.Name == first.Name {
+			t.Fatal("the claim with the broken device is still there")
+		}
+		c.tellOf(second, "attached")
+		c.eventually(t, "bound", func() bool { return c.node("q") == "a" })
+	})
 }
