@@ -182,19 +182,22 @@ func TestRulesThatReadQuantities(t *testing.T) {
 		spec: {group: example.com, scope: Namespaced, names: {plural: tanks, kind: Tank}, versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {
 		commit: {type: string}, size: {type: string, x-kubernetes-validations: [{rule: "isQuantity(self)"}]},
 		range: {type: object, properties: {low: {type: string}, high: {type: string}}, x-kubernetes-validations: [{rule: "quantity(self.low).isLessThan(quantity(self.high))"}]},
+		joined: {type: object, properties: {low: {type: string}, high: {type: string}}, x-kubernetes-validations: [{rule: "quantity(self.low + self.high).isGreaterThan(quantity('1'))"}]},
 		parts: {type: array, maxItems: 9, items: {type: object, maxProperties: 9, additionalProperties: {type: string, maxLength: 99, x-kubernetes-validations: [{rule: "isQuantity(self)"}]}}}}}}}]}}`), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	established(t, c, "tanks.example.com")
 	tanks := c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "tanks"}).Namespace("default")
-	const beyond = "some validation rules were not checked because they read quantities"
+	const beyond = "unable to parse quantity's suffix"
 	for fields, want := range map[string]string{
 		"size: '1e3', commit: '1e-1000000000'":             "",
-		"range: {low: '7e1234', high: '7e12345'}":          "",
-		"size: '1e-1000000000'":                            beyond,
+		"range: {low: '7e123', high: '7e321'}":             "",
+		"size: '1e-1000000000'":                            "failed rule: isQuantity(self)",
 		"size: nonsense":                                   "failed rule: isQuantity(self)",
 		"range: {low: '1e1000000000', high: '2e99999999'}": beyond,
-		"parts: [{a: 5Gi}, {b: '1e-1000000000'}]":          beyond,
+		"joined: {low: '1e-1000', high: '000000'}":         beyond,
+		"joined: {low: '1', high: '0'}":                    "",
+		"parts: [{a: 5Gi}, {b: '1e-1000000000'}]":          "failed rule: isQuantity(self)",
 	} {
 		_, err := tanks.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Tank, metadata: {generateName: t}, "+fields+"}"), metav1.CreateOptions{})
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

@@ -36,11 +36,11 @@ func (s *Scheduler) onSliceGone(obj *resourcev1.ResourceSlice) {
 }
 
 func (s *Scheduler) onDeviceClass(obj *resourcev1.DeviceClass) {
-	s.devicesChanged(func() { s.devices.SetClass(obj) })
+	s.classChanged(func() bool { return s.devices.SetClass(obj) })
 }
 
 func (s *Scheduler) onDeviceClassGone(obj *resourcev1.DeviceClass) {
-	s.devicesChanged(func() { s.devices.RemoveClass(obj.Name) })
+	s.classChanged(func() bool { return s.devices.RemoveClass(obj.Name) })
 }
 
 func (s *Scheduler) onTaintRule(obj *resourcev1.DeviceTaintRule) {
@@ -72,8 +72,9 @@ func dependsOnDevices(it *queue.Item) bool { return it.Failed.Has(core.DynamicRe
 // follows. When they cannot be written the pod is scheduled anew.
 func (s *Scheduler) withClaims(pod *core.Pod, node string, plan *devices.Plan, then task) task {
 	return func(ctx context.Context) {
-		for _, r := range plan.Claims {
-			if err := s.reserve(ctx, pod.Object, r); err != nil {
+		for i := range plan.Claims {
+			if err := s.grant(ctx, pod.Object, &plan.Claims[i]); err != nil {
+				s.abandon(ctx, plan)
 				s.mu.Lock()
 				s.devices.Withdraw(plan)
 				s.wake(eventDevices, dependsOnDevices)
@@ -92,7 +93,7 @@ func (s *Scheduler) withClaims(pod *core.Pod, node string, plan *devices.Plan, t
 
 // reserve writes that a pod uses a claim, and which devices the claim has. The
 // finalizer comes first: a claim with devices must not vanish.
-func (s *Scheduler) reserve(ctx context.Context, pod *corev1.Pod, r devices.Reservation) error {
+func (s *Scheduler) reserve(ctx context.Context, pod *corev1.Pod, r *devices.Reservation) error {
 	claim := r.Claim.DeepCopy()
 	name := claim.Namespace + "/" + claim.Name
 	if r.Allocation != nil {
@@ -109,6 +110,7 @@ func (s *Scheduler) reserve(ctx context.Context, pod *corev1.Pod, r devices.Rese
 	if err := s.cluster.Client().SubResource("status").Update(ctx, claim); err != nil {
 		return fmt.Errorf("add reservation to claim %s: %w", name, err)
 	}
+	r.Claim = claim
 	return nil
 }
 

@@ -48,6 +48,7 @@ type fakeCluster struct {
 	onPatch  func(pod string) // before a status is written
 	graceful bool             // pods that are deleted stay until they are removed
 	onChange func()
+	made     int // objects whose names were generated
 }
 
 func newFakeCluster(t testing.TB) *fakeCluster {
@@ -80,7 +81,21 @@ func (f *fakeClient) SubResource(n string) ctrl.SubResourceClient {
 	return &subresource{cluster: f.c, name: n}
 }
 
+func (f *fakeClient) Create(_ context.Context, obj ctrl.Object, _ ...ctrl.CreateOption) error {
+	f.c.mu.Lock()
+	f.c.made++
+	obj.SetName(fmt.Sprint(obj.GetGenerateName(), f.c.made))
+	obj.SetUID(types.UID(obj.GetName()))
+	f.c.mu.Unlock()
+	f.c.add(obj)
+	return nil
+}
+
 func (f *fakeClient) Delete(ctx context.Context, obj ctrl.Object, _ ...ctrl.DeleteOption) error {
+	if _, ok := obj.(*corev1.Pod); !ok {
+		f.c.sources[fmt.Sprintf("%T", obj)].Delete(obj.DeepCopyObject())
+		return nil
+	}
 	if f.c.graceful {
 		return f.c.change(key(obj), obj.GetUID(), func(pod *corev1.Pod) error {
 			pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}

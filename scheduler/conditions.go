@@ -135,8 +135,9 @@ func (s *Scheduler) unreserve(ctx context.Context, pod *corev1.Pod, plan *device
 	claims := s.devices.Reserved(pod)
 	s.mu.Unlock()
 	if plan != nil { // not all of which the cache may know
+		s.abandon(ctx, plan)
 		for _, r := range plan.Claims {
-			if !slices.ContainsFunc(claims, func(c *resourcev1.ResourceClaim) bool { return c.UID == r.Claim.UID }) {
+			if r.Mappings == nil && !slices.ContainsFunc(claims, func(c *resourcev1.ResourceClaim) bool { return c.UID == r.Claim.UID }) {
 				claims = append(claims, r.Claim)
 			}
 		}

@@ -54,12 +54,8 @@ func (c *fakeCluster) patchClaim(name string, patch ctrl.Patch, body []byte) err
 
 // claim returns a stored claim, nil for none.
 func (c *fakeCluster) claim(name string) *resourcev1.ResourceClaim {
-	list, err := c.sources["*v1.ResourceClaim"].List(metav1.ListOptions{})
-	if err != nil {
-		return nil
-	}
-	for _, obj := range list.(*corev1.List).Items {
-		if claim, ok := obj.Object.(*resourcev1.ResourceClaim); ok && claim.Name == name {
+	for _, claim := range c.claims() {
+		if claim.Name == name {
 			return claim.DeepCopy()
 		}
 	}
@@ -118,6 +114,11 @@ func (c *fakeCluster) tell(t *testing.T, kind string) {
 	if claim.Status.Allocation == nil || claim.Status.Allocation.AllocationTimestamp == nil || len(claim.Status.ReservedFor) != 1 {
 		t.Fatalf("status %+v", claim.Status)
 	}
+	c.tellOf(claim, kind)
+}
+
+// tellOf does so for another claim.
+func (c *fakeCluster) tellOf(claim *resourcev1.ResourceClaim, kind string) {
 	r := claim.Status.Allocation.Devices.Results[0]
 	claim.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: r.Driver, Pool: r.Pool, Device: r.Device, Conditions: []metav1.Condition{
 		{Type: kind, Status: metav1.ConditionTrue, Reason: "Told", Message: "by the driver"}}}}

@@ -22,6 +22,7 @@ const (
 	eventClass              = "storage.k8s.io/StorageClassAdd"
 	eventStorage            = "storage.k8s.io/CSINodeUpdate"
 	eventDevices            = "resource.k8s.io/ResourceClaimUpdate"
+	eventDeviceClass        = "resource.k8s.io/DeviceClassUpdate"
 	eventSlices             = "resource.k8s.io/ResourceSliceUpdate"
 	resultScheduled         = "scheduled"
 	resultUnschedulable     = "unschedulable"

@@ -70,7 +70,7 @@ func New(env loop.Env, kinds func() []*api.Kind) (loop.Loop, error) {
 		env: env, kinds: kinds,
 		quotas: map[types.NamespacedName]*tracked{}, namespaces: map[string]map[types.NamespacedName]struct{}{},
 	}
-	return loop.New(env, Name, workers, c.reconcile, c.watchQuotas(), newWatches(c))
+	return loop.New(env, Name, workers, c.reconcile, c.watchQuotas(), c.watchClasses(), newWatches(c))
 }
 
 func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
@@ -141,7 +141,7 @@ func (c *controller) count(ctx context.Context, q *corev1.ResourceQuota, now tim
 	fresh, next := corev1.ResourceList{}, resync
 	var failed []error
 	for _, k := range countable(c.kinds()) {
-		e := quota.For(k.GR())
+		e := quota.For(k.GR(), view{ctx, c})
 		names := quota.Tracked(e, q.Spec.Hard)
 		if len(names) == 0 {
 			continue

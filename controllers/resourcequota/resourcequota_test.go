@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,7 +26,7 @@ import (
 
 func kinds() []*api.Kind {
 	return slices.DeleteFunc(builtin.Kinds(), func(k *api.Kind) bool {
-		return !slices.Contains([]string{"pods", "services", "configmaps", "resourcequotas", "persistentvolumeclaims"}, k.Resource)
+		return !slices.Contains([]string{"pods", "services", "configmaps", "resourcequotas", "persistentvolumeclaims", "resourceclaims"}, k.Resource)
 	})
 }
 
@@ -277,6 +278,30 @@ func TestChargeBeforeItsEvent(t *testing.T) {
 		synctest.Wait()
 		if c.writes == 0 {
 			t.Error("a charge for nothing stays")
+		}
+	})
+}
+
+// Devices of claims count under the names of the extended resources that a class
+// makes them stand for, from when it does.
+func TestDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}}
+		c := start(t, class,
+			&corev1.ResourceQuota{ObjectMeta: meta("q"), Spec: corev1.ResourceQuotaSpec{Hard: list("requests.example.com/gpu=9 requests.deviceclass.resource.kubernetes.io/gpu=9")}},
+			pod("a", "example.com/gpu=1"),
+			&resourcev1.ResourceClaim{ObjectMeta: meta("c"), Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2},
+			}}}}},
+		)
+		if got, want := used(t, c, "q"), "requests.deviceclass.resource.kubernetes.io/gpu=2 requests.example.com/gpu=1"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		c.Get(class, "", "gpu")
+		class.Spec.ExtendedResourceName = ptr.To("example.com/gpu")
+		c.Do(c.API.Update(t.Context(), class))
+		if got, want := used(t, c, "q"), "requests.deviceclass.resource.kubernetes.io/gpu=2 requests.example.com/gpu=3"; got != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
 	})
 }

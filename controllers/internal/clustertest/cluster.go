@@ -67,7 +67,7 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	c := &Cluster{t: t, gets: map[string]int{}}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
 		WithStatusSubresource(&autoscalingv2.HorizontalPodAutoscaler{}). // the fake knows v1 alone
-		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}, &networkingv1.ServiceCIDR{}, &resourcev1.DeviceTaintRule{}).
+		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}, &networkingv1.ServiceCIDR{}, &resourcev1.ResourceClaim{}, &resourcev1.DeviceTaintRule{}).
 		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateSubresource, SubResourceGet: getScale}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
