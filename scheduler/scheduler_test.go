@@ -341,6 +341,41 @@ func testDevices(t *testing.T) {
 	c.eventually(t, "bound where the device is", func() bool { return c.node("p") == "b" })
 }
 
+// Of the nodes that have some device for a claim the one is taken that has what
+// the claim prefers.
+func TestPreferredDevices(t *testing.T) { synctest.Test(t, testPreferredDevices) }
+
+func testPreferredDevices(t *testing.T) {
+	c := newFakeCluster(t)
+	exactly := func(class string) resourcev1.DeviceSubRequest {
+		return resourcev1.DeviceSubRequest{Name: class, DeviceClassName: class, AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}
+	}
+	for _, kind := range []string{"large", "small"} {
+		c.add(&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: kind}, Spec: resourcev1.DeviceClassSpec{
+			Selectors: []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: "device.driver == '" + kind + ".example.com'"}}}}})
+	}
+	for i := range 9 {
+		name, kind := fmt.Sprintf("n%d", i), "small"
+		if i == 5 {
+			kind = "large"
+		}
+		c.add(newNode(name, "8"), &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: resourcev1.ResourceSliceSpec{
+			Driver: kind + ".example.com", NodeName: &name, Pool: resourcev1.ResourcePool{Name: name, Generation: 1, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "one"}}}})
+	}
+	c.add(&resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "claim", UID: "uid-claim"},
+		Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{
+			{Name: "r", FirstAvailable: []resourcev1.DeviceSubRequest{exactly("large"), exactly("small")}}}}}})
+	start(t, c)
+	claim := "claim"
+	c.add(newPod("p", "1", func(p *corev1.Pod) {
+		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: &claim}}
+	}))
+	c.eventually(t, "bound", func() bool { return c.node("p") != "" })
+	if got := c.node("p"); got != "n5" {
+		t.Errorf("on %s", got)
+	}
+}
+
 // Whatever fails and vanishes meanwhile: in the end every pod that is left has
 // a node, and at no time was a node given more than it has.
 func TestChaos(t *testing.T) { synctest.Test(t, testChaos) }

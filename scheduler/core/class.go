@@ -255,6 +255,8 @@ type candidate struct {
 	slot  int32
 	n     int
 	extra int64 // score of what a bucket knows nothing of
+
+	devices int64 // how well they meet claims, to be scaled
 }
 
 // totals returns the score of each candidate. Scores by labels are scaled by
@@ -272,8 +274,22 @@ func (g *group) totals(s *Snapshot, list []candidate) []int64 {
 		g.addPreferences(s, list, out)
 		g.addDrawn(list, out)
 		g.addSpread(list, out)
+		g.addDevices(list, out)
 	}
 	return out
+}
+
+func (g *group) addDevices(list []candidate, out []int64) {
+	var most int64
+	for _, c := range list {
+		most = max(most, c.devices)
+	}
+	if most == 0 {
+		return
+	}
+	for i, c := range list {
+		out[i] += g.rules.Weights.Devices * (maxScore * c.devices / most)
+	}
 }
 
 func (g *group) addPreferences(s *Snapshot, list []candidate, out []int64) {

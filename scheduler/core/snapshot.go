@@ -144,6 +144,8 @@ type Devices interface {
 type DeviceView interface {
 	// Check says why a node cannot meet them, "" if it can.
 	Check(node *corev1.Node) string
+	// Score says how well a node that passed Check meets them.
+	Score(node string) int64
 }
 
 // SetDevices tells who allocates devices; without, claims do not matter.

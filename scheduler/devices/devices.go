@@ -131,6 +131,7 @@ type view struct {
 	extended  *extended                    // nil for none
 	spoiled   []*resourcev1.ResourceClaim  // allocated, but in vain
 	allocator structured.Allocator
+	ranks     map[string]int64 // of nodes, for claims that prefer some devices
 }
 
 // For implements core.Devices.
@@ -278,7 +279,10 @@ func (v *view) Check(node *corev1.Node) string {
 	if len(v.spoiled) > 0 {
 		return unavailable
 	}
-	_, reason := v.allocate(node)
+	granted, reason := v.allocate(node)
+	if reason == "" {
+		v.rank(node.Name, granted)
+	}
 	return reason
 }
 
