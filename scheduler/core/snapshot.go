@@ -146,6 +146,9 @@ type DeviceView interface {
 	Check(node *corev1.Node) string
 	// Score says how well a node that passed Check meets them.
 	Score(node string) int64
+	// Err is why a Check came to nothing, and no other would come to more: they
+	// cannot be judged, or not in time.
+	Err() error
 }
 
 // SetDevices tells who allocates devices; without, claims do not matter.

@@ -131,7 +131,9 @@ type view struct {
 	extended  *extended                    // nil for none
 	spoiled   []*resourcev1.ResourceClaim  // allocated, but in vain
 	allocator structured.Allocator
-	ranks     map[string]int64 // of nodes, for claims that prefer some devices
+	reasons   map[string]string // of nodes that were checked
+	ranks     map[string]int64  // of those, for claims that prefer some devices
+	err       error             // that ends the attempt
 }
 
 // For implements core.Devices.
@@ -265,8 +267,27 @@ func (d *Devices) allocator() (structured.Allocator, error) {
 	return structured.NewAllocator(d.ctx, features(), state, d, d.tainted(), d.cache)
 }
 
-// Check implements core.DeviceView.
+// Err implements core.DeviceView.
+func (v *view) Err() error { return v.err }
+
+// Check implements core.DeviceView. Nodes are looked at once: those that fail
+// are asked again why.
 func (v *view) Check(node *corev1.Node) string {
+	if v.err != nil {
+		return v.err.Error()
+	}
+	reason, known := v.reasons[node.Name]
+	if !known {
+		reason = v.check(node)
+		if v.reasons == nil {
+			v.reasons = map[string]string{}
+		}
+		v.reasons[node.Name] = reason
+	}
+	return reason
+}
+
+func (v *view) check(node *corev1.Node) string {
 	const unavailable = "resourceclaim not available on the node"
 	if v.extended != nil && v.extended.stale != nil {
 		return "cannot schedule extended resource claim"
@@ -309,8 +330,12 @@ func (v *view) allocate(node *corev1.Node) ([]Reservation, string) {
 	results, err := v.allocator.Allocate(ctx, node, claims)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, "timed out trying to allocate devices"
+		v.err = fmt.Errorf("node %s: timed out trying to allocate devices", node.Name)
+		return nil, v.err.Error()
+	case errors.Is(err, structured.ErrFailedAllocationOnNode):
+		return nil, err.Error()
 	case err != nil:
+		v.err = err
 		return nil, err.Error()
 	case len(results) != len(claims):
 		return nil, "cannot allocate all claims"
