@@ -209,6 +209,10 @@ type Scale struct {
 	Set func(obj Object, replicas int32)
 	// ReplicasPath is where server-side apply finds the count: ["spec","replicas"].
 	ReplicasPath []string
+	// OtherPaths are the same for the other versions of the kind, by their names;
+	// nil for a version without this subresource. Who owns fields of a version
+	// that is not among them loses these when the Scale is written.
+	OtherPaths map[string][]string
 }
 
 // Subresource is a subresource other than status and scale.

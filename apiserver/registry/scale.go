@@ -44,13 +44,21 @@ func (r *resource) scaleOf(obj api.Object) (*autoscalingv1.Scale, error) {
 }
 
 func (r *resource) scaleFields(obj api.Object) *managedfields.ScaleHandler {
-	parts := make([]any, len(r.kind.Scale.ReplicasPath))
-	for i, p := range r.kind.Scale.ReplicasPath {
-		parts[i] = p
-	}
 	gv := r.kind.GVK.GroupVersion()
-	return managedfields.NewScaleHandler(obj.GetManagedFields(), gv,
-		managedfields.ResourcePathMappings{gv.String(): fieldpath.MakePathOrDie(parts...)})
+	paths := managedfields.ResourcePathMappings{gv.String(): fieldPath(r.kind.Scale.ReplicasPath)}
+	for version, path := range r.kind.Scale.OtherPaths {
+		paths[schema.GroupVersion{Group: gv.Group, Version: version}.String()] = fieldPath(path)
+	}
+	return managedfields.NewScaleHandler(obj.GetManagedFields(), gv, paths)
+}
+
+// fieldPath is nil for no names at all.
+func fieldPath(names []string) fieldpath.Path {
+	var parts []any
+	for _, name := range names {
+		parts = append(parts, name)
+	}
+	return fieldpath.MakePathOrDie(parts...)
 }
 
 // scaleWrite is the part in which ways to write a Scale differ: next makes the
