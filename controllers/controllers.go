@@ -33,6 +33,7 @@ import (
 	"github.com/proa-dev/proa/controllers/endpointslice"
 	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
 	"github.com/proa-dev/proa/controllers/ephemeralvolume"
+	"github.com/proa-dev/proa/controllers/flowschema"
 	"github.com/proa-dev/proa/controllers/garbage"
 	"github.com/proa-dev/proa/controllers/horizontalpodautoscaler"
 	"github.com/proa-dev/proa/controllers/internal/index"
@@ -178,6 +179,7 @@ func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registere
 		func() (loop.Loop, error) {
 			return policystatus.New(env, policystatus.Config{Kinds: cfg.Kinds, Schema: cfg.Schema})
 		},
+		func() (loop.Loop, error) { return flowschema.New(env) },
 		func() (loop.Loop, error) { return servicecidr.New(env, cfg.ServiceCIDR) },
 		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },

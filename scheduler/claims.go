@@ -70,7 +70,7 @@ func dependsOnDevices(it *queue.Item) bool { return it.Failed.Has(core.DynamicRe
 
 // withClaims writes the reservations of a pod's resource claims, and then what
 // follows. When they cannot be written the pod is scheduled anew.
-func (s *Scheduler) withClaims(pod *core.Pod, node, nominated string, plan *devices.Plan, then task) task {
+func (s *Scheduler) withClaims(pod *core.Pod, node string, plan *devices.Plan, then task) task {
 	return func(ctx context.Context) {
 		for i := range plan.Claims {
 			if err := s.grant(ctx, pod.Object, &plan.Claims[i]); err != nil {
@@ -79,10 +79,10 @@ func (s *Scheduler) withClaims(pod *core.Pod, node, nominated string, plan *devi
 				s.devices.Withdraw(plan)
 				s.wake(eventDevices, dependsOnDevices)
 				s.leave(pod.UID())
-				again := s.forgetLocked(pod.UID(), node, nominated)
+				again := s.forgetLocked(pod.UID(), node)
 				s.mu.Unlock()
 				if again && ctx.Err() == nil {
-					s.report(ctx, pod, corev1.PodReasonSchedulerError, preBindDevices+err.Error(), nominated)
+					s.report(ctx, pod, corev1.PodReasonSchedulerError, preBindDevices+err.Error(), "")
 				}
 				return
 			}

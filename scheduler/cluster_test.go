@@ -229,7 +229,7 @@ func (r *subresource) Create(_ context.Context, obj, body ctrl.Object, _ ...ctrl
 		if pod.Spec.NodeName != "" {
 			return apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, pod.Name, fmt.Errorf("already assigned"))
 		}
-		pod.Spec.NodeName = b.Target.Name
+		pod.Spec.NodeName, pod.Status.NominatedNodeName = b.Target.Name, ""
 		pod.Status.Conditions = slices.DeleteFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled })
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 		return nil

@@ -52,19 +52,22 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	if nominated != "" && nominated != node {
 		s.freed(pod, nominated)
 	}
-	do := func(ctx context.Context) { s.bind(ctx, it, pod, node, nominated) }
+	do := func(ctx context.Context) { s.bind(ctx, it, pod, node) }
 	if volumes == nil && len(awaited) > 0 {
 		volumes = &core.VolumePlan{Node: node}
 	}
 	if volumes != nil {
 		s.snapshot.Promise(volumes)
-		p := &parked{item: it, pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{},
+		p := &parked{item: it, pod: pod, plan: volumes, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{},
 			claims: claims, waits: len(awaited) > 0}
 		s.parked[pod.UID()] = p
 		do = func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 	}
 	if claims != nil {
-		do = s.withClaims(pod, node, nominated, claims, do)
+		do = s.withClaims(pod, node, claims, do)
+	}
+	if volumes != nil || claims != nil {
+		do = s.announce(pod, node, do)
 	}
 	return step{do: s.inOrder(pod.UID(), do)}
 }
@@ -199,21 +202,21 @@ func (s *Scheduler) again(uid types.UID) {
 }
 
 // bind writes a decision, or takes it back.
-func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, node, nominated string) {
+func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, node string) {
 	obj := pod.Object
 	begin := time.Now()
 	err := s.writeBinding(ctx, obj, node)
 	now := time.Now()
 	s.counts.bound(obj.Spec.SchedulerName, now.Sub(begin), err)
 	if err != nil {
-		if !s.forget(obj.UID, node, nominated) || ctx.Err() != nil {
+		if !s.forget(obj.UID, node) || ctx.Err() != nil {
 			return
 		}
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			s.logger.Debug("pod changed before it was bound", "pod", ctrlKey(obj), "node", node, "error", err)
 			return
 		}
-		s.report(ctx, pod, corev1.PodReasonSchedulerError, `running Bind plugin "DefaultBinder": `+err.Error(), nominated)
+		s.report(ctx, pod, corev1.PodReasonSchedulerError, `running Bind plugin "DefaultBinder": `+err.Error(), "")
 		return
 	}
 	s.mu.Lock()
@@ -224,14 +227,15 @@ func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, nod
 }
 
 // forget undoes an assumed bind that failed and lets the pod try again after
-// a rest. It returns false if the pod is gone, or bound all the same.
-func (s *Scheduler) forget(uid types.UID, node, nominated string) bool {
+// a rest, without a nomination. It returns false if the pod is gone, or bound
+// all the same.
+func (s *Scheduler) forget(uid types.UID, node string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.forgetLocked(uid, node, nominated)
+	return s.forgetLocked(uid, node)
 }
 
-func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
+func (s *Scheduler) forgetLocked(uid types.UID, node string) bool {
 	it, pending := s.binding[uid]
 	if !pending {
 		return false // deleted meanwhile
@@ -245,9 +249,6 @@ func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
 	s.freed(pod, node)
 	if obj := it.Pod.Object; obj.DeletionTimestamp != nil || len(obj.Spec.SchedulingGates) > 0 {
 		return false
-	}
-	if nominated != "" {
-		s.snapshot.Nominate(it.Pod, nominated)
 	}
 	s.queue.Retry(it, time.Now())
 	s.counts.tried(it, pod.Profile().Name, resultError, time.Now())

@@ -270,18 +270,13 @@ func sameWishes(a, b *corev1.Pod) bool {
 func (s *Scheduler) renominate(pod *core.Pod, was string) {
 	switch now := pod.Object.Status.NominatedNodeName; now {
 	case was:
+		if node := s.snapshot.Nominated(pod.UID()); node != "" {
+			s.snapshot.Nominate(pod, node) // as the pod is now
+		}
 	case "":
 		s.denominate(pod.UID())
 	default:
 		s.nominateTo(pod, now)
-	}
-}
-
-// nominate restores the nomination of a waiting pod: at start its node may be
-// seen after the pod.
-func (s *Scheduler) nominate(it *queue.Item) {
-	if node := it.Pod.Object.Status.NominatedNodeName; node != "" {
-		s.snapshot.Nominate(it.Pod, node)
 	}
 }
 

@@ -190,9 +190,6 @@ func (s *Scheduler) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.queue.Each(s.nominate)
-	s.mu.Unlock()
 	ready()
 	return s.work(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -224,7 +225,8 @@ func TestExtenders(t *testing.T) {
 		case args.Pod.Name == "refused":
 			answer = extenderv1.ExtenderFilterResult{NodeNames: &[]string{}, FailedNodes: map[string]string{"a": "not now", "b": "not now", "c": "not now"}}
 		default:
-			answer = extenderv1.ExtenderFilterResult{NodeNames: &[]string{"a", "b"}, FailedNodes: map[string]string{"c": "not now"}}
+			kept := slices.DeleteFunc(*args.NodeNames, func(n string) bool { return n == "c" })
+			answer = extenderv1.ExtenderFilterResult{NodeNames: &kept, FailedNodes: map[string]string{"c": "not now"}}
 		}
 		if err := json.NewEncoder(w).Encode(answer); err != nil {
 			t.Error(err)
@@ -237,6 +239,10 @@ func TestExtenders(t *testing.T) {
 		cfg.Extenders = []configv1.Extender{{URLPrefix: server.URL, FilterVerb: "filter", PrioritizeVerb: "prioritize", Weight: 100, NodeCacheCapable: true}}
 	})
 	c.add(newPod("p", "1"), newPod("refused", "1"))
+	for pod, node := range map[string]string{"expected": "a", "elsewhere": "c"} {
+		c.add(newPod(pod, "1", func(p *corev1.Pod) { p.Status.NominatedNodeName = node }))
+	}
+	c.eventually(t, "the nominated node, unless an extender turns it down", func() bool { return c.node("expected") == "a" && c.node("elsewhere") == "b" })
 	c.eventually(t, "the preferred node, or none", func() bool {
 		return c.node("p") == "b" && c.condition("refused", corev1.PodScheduled).Message ==
 			"0/3 nodes are available: 3 not now. preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."

@@ -22,12 +22,11 @@ import (
 // parked is a pod that has a node and waits for its volumes, of which there may
 // be none, or until its devices are ready.
 type parked struct {
-	item      *queue.Item
-	pod       *core.Pod
-	plan      *core.VolumePlan
-	nominated string
-	deadline  time.Time
-	written   bool // the plan is, and only events are awaited
+	item     *queue.Item
+	pod      *core.Pod
+	plan     *core.VolumePlan
+	deadline time.Time
+	written  bool // the plan is, and only events are awaited
 	// selected says that the choice of node has been seen on a claim. When it
 	// is gone later, the provisioner gave the claim back.
 	selected map[types.UID]bool
@@ -157,7 +156,7 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 	}
 	s.waited(p, waitSuccess)
 	delete(s.parked, uid)
-	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node, p.nominated) }
+	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node) }
 	s.wakeUp()
 }
 
@@ -165,7 +164,7 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 func (s *Scheduler) giveUp(uid types.UID, p *parked, why string) {
 	delete(s.parked, uid)
 	s.snapshot.Withdraw(p.plan)
-	again := s.forgetLocked(uid, p.plan.Node, p.nominated)
+	again := s.forgetLocked(uid, p.plan.Node)
 	if !again && !p.waits {
 		return
 	}
@@ -174,7 +173,7 @@ func (s *Scheduler) giveUp(uid types.UID, p *parked, why string) {
 			s.unreserve(ctx, p.pod.Object, p.claims)
 		}
 		if again {
-			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, why, p.nominated)
+			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, why, "")
 		}
 	}
 	s.wakeUp()

@@ -59,8 +59,23 @@ func (s *Scheduler) writeBinding(ctx context.Context, obj *corev1.Pod, node stri
 	})
 }
 
+// announce says on a pod where it is about to be bound, before work begins that
+// takes a while: others keep the node for it meanwhile, and whoever takes over
+// from this scheduler chooses that node again.
+func (s *Scheduler) announce(pod *core.Pod, node string, then task) task {
+	return func(ctx context.Context) {
+		if obj := pod.Object; obj.Status.NominatedNodeName != node {
+			if err := s.patchStatus(ctx, obj, map[string]any{"nominatedNodeName": node}); err != nil {
+				s.logger.Warn("nominate pod", "pod", ctrlKey(obj), "node", node, "error", err)
+			}
+		}
+		then(ctx)
+	}
+}
+
 // report tells the user why a pod waits: an event, and the condition if it
-// says something else so far.
+// says something else so far. After an error there is no nomination, though one
+// may have been announced since the pod was read.
 func (s *Scheduler) report(ctx context.Context, pod *core.Pod, reason, message, nominated string) {
 	obj := pod.Object
 	s.recorder(obj).Event(obj, corev1.EventTypeWarning, "FailedScheduling", note(message))
@@ -68,7 +83,7 @@ func (s *Scheduler) report(ctx context.Context, pod *core.Pod, reason, message, 
 	if c := changedCondition(obj, corev1.PodScheduled, corev1.ConditionFalse, reason, message); c != nil {
 		status["conditions"] = []*corev1.PodCondition{c}
 	}
-	if obj.Status.NominatedNodeName != nominated {
+	if obj.Status.NominatedNodeName != nominated || reason == corev1.PodReasonSchedulerError {
 		status["nominatedNodeName"] = nominated
 		if nominated == "" {
 			status["nominatedNodeName"] = nil

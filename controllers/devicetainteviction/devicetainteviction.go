@@ -274,10 +274,10 @@ func (c *controller) evict(ctx context.Context, key types.NamespacedName, uid ty
 		return nil
 	}
 	c.events.Event(reference(pod), corev1.EventTypeNormal, reason, "Marking for deletion")
-	err := pods.Disrupt(ctx, c.env.Cluster.Client(), pod, "DeletionByDeviceTaintManager",
-		"Device Taint manager: deleting due to NoExecute taint", false, c.env.Clock.Now())
-	if err != nil {
-		return err
+	if pods.Disrupt(pod, "DeletionByDeviceTaintManager", "Device Taint manager: deleting due to NoExecute taint", c.env.Clock.Now()) {
+		if err := c.env.Cluster.Client().Status().Update(ctx, pod); err != nil {
+			return err
+		}
 	}
 	if err := c.env.Cluster.Client().Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}},
 		client.Preconditions{UID: &uid}); err != nil {

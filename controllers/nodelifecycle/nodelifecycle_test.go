@@ -1,6 +1,7 @@
 package nodelifecycle_test
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -156,6 +157,66 @@ func TestSilentNode(t *testing.T) {
 			t.Errorf("labels %v", n.Labels)
 		}
 	})
+}
+
+// ahead is a cluster whose API server knows of a sign of life that no watch
+// brings.
+type ahead struct {
+	*clustertest.Cluster
+	node string
+}
+
+func (a ahead) Reader() client.Reader { return aheadReader{a.Cluster.Reader(), a.node} }
+
+type aheadReader struct {
+	client.Reader
+	node string
+}
+
+func (a aheadReader) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	if l, ok := o.(*coordinationv1.Lease); ok && key.Name == a.node {
+		l.Name, l.Spec.RenewTime = a.node, ptr.To(metav1.NowMicro())
+		return nil
+	}
+	return a.Reader.Get(ctx, key, o, opts...)
+}
+
+// A node that only our watch does not hear is not given up.
+func TestSilentWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, node("unheard"), node("dead"), node("alive"))
+		env := c.Env(nil)
+		env.Cluster = ahead{Cluster: c, node: "unheard"}
+		l, err := nodelifecycle.New(env, nodelifecycle.Config{})
+		c.Do(err)
+		c.Run(l)
+		pass(t, c, 3*time.Minute, "alive")
+		want(t, "unheard", describe(t, c, "unheard"), "True :")
+		want(t, "dead", describe(t, c, "dead"), "Unknown NodeStatusUnknown: unreachable:NoSchedule unreachable:NoExecute")
+	})
+}
+
+// Nodes that are labelled so say nothing about their zone, dead or alive.
+func TestUncountedNodes(t *testing.T) {
+	for _, test := range []struct{ living, dead, d string }{
+		{"out", "d a", "Unknown NodeStatusUnknown: unreachable:NoSchedule"},                               // all that count are dead
+		{"a b c", "d e f out", "Unknown NodeStatusUnknown: unreachable:NoSchedule unreachable:NoExecute"}, // three of six, not four of seven
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			living := strings.Fields(test.living)
+			var objs []client.Object
+			for _, name := range append(strings.Fields(test.dead), living...) {
+				n := node(name)
+				if name == "out" {
+					n.Labels["node.kubernetes.io/exclude-disruption"] = ""
+				}
+				objs = append(objs, n)
+			}
+			c := start(t, objs...)
+			pass(t, c, 3*time.Minute, living...)
+			want(t, "d", describe(t, c, "d"), test.d)
+		})
+	}
 }
 
 // When no node at all can be heard it is the control plane that is cut off.

@@ -50,19 +50,25 @@ func TestOrphans(t *testing.T) {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
 		held := pod("held", "gone", corev1.PodRunning, 0)
 		held.Finalizers = []string{"test/hold"}
-		c := start(t, node, held, pod("a", "n1", corev1.PodRunning, 0), pod("b", "gone", corev1.PodRunning, 0), pod("waiting", "", corev1.PodPending, 0))
+		failed := pod("failed", "gone", corev1.PodFailed, 0)
+		failed.Finalizers = held.Finalizers
+		c := start(t, node, held, failed, pod("a", "n1", corev1.PodRunning, 0), pod("b", "gone", corev1.PodRunning, 0), pod("waiting", "", corev1.PodPending, 0))
 		time.Sleep(39 * time.Second)
-		if got := left(t, c); got != "[a b held waiting]" {
+		if got := left(t, c); got != "[a b failed held waiting]" {
 			t.Errorf("in quarantine: %v", got)
 		}
 		time.Sleep(10 * time.Second)
-		if got := left(t, c); got != "[a held waiting]" {
+		if got := left(t, c); got != "[a failed held waiting]" {
 			t.Errorf("afterwards: %v", got)
 		}
 		c.Get(held, "ns", "held")
 		cond := held.Status.Conditions[0]
 		if held.Status.Phase != corev1.PodFailed || cond.Type != corev1.DisruptionTarget || cond.Reason != "DeletionByPodGC" || cond.Message != "PodGC: node no longer exists" {
 			t.Errorf("status %+v", held.Status)
+		}
+		c.Get(failed, "ns", "failed")
+		if failed.DeletionTimestamp == nil || len(failed.Status.Conditions) > 0 {
+			t.Errorf("a pod that failed by itself: %+v", failed.Status)
 		}
 	})
 }
@@ -93,7 +99,7 @@ func TestOutOfService(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		c.Get(terminating, "ns", "terminating")
-		if terminating.Status.Phase != corev1.PodFailed || len(terminating.Status.Conditions) == 0 {
+		if terminating.Status.Phase != corev1.PodFailed || len(terminating.Status.Conditions) > 0 {
 			t.Errorf("status %+v", terminating.Status)
 		}
 		c.Get(running, "ns", "running")

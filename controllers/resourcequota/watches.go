@@ -61,6 +61,9 @@ func (c *controller) learn(q *corev1.ResourceQuota, charged bool) {
 	if charged {
 		t.changed = c.env.Clock.Now()
 	}
+	if t.version == "" || loop.Older(t.version, q.ResourceVersion) {
+		t.version = q.ResourceVersion
+	}
 }
 
 func (c *controller) forget(q *corev1.ResourceQuota) {

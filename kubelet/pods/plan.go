@@ -35,13 +35,13 @@ type plan struct {
 	over bool
 }
 
-// restarts says whether an ended container runs again.
-func restarts(pod *corev1.Pod, c *corev1.Container, ended *cri.Container) bool {
+// restarts says whether a container that ended so runs again.
+func restarts(pod *corev1.Pod, c *corev1.Container, exitCode int32) bool {
 	for _, r := range c.RestartPolicyRules {
 		if r.ExitCodes == nil || r.Action != corev1.ContainerRestartRuleActionRestart {
 			continue
 		}
-		in := slices.Contains(r.ExitCodes.Values, ended.ExitCode)
+		in := slices.Contains(r.ExitCodes.Values, exitCode)
 		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
 			return true
 		}
@@ -54,7 +54,7 @@ func restarts(pod *corev1.Pod, c *corev1.Container, ended *cri.Container) bool {
 	case corev1.RestartPolicyNever:
 		return false
 	case corev1.RestartPolicyOnFailure:
-		return ended.ExitCode != 0
+		return exitCode != 0
 	}
 	return true
 }
@@ -95,7 +95,7 @@ func (v view) withoutSandbox() plan {
 	for i := range v.pod.Spec.Containers {
 		c := &v.pod.Spec.Containers[i]
 		latest := v.runtime.Latest(c.Name)
-		if latest == nil || !latest.Exited() || restarts(v.pod, c, latest) {
+		if latest == nil || !latest.Exited() || restarts(v.pod, c, latest.ExitCode) {
 			again = true
 		}
 	}
@@ -156,7 +156,7 @@ func (v view) initContainers(p *plan) (initialized, failed bool) {
 			p.lost(cur)
 			return false, false
 		case cur.Exited() && cur.ExitCode == 0:
-		case cur.Exited() && !v.initRestarts(c, cur):
+		case cur.Exited() && !restarts(v.pod, c, cur.ExitCode):
 			return false, true
 		default:
 			p.start = append(p.start, c)
@@ -164,13 +164,6 @@ func (v view) initContainers(p *plan) (initialized, failed bool) {
 		}
 	}
 	return true, false
-}
-
-func (v view) initRestarts(c *corev1.Container, ended *cri.Container) bool {
-	if c.RestartPolicy == nil && len(c.RestartPolicyRules) == 0 && v.pod.Spec.RestartPolicy == corev1.RestartPolicyAlways {
-		return true
-	}
-	return restarts(v.pod, c, ended)
 }
 
 func (v view) sidecar(p *plan, c *corev1.Container, cur *cri.Container) {
@@ -207,7 +200,7 @@ func (v view) containers(p *plan) {
 			p.start = append(p.start, c)
 			over = false
 		case latest.Exited():
-			if restarts(v.pod, c, latest) {
+			if restarts(v.pod, c, latest.ExitCode) {
 				p.start = append(p.start, c)
 				over = false
 			}
@@ -233,7 +226,7 @@ func (v view) alive(p *plan, c *corev1.Container, running *cri.Container) {
 		message = fmt.Sprintf("Container %s definition changed", c.Name)
 	} else if message == "" {
 		return
-	} else if !restarts(v.pod, c, &cri.Container{ContainerStatus: failedExit()}) {
+	} else if !restarts(v.pod, c, killedExit) {
 		p.kill = append(p.kill, kill{running, message})
 		return
 	}

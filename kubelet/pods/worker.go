@@ -439,8 +439,8 @@ func (w *worker) report(remove bool) {
 		Waiting: map[string]corev1.ContainerStateWaiting{},
 		Started: map[string]bool{}, Ready: map[string]bool{},
 		Message: w.message,
-		Restarts: func(c *corev1.Container, ended *cri.Container) bool {
-			return restarts(w.pod, c, ended)
+		Restarts: func(c *corev1.Container, exitCode int32) bool {
+			return restarts(w.pod, c, exitCode)
 		},
 		Over: w.state >= terminated, Verdict: w.verdict,
 		SandboxReady: usable(w.pod, w.runtime),

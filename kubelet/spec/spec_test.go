@@ -187,3 +187,30 @@ func TestCheckNonRoot(t *testing.T) {
 		}
 	}
 }
+
+func TestResourcesOfThePodAreItsContainers(t *testing.T) {
+	list := func(cpu, memory string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	}
+	always := corev1.ContainerRestartPolicyAlways
+	p := &corev1.Pod{Spec: corev1.PodSpec{
+		Resources:      &corev1.ResourceRequirements{Requests: list("1", "400Mi"), Limits: list("2", "1Gi")},
+		InitContainers: []corev1.Container{{Name: "sidecar", RestartPolicy: &always}},
+		Containers:     []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{Requests: list("500m", "100Mi"), Limits: list("1", "200Mi")}}, {Name: "b"}},
+	}}
+	for name, want := range map[string]*runtimeapi.LinuxContainerResources{
+		// 300 of 400 MiB are nobody's own: 100 each; the node has 1000.
+		"a":       {CpuShares: 512, CpuPeriod: 100000, CpuQuota: 100000, MemoryLimitInBytes: 200 << 20, OomScoreAdj: 800},
+		"b":       {CpuShares: 2048, CpuPeriod: 100000, CpuQuota: 200000, MemoryLimitInBytes: 1 << 30, OomScoreAdj: 900},
+		"sidecar": {CpuShares: 2048, CpuPeriod: 100000, CpuQuota: 200000, MemoryLimitInBytes: 1 << 30, OomScoreAdj: 900},
+	} {
+		if got := spec.Resources(p, spec.FindContainer(p, name), 1000<<20); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+	p.Spec.Resources = nil
+	p.Spec.Containers = p.Spec.Containers[:1]
+	if got := spec.Resources(p, &p.Spec.InitContainers[0], 1000<<20).OomScoreAdj; got != 900 {
+		t.Errorf("the sidecar's score is %d, worse than that of its container", got)
+	}
+}

@@ -33,16 +33,22 @@ func (s *Snapshot) Unreserved(node string) func(*Pod) bool {
 	return func(p *Pod) bool {
 		r, known := byPriority[p.Priority]
 		if !known {
-			r = &reserved{}
-			for _, n := range s.nodes[slot].nominated {
-				if n.pod.Priority >= p.Priority {
-					r.add(&n.pod.needs)
-				}
-			}
+			r = s.reservedFrom(p.Priority, slot)
 			byPriority[p.Priority] = r
 		}
 		return s.hasRoom(p, slot, r)
 	}
+}
+
+// reservedFrom sums up what is nominated to a slot, from a priority upwards.
+func (s *Snapshot) reservedFrom(priority int32, slot int32) *reserved {
+	r := &reserved{}
+	for _, n := range s.nodes[slot].nominated {
+		if n.pod.Priority >= priority {
+			r.add(&n.pod.needs)
+		}
+	}
+	return r
 }
 
 // hasRoom says whether the pod fits beside what is reserved for others.

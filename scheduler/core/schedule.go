@@ -87,15 +87,17 @@ func (s *Snapshot) Feasible(p *Pod) ([]Feasible, *Diagnosis) {
 	for i, total := range a.group.totals(s, list) {
 		out[i] = Feasible{s.nodes[list[i].slot].node, total}
 	}
-	// A pod with a nomination is to have that node, if it still can.
-	if n, ok := s.nominated[p.UID()]; ok {
-		for i := range out {
-			if list[i].slot == n.slot {
-				return out[i : i+1], nil
-			}
-		}
-	}
 	return out, nil
+}
+
+// Nominee returns the node that a pod is nominated to, if it can take the pod:
+// it is asked for before others are looked at.
+func (s *Snapshot) Nominee(p *Pod) []Feasible {
+	n, ok := s.nominated[p.UID()]
+	if !ok || !s.Passes(p, s.nodes[n.slot].name) {
+		return nil
+	}
+	return []Feasible{{Node: s.nodes[n.slot].node}}
 }
 
 // Passes says whether a node can take a pod now.
@@ -242,8 +244,15 @@ func (a *attempt) now(slot int32, live bool) (f Filter, reasons []string, hopele
 }
 
 // fitsBesideNominated says whether the pod fits beside the pods that are
-// nominated to the slot and that it may not push aside.
+// nominated to the slot and that it may not push aside. Most often the room
+// alone tells that it does not.
 func (a *attempt) fitsBesideNominated(slot int32) bool {
+	if len(a.s.nodes[slot].nominated) == 0 {
+		return true
+	}
+	if !a.s.hasRoom(a.pod, slot, a.s.reservedFrom(a.pod.Priority, slot)) {
+		return false
+	}
 	f, _, _, _ := a.besideNominated(slot)
 	return f == Fits
 }

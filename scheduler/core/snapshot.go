@@ -322,9 +322,6 @@ func (s *Snapshot) RemoveNode(name string) {
 	s.live--
 	s.setAllocatable(slot, nil)
 	s.topology.setLabels(slot, nil)
-	for _, n := range slices.Clone(row.nominated) {
-		s.Denominate(n.pod.UID())
-	}
 	s.changed(slot)
 	s.release(slot)
 }
@@ -464,14 +461,11 @@ func (s *Snapshot) RemoveNamespace(name string) {
 	}
 }
 
-// Nominate reserves room on a node for a pod that waits for others to leave
-// it: pods of lower priority may not take the room meanwhile.
+// Nominate reserves room on a node for a pod that is expected there: pods of
+// lower priority may not take the room meanwhile. The node may be still to come.
 func (s *Snapshot) Nominate(pod *Pod, node string) {
 	s.Denominate(pod.UID())
-	slot, ok := s.slots[node]
-	if !ok || s.nodes[slot].node == nil {
-		return
-	}
+	slot := s.slotOf(node)
 	n := &nomination{pod: pod, slot: slot}
 	s.nominated[pod.UID()] = n
 	s.nodes[slot].nominated = append(s.nodes[slot].nominated, n)

@@ -62,11 +62,12 @@ func New(ctx context.Context) *Devices {
 	}
 }
 
-// features are those that are on in upstream 1.37.
+// features are those that are on in upstream 1.37. FractionalCapacityRange is so
+// where nobody has to be compatible with 1.36; validation counts as it does.
 func features() structured.Features {
 	return structured.Features{
 		AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true,
-		DeviceBindingAndStatus: true,
+		DeviceBindingAndStatus: true, FractionalCapacityRange: true,
 	}
 }
 
