@@ -463,7 +463,10 @@ func (w *worker) report(remove bool) {
 		}
 	}
 	got := status.Compute(in)
-	if w.verdict == nil || !w.verdict.Rejected {
+	switch {
+	case w.wasOver():
+		got = *w.pod.Status.DeepCopy()
+	case w.verdict == nil || !w.verdict.Rejected:
 		w.resources(&got)
 	}
 	if w.reported && !remove && equality.Semantic.DeepEqual(got, w.status) {
@@ -478,6 +481,14 @@ func (w *worker) report(remove bool) {
 	} else if mirror := w.m.mirror(w.pod); mirror != nil {
 		w.m.cfg.Status.Set(mirror, got, false)
 	}
+}
+
+// wasOver says that the API has a final status of the pod, and the node nothing
+// that could add to it: it was refused, say, before this kubelet began.
+func (w *worker) wasOver() bool {
+	phase := w.pod.Status.Phase
+	return (phase == corev1.PodFailed || phase == corev1.PodSucceeded) && w.verdict == nil &&
+		len(w.runtime.Containers)+len(w.runtime.Sandboxes) == 0
 }
 
 func (w *worker) publish() {
