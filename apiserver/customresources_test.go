@@ -95,6 +95,33 @@ func until(t *testing.T, f wait.ConditionWithContextFunc) {
 	}
 }
 
+// scaleOfNone sees an object that names no number of replicas: no default of
+// ours may become its size.
+func scaleOfNone(t *testing.T, list dynamic.ResourceInterface) {
+	t.Helper()
+	ctx := t.Context()
+	if _, err := list.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Gadget, metadata: {name: bare}}"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := list.Get(ctx, "bare", metav1.GetOptions{}, "scale"); !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), `the spec replicas field ".spec.count" does not exist`) {
+		t.Errorf("scale of none: %v", err)
+	}
+	_, err := list.Patch(ctx, "bare", types.MergePatchType, []byte(`{"metadata":{"name":"bare"}}`), metav1.PatchOptions{}, "scale")
+	if !apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), `the spec replicas field ".spec.count" cannot be empty`) {
+		t.Errorf("patched to none: %v", err)
+	}
+	made, err := list.Patch(ctx, "bare", types.MergePatchType, []byte(`{"spec":{"replicas":2}}`), metav1.PatchOptions{}, "scale")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _, _ := unstructured.NestedInt64(made.Object, "spec", "replicas"); n != 2 {
+		t.Errorf("scaled: %v", made)
+	}
+	if err := list.Delete(ctx, "bare", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestCustomResources lives the life of a definition and of an object of it.
 func TestCustomResources(t *testing.T) {
 	s := apiservertest.Start(t, nil)
@@ -148,6 +175,7 @@ func TestCustomResources(t *testing.T) {
 	if n, _, _ := unstructured.NestedInt64(made.Object, "spec", "replicas"); err != nil || n != 3 {
 		t.Errorf("scaled: %v, %v", made, err)
 	}
+	scaleOfNone(t, list)
 	second, err := v2.Get(ctx, "a", metav1.GetOptions{})
 	var owners []string
 	for _, m := range second.GetManagedFields() {
