@@ -149,8 +149,7 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 		return
 	}
 	delete(s.parked, uid)
-	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node) }
-	s.wakeUp()
+	s.later(uid, func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node) })
 }
 
 // giveUp schedules a parked pod anew.
@@ -158,10 +157,9 @@ func (s *Scheduler) giveUp(uid types.UID, p *parked, why string) {
 	delete(s.parked, uid)
 	s.snapshot.Withdraw(p.plan)
 	if s.forgetLocked(uid, p.plan.Node) {
-		s.chores[uid] = func(ctx context.Context) {
+		s.later(uid, func(ctx context.Context) {
 			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, preBind+why, "")
-		}
-		s.wakeUp()
+		})
 	}
 }
 
