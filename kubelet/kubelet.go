@@ -292,7 +292,7 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		Volumes: p.volumes, Objects: p.objects, Images: p.images, Cgroups: p.cgroups, Status: p.writer, Services: k.services,
 		Node: p.node.Get, HostIPs: p.node.HostIPs, Recorder: recorder, Clock: k.cfg.Clock, Logger: k.log,
 		PodLogsDir: k.cfg.PodLogsDir, ContainerLogsDir: k.cfg.ContainerLogsDir, SeccompDir: filepath.Join(k.cfg.RootDir, "seccomp"),
-		AppArmor: appArmor(), Metrics: p.metrics,
+		Unified: p.cgroups.Unified(), AppArmor: appArmor(), Metrics: p.metrics,
 	})
 	if err != nil {
 		return p, err
