@@ -76,6 +76,8 @@ type Config struct {
 	PodLogsDir       string
 	ContainerLogsDir string
 	SeccompDir       string
+	// Unified is set in every container's group: cgroup v2 alone.
+	Unified map[string]string
 	// AppArmor says that the kernel can confine containers by it.
 	AppArmor bool
 	// Metrics count what is done; nil counts for nobody.
