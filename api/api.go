@@ -207,6 +207,9 @@ type Scale struct {
 	Get func(obj Object) *autoscalingv1.Scale
 	// Set writes spec.replicas into obj.
 	Set func(obj Object, replicas int32)
+	// Unset reports whether obj names no number of replicas; nil for kinds that
+	// have a default.
+	Unset func(obj Object) bool
 	// ReplicasPath is where server-side apply finds the count: ["spec","replicas"].
 	ReplicasPath []string
 	// OtherPaths are the same for the other versions of the kind, by their names;

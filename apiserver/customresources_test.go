@@ -97,6 +97,33 @@ func until(t *testing.T, f wait.ConditionWithContextFunc) {
 	}
 }
 
+// scaleOfNone sees an object that names no number of replicas: no default of
+// ours may become its size.
+func scaleOfNone(t *testing.T, list dynamic.ResourceInterface) {
+	t.Helper()
+	ctx := t.Context()
+	if _, err := list.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Gadget, metadata: {name: bare}}"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := list.Get(ctx, "bare", metav1.GetOptions{}, "scale"); !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), `the spec replicas field ".spec.count" does not exist`) {
+		t.Errorf("scale of none: %v", err)
+	}
+	_, err := list.Patch(ctx, "bare", types.MergePatchType, []byte(`{"metadata":{"name":"bare"}}`), metav1.PatchOptions{}, "scale")
+	if !apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), `the spec replicas field ".spec.count" cannot be empty`) {
+		t.Errorf("patched to none: %v", err)
+	}
+	made, err := list.Patch(ctx, "bare", types.MergePatchType, []byte(`{"spec":{"replicas":2}}`), metav1.PatchOptions{}, "scale")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _, _ := unstructured.NestedInt64(made.Object, "spec", "replicas"); n != 2 {
+		t.Errorf("scaled: %v", made)
+	}
+	if err := list.Delete(ctx, "bare", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestCustomResources lives the life of a definition and of an object of it.
 func TestCustomResources(t *testing.T) {
 	s := apiservertest.Start(t, nil)
@@ -150,6 +177,7 @@ func TestCustomResources(t *testing.T) {
 	if n, _, _ := unstructured.NestedInt64(made.Object, "spec", "replicas"); err != nil || n != 3 {
 		t.Errorf("scaled: %v, %v", made, err)
 	}
+	scaleOfNone(t, list)
 	second, err := v2.Get(ctx, "a", metav1.GetOptions{})
 	var owners []string
 	for _, m := range second.GetManagedFields() {
@@ -220,19 +248,22 @@ func TestRulesThatReadQuantities(t *testing.T) {
 		spec: {group: example.com, scope: Namespaced, names: {plural: tanks, kind: Tank}, versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {
 		commit: {type: string}, size: {type: string, x-kubernetes-validations: [{rule: "isQuantity(self)"}]},
 		range: {type: object, properties: {low: {type: string}, high: {type: string}}, x-kubernetes-validations: [{rule: "quantity(self.low).isLessThan(quantity(self.high))"}]},
+		joined: {type: object, properties: {low: {type: string}, high: {type: string}}, x-kubernetes-validations: [{rule: "quantity(self.low + self.high).isGreaterThan(quantity('1'))"}]},
 		parts: {type: array, maxItems: 9, items: {type: object, maxProperties: 9, additionalProperties: {type: string, maxLength: 99, x-kubernetes-validations: [{rule: "isQuantity(self)"}]}}}}}}}]}}`), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	established(t, c, "tanks.example.com")
 	tanks := c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "tanks"}).Namespace("default")
-	const beyond = "some validation rules were not checked because they read quantities"
+	const beyond = "unable to parse quantity's suffix"
 	for fields, want := range map[string]string{
 		"size: '1e3', commit: '1e-1000000000'":             "",
-		"range: {low: '7e1234', high: '7e12345'}":          "",
-		"size: '1e-1000000000'":                            beyond,
+		"range: {low: '7e123', high: '7e321'}":             "",
+		"size: '1e-1000000000'":                            "failed rule: isQuantity(self)",
 		"size: nonsense":                                   "failed rule: isQuantity(self)",
 		"range: {low: '1e1000000000', high: '2e99999999'}": beyond,
-		"parts: [{a: 5Gi}, {b: '1e-1000000000'}]":          beyond,
+		"joined: {low: '1e-1000', high: '000000'}":         beyond,
+		"joined: {low: '1', high: '0'}":                    "",
+		"parts: [{a: 5Gi}, {b: '1e-1000000000'}]":          "failed rule: isQuantity(self)",
 	} {
 		_, err := tanks.Create(ctx, object(t, "{apiVersion: example.com/v1, kind: Tank, metadata: {generateName: t}, "+fields+"}"), metav1.CreateOptions{})
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

@@ -51,6 +51,10 @@ func (v *version) scaleOf(all map[string]*version) *api.Scale {
 			}
 			return s
 		},
+		Unset: func(o api.Object) bool {
+			_, found, err := unstructured.NestedInt64(o.(*unstructured.Unstructured).Object, parts(v.scale.SpecReplicasPath)...)
+			return err == nil && !found
+		},
 		Set: func(o api.Object, n int32) {
 			u := o.(*unstructured.Unstructured)
 			path := parts(v.scale.SpecReplicasPath)
