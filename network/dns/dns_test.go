@@ -110,6 +110,8 @@ func start(t *testing.T) (addr string, endpoints *controllertest.FakeInformer) {
 	}})
 	services.Add(&corev1.Service{ObjectMeta: meta("idle"), Spec: corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: []string{"None"}}})
 	services.Add(&corev1.Service{ObjectMeta: meta("out"), Spec: corev1.ServiceSpec{Type: "ExternalName", ExternalName: "example.com"}})
+	services.Add(&corev1.Service{ObjectMeta: meta("further"), Spec: corev1.ServiceSpec{Type: "ExternalName", ExternalName: "out.shop.svc.cluster.local"}})
+	services.Add(&corev1.Service{ObjectMeta: meta("ring"), Spec: corev1.ServiceSpec{Type: "ExternalName", ExternalName: "ring.shop.svc.cluster.local"}})
 	services.Add(&corev1.Service{ObjectMeta: meta("alias"), Spec: corev1.ServiceSpec{Type: "ExternalName", ExternalName: "web.shop.svc.cluster.local"}})
 	slices.Add(&discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db-1", Labels: map[string]string{discoveryv1.LabelServiceName: "db"}},
@@ -151,6 +153,8 @@ func TestAnswers(t *testing.T) {
 		{"idle.shop.svc.cluster.local.", dns.TypeA, dns.RcodeSuccess, nil},
 		{"out.shop.svc.cluster.local.", dns.TypeCNAME, dns.RcodeSuccess, []string{"example.com."}},
 		{"out.shop.svc.cluster.local.", dns.TypeA, dns.RcodeSuccess, []string{"203.0.113.5", "example.com."}},
+		{"further.shop.svc.cluster.local.", dns.TypeA, dns.RcodeSuccess, []string{"203.0.113.5", "example.com.", "out.shop.svc.cluster.local."}},
+		{"ring.shop.svc.cluster.local.", dns.TypeA, dns.RcodeSuccess, slices.Repeat([]string{"ring.shop.svc.cluster.local."}, 8)},
 		{"alias.shop.svc.cluster.local.", dns.TypeA, dns.RcodeSuccess, []string{"10.43.0.7", "web.shop.svc.cluster.local."}},
 		{"10-42-0-9.shop.pod.cluster.local.", dns.TypeA, dns.RcodeSuccess, []string{"10.42.0.9"}},
 		{"nonsense.shop.pod.cluster.local.", dns.TypeA, dns.RcodeNameError, nil},

@@ -309,20 +309,31 @@ func (s *Server) reply(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, a 
 	s.write(w, state.Scrub(m))
 }
 
+// maxChase bounds the CNAMEs of one answer: a chain of ExternalNames may be a ring.
+const maxChase = 8
+
 // follow resolves the target of a CNAME, here or elsewhere. cut says that there
 // is more than fits a packet.
 func (s *Server) follow(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, target string, qtype uint16) (answer []dns.RR, cut bool) {
-	if a, ok := s.zone.answer(strings.ToLower(target), target, qtype); ok {
-		return a.records, false // one step: a chain of ExternalNames may be a ring
+	for range maxChase - 1 {
+		a, ok := s.zone.answer(strings.ToLower(target), target, qtype)
+		if !ok {
+			q := r.Copy()
+			q.Question[0].Name = target
+			got := &capture{ResponseWriter: w}
+			s.forward.serve(ctx, got, q)
+			if got.msg == nil {
+				return answer, false
+			}
+			return append(answer, got.msg.Answer...), got.msg.Truncated
+		}
+		answer = append(answer, a.records...)
+		if a.chase == "" {
+			break
+		}
+		target = a.chase
 	}
-	q := r.Copy()
-	q.Question[0].Name = target
-	got := &capture{ResponseWriter: w}
-	s.forward.serve(ctx, got, q)
-	if got.msg == nil {
-		return nil, false
-	}
-	return got.msg.Answer, got.msg.Truncated
+	return answer, false
 }
 
 // capture keeps an answer in place of sending it.
