@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/netutil"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -32,6 +33,14 @@ type healthServer struct {
 	local atomic.Int64
 	http  *http.Server
 }
+
+// The port is open to whoever reaches the node: it must not cost the process,
+// which is much more than this, its file descriptors.
+const (
+	healthConns   = 100
+	healthTimeout = 5 * time.Second
+	healthIdle    = 10 * time.Second
+)
 
 func newHealthServers(logger *slog.Logger) *healthServers {
 	return &healthServers{logger: logger, list: map[types.NamespacedName]*healthServer{}}
@@ -76,7 +85,8 @@ func (s *healthServer) listen(ctx context.Context, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s.http = &http.Server{Handler: s, ReadHeaderTimeout: 5 * time.Second}
+	s.http = &http.Server{Handler: s, ReadHeaderTimeout: healthTimeout, WriteTimeout: healthTimeout, IdleTimeout: healthIdle}
+	l = netutil.LimitListener(l, healthConns)
 	go func() {
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			logger.Error("health check port of a Service", "service", s.key, "error", err)
