@@ -144,6 +144,36 @@ func (d *Devices) For(pod *corev1.Pod) (core.DeviceView, string) {
 
 func (d *Devices) view(pod *corev1.Pod) (*view, string) {
 	v := &view{devices: d, pod: pod}
+	claims, refusal := d.claimsOf(pod)
+	for _, claim := range claims {
+		if refusal == "" {
+			refusal = v.add(claim)
+		}
+	}
+	if refusal != "" {
+		return nil, refusal
+	}
+	v.extended = d.extendedOf(pod)
+	if len(v.claims) == 0 && v.extended == nil {
+		return nil, ""
+	}
+	if len(v.missing) > 0 || v.extended != nil {
+		var err error
+		if v.allocator, err = d.allocator(); err != nil {
+			return nil, err.Error()
+		}
+	}
+	return v, ""
+}
+
+// Lacks says that some claim of the pod is yet to be made: it need not try.
+func (d *Devices) Lacks(pod *corev1.Pod) bool {
+	_, refusal := d.claimsOf(pod)
+	return refusal != ""
+}
+
+// claimsOf returns the claims that a pod names, or why there are not all.
+func (d *Devices) claimsOf(pod *corev1.Pod) (claims []*resourcev1.ResourceClaim, refusal string) {
 	for i := range pod.Spec.ResourceClaims {
 		name, mustOwn, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
 		if err != nil {
@@ -164,21 +194,9 @@ func (d *Devices) view(pod *corev1.Pod) (*view, string) {
 				return nil, err.Error()
 			}
 		}
-		if refusal := v.add(claim); refusal != "" {
-			return nil, refusal
-		}
+		claims = append(claims, claim)
 	}
-	v.extended = d.extendedOf(pod)
-	if len(v.claims) == 0 && v.extended == nil {
-		return nil, ""
-	}
-	if len(v.missing) > 0 || v.extended != nil {
-		var err error
-		if v.allocator, err = d.allocator(); err != nil {
-			return nil, err.Error()
-		}
-	}
-	return v, ""
+	return claims, ""
 }
 
 func (v *view) add(claim *resourcev1.ResourceClaim) (refusal string) {
