@@ -24,7 +24,7 @@ const (
 )
 
 // awaited are the resource claims of a parked pod whose devices have to be
-// ready; none before the pod's reservations are written.
+// ready; none before the pod's reservations are written, and none afterwards.
 type awaited struct {
 	claims   []types.NamespacedName
 	since    time.Time
@@ -48,6 +48,7 @@ func (s *Scheduler) await(p *parked) {
 		s.recorder(p.pod.Object).Eventf(p.pod.Object, corev1.EventTypeNormal, "BindingConditionsPending",
 			"waiting for binding conditions for device on node %s", p.plan.Node)
 	}
+	s.wakeUp() // there is a deadline
 }
 
 // devicesReady says whether a parked pod need not wait for devices any longer.
@@ -62,6 +63,10 @@ func (s *Scheduler) devicesReady(uid types.UID, p *parked) bool {
 			return false
 		}
 		ready = ready && ok
+	}
+	if ready {
+		s.waited(p, waitSuccess)
+		p.devices = awaited{} // what happens to them later is not the scheduler's
 	}
 	return ready
 }

@@ -154,7 +154,6 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 	if !p.written || !s.devicesReady(uid, p) || !s.snapshot.ClaimsBound(p.plan) {
 		return
 	}
-	s.waited(p, waitSuccess)
 	delete(s.parked, uid)
 	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node) }
 	s.wakeUp()

@@ -80,7 +80,9 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 	if err := env.Register(c.evictions); err != nil {
 		return loop.Loop{}, err
 	}
-	return loop.New(env, Name, workers, c.reconcile,
+	// Who is asked before a node is written may be on the node that is down.
+	retries := loop.Retries{First: 5 * time.Millisecond, Longest: cfg.Period}
+	return loop.NewRetrying(env, Name, workers, retries, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 			Created: c.nodeCreated,
 			Updated: func(_ context.Context, q loop.Queue, _, n *corev1.Node) { c.nodeChanged(q, n) },

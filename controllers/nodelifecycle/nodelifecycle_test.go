@@ -2,16 +2,19 @@ package nodelifecycle_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -193,6 +196,37 @@ func TestSilentWatch(t *testing.T) {
 		pass(t, c, 3*time.Minute, "alive")
 		want(t, "unheard", describe(t, c, "unheard"), "True :")
 		want(t, "dead", describe(t, c, "dead"), "Unknown NodeStatusUnknown: unreachable:NoSchedule unreachable:NoExecute")
+	})
+}
+
+// refusing is an API that lets nobody patch nodes for a while.
+type refusing struct {
+	client.WithWatch
+	refuses *atomic.Bool
+}
+
+func (r refusing) Patch(ctx context.Context, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+	if _, ok := o.(*corev1.Node); ok && r.refuses.Load() {
+		return apierrors.NewInternalError(errors.New("no webhook answers"))
+	}
+	return r.WithWatch.Patch(ctx, o, p, opts...)
+}
+
+// A node that could not be tainted for long is tainted as soon as it can be.
+func TestRefusedTaints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, node("dead"), node("alive"))
+		var refuses atomic.Bool
+		refuses.Store(true)
+		c.API = refusing{c.API, &refuses}
+		l, err := nodelifecycle.New(c.Env(nil), nodelifecycle.Config{})
+		c.Do(err)
+		c.Run(l)
+		pass(t, c, time.Hour, "alive")
+		want(t, "refused", describe(t, c, "dead"), "Unknown NodeStatusUnknown:")
+		refuses.Store(false)
+		pass(t, c, 6*time.Second, "alive")
+		want(t, "allowed", describe(t, c, "dead"), "Unknown NodeStatusUnknown: unreachable:NoSchedule unreachable:NoExecute")
 	})
 }
 

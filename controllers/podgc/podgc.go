@@ -66,7 +66,9 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 	cfg.complete()
 	c := &controller{env: env, cfg: cfg, gone: map[string]time.Time{}}
 	all := loop.Key("", "pods")
-	return loop.New(env, Name, 1, c.reconcile,
+	// One pod that cannot be removed must not put off all others.
+	retries := loop.Retries{First: 5 * time.Millisecond, Longest: cfg.Period}
+	return loop.NewRetrying(env, Name, 1, retries, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 			Created: func(_ context.Context, q loop.Queue, _ *corev1.Node) { q.Add(all) },
 			Updated: func(_ context.Context, q loop.Queue, old, n *corev1.Node) {

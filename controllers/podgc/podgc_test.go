@@ -1,6 +1,8 @@
 package podgc_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -69,6 +72,36 @@ func TestOrphans(t *testing.T) {
 		c.Get(failed, "ns", "failed")
 		if failed.DeletionTimestamp == nil || len(failed.Status.Conditions) > 0 {
 			t.Errorf("a pod that failed by itself: %+v", failed.Status)
+		}
+	})
+}
+
+// held is an API that lets nobody delete a pod.
+type held struct {
+	client.WithWatch
+	name string
+}
+
+func (h held) Delete(ctx context.Context, o client.Object, opts ...client.DeleteOption) error {
+	if o.GetName() == h.name {
+		return apierrors.NewInternalError(errors.New("no webhook answers"))
+	}
+	return h.WithWatch.Delete(ctx, o, opts...)
+}
+
+// A pod that cannot be removed, however long, does not keep others.
+func TestOneThatStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, pod("stuck", "gone", corev1.PodRunning, 0))
+		c.API = held{c.API, "stuck"}
+		l, err := podgc.New(c.Env(nil), podgc.Config{})
+		c.Do(err)
+		c.Run(l)
+		time.Sleep(time.Hour)
+		c.Do(c.API.Create(t.Context(), pod("b", "elsewhere", corev1.PodRunning, 0)))
+		time.Sleep(70 * time.Second)
+		if got := left(t, c); got != "[stuck]" {
+			t.Errorf("left %s", got)
 		}
 	})
 }

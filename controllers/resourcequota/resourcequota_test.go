@@ -208,30 +208,6 @@ func TestKindsThatComeBack(t *testing.T) {
 	})
 }
 
-// Devices of claims count under the names of the extended resources that a class
-// makes them stand for, from when it does.
-func TestDevices(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}}
-		c := start(t, class,
-			&corev1.ResourceQuota{ObjectMeta: meta("q"), Spec: corev1.ResourceQuotaSpec{Hard: list("requests.example.com/gpu=9 requests.deviceclass.resource.kubernetes.io/gpu=9")}},
-			pod("a", "example.com/gpu=1"),
-			&resourcev1.ResourceClaim{ObjectMeta: meta("c"), Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
-				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2},
-			}}}}},
-		)
-		if got, want := used(t, c, "q"), "requests.deviceclass.resource.kubernetes.io/gpu=2 requests.example.com/gpu=1"; got != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-		c.Get(class, "", "gpu")
-		class.Spec.ExtendedResourceName = ptr.To("example.com/gpu")
-		c.Do(c.API.Update(t.Context(), class))
-		if got, want := used(t, c, "q"), "requests.deviceclass.resource.kubernetes.io/gpu=2 requests.example.com/gpu=3"; got != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-	})
-}
-
 // charged is a cluster in which the quota was charged a moment ago: who reads
 // it knows, the watch has yet to tell.
 type charged struct {
@@ -302,6 +278,30 @@ func TestChargeBeforeItsEvent(t *testing.T) {
 		synctest.Wait()
 		if c.writes == 0 {
 			t.Error("a charge for nothing stays")
+		}
+	})
+}
+
+// Devices of claims count under the names of the extended resources that a class
+// makes them stand for, from when it does.
+func TestDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}}
+		c := start(t, class,
+			&corev1.ResourceQuota{ObjectMeta: meta("q"), Spec: corev1.ResourceQuotaSpec{Hard: list("requests.example.com/gpu=9 requests.deviceclass.resource.kubernetes.io/gpu=9")}},
+			pod("a", "example.com/gpu=1"),
+			&resourcev1.ResourceClaim{ObjectMeta: meta("c"), Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2},
+			}}}}},
+		)
+		if got, want := used(t, c, "q"), "requests.deviceclass.resource.kubernetes.io/gpu=2 requests.example.com/gpu=1"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		c.Get(class, "", "gpu")
+		class.Spec.ExtendedResourceName = ptr.To("example.com/gpu")
+		c.Do(c.API.Update(t.Context(), class))
+		if got, want := used(t, c, "q"), "requests.deviceclass.resource.kubernetes.io/gpu=2 requests.example.com/gpu=3"; got != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
 	})
 }

@@ -285,7 +285,7 @@ func (w *worker) observe(ctx context.Context, id, sandbox string) error {
 }
 
 func (w *worker) config(ctx context.Context, c *corev1.Container, image *runtimeapi.Image, attempt uint32) (*runtimeapi.ContainerConfig, error) {
-	env, err := spec.MakeEnv(w.fields(), c, sources{ctx, w.m})
+	env, err := spec.MakeEnv(w.fields(), c, sources{ctx, w.m, w.uid})
 	if err != nil {
 		return nil, &startError{"CreateContainerConfigError", err}
 	}

@@ -81,9 +81,11 @@ func (w *worker) killInTurn(c *cri.Container, grace time.Duration, message strin
 	}
 	// The runtime may say for a moment that what has been stopped still runs.
 	again = again || w.killed[c.Id]
-	maps.DeleteFunc(w.killed, func(id string, _ bool) bool {
-		return !slices.ContainsFunc(w.runtime.Containers, func(c *cri.Container) bool { return c.Id == id })
-	})
+	for _, of := range []map[string]bool{w.killed, w.renewed} {
+		maps.DeleteFunc(of, func(id string, _ bool) bool {
+			return !slices.ContainsFunc(w.runtime.Containers, func(c *cri.Container) bool { return c.Id == id })
+		})
+	}
 	w.killed[c.Id] = true
 	ctx, cancel := context.WithCancel(w.m.ctx)
 	turn := make(chan struct{})

@@ -209,3 +209,23 @@ func TestDeferredResizeOutlivesTheKubelet(t *testing.T) {
 		}
 	})
 }
+
+// A container that is ended for another image or other resources is made anew,
+// whatever its policy says of its end.
+func TestChangedContainersAreMadeAnew(t *testing.T) {
+	for _, policy := range []corev1.RestartPolicy{corev1.RestartPolicyAlways, corev1.RestartPolicyNever} {
+		run(t, &fakecri.Runtime{Images: []string{"img:2"}}, func(b *bench) {
+			p := pod("c")
+			p.Spec.RestartPolicy = policy
+			b.manager.Update(p)
+			synctest.Wait()
+			p = p.DeepCopy()
+			p.Generation, p.Spec.Containers[0].Image = 2, "img:2"
+			b.manager.Update(p)
+			b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 143", "start c/1")
+			if s := b.last(); s.Phase != corev1.PodRunning || s.ContainerStatuses[0].RestartCount != 1 {
+				t.Errorf("%s: %s, %+v", policy, s.Phase, s.ContainerStatuses)
+			}
+		})
+	}
+}

@@ -204,7 +204,7 @@ func (m *Manager) mirror(pod *corev1.Pod) *corev1.Pod {
 func (m *Manager) newWorker(uid types.UID, pod *corev1.Pod) *worker {
 	w := &worker{m: m, uid: uid, pod: pod, wake: make(chan struct{}, 1), dirty: true, status: *pod.Status.DeepCopy(),
 		log:  m.cfg.Logger.With("pod", pod.Namespace+"/"+pod.Name, "uid", uid),
-		seen: m.cfg.Clock.Now(), containers: map[string]*container{}, kills: map[string]*killing{}, killed: map[string]bool{}, messages: map[string]string{}}
+		seen: m.cfg.Clock.Now(), containers: map[string]*container{}, kills: map[string]*killing{}, killed: map[string]bool{}, renewed: map[string]bool{}, messages: map[string]string{}}
 	w.published = published{pod: pod, status: pod.Status}
 	return w
 }

@@ -19,11 +19,15 @@ type view struct {
 	started func(name string) bool
 	// failed is why a running container must be killed, or empty.
 	failed func(c *cri.Container) string
+	// renewed says that the newest container of a name was ended to be made anew,
+	// which no policy has a say in.
+	renewed func(name string) bool
 }
 
 type kill struct {
 	container *cri.Container
 	message   string
+	renew     bool
 }
 
 // plan is the next steps of a pod.
@@ -88,7 +92,7 @@ func (v view) withoutSandbox() plan {
 	var p plan
 	for _, c := range v.runtime.Containers {
 		if c.Running() {
-			p.kill = append(p.kill, kill{c, "Pod sandbox changed, it will be killed and re-created."})
+			p.kill = append(p.kill, kill{container: c, message: "Pod sandbox changed, it will be killed and re-created."})
 		}
 	}
 	again := false
@@ -175,7 +179,7 @@ func (v view) sidecar(p *plan, c *corev1.Container, cur *cri.Container) {
 		return
 	}
 	if message := v.failed(cur); message != "" {
-		p.kill = append(p.kill, kill{cur, message + ", will be restarted"})
+		p.kill = append(p.kill, kill{container: cur, message: message + ", will be restarted"})
 	}
 }
 
@@ -186,7 +190,7 @@ func (p *plan) lost(c *cri.Container) bool {
 	if c.State != runtimeapi.ContainerState_CONTAINER_UNKNOWN {
 		return false
 	}
-	p.kill = append(p.kill, kill{c, `Container is in "unknown" state, try killing it before restart`})
+	p.kill = append(p.kill, kill{container: c, message: `Container is in "unknown" state, try killing it before restart`})
 	return true
 }
 
@@ -200,7 +204,7 @@ func (v view) containers(p *plan) {
 			p.start = append(p.start, c)
 			over = false
 		case latest.Exited():
-			if restarts(v.pod, c, latest.ExitCode) {
+			if restarts(v.pod, c, latest.ExitCode) || v.renewed(c.Name) {
 				p.start = append(p.start, c)
 				over = false
 			}
@@ -221,14 +225,15 @@ func (v view) alive(p *plan, c *corev1.Container, running *cri.Container) {
 	if p.lost(running) {
 		return
 	}
-	message := v.failed(running)
+	k := kill{container: running, message: v.failed(running)}
 	if hash := running.Annotations[cri.AnnotationHash]; hash != "" && hash != spec.Hash(c) {
-		message = fmt.Sprintf("Container %s definition changed", c.Name)
-	} else if message == "" {
-		return
-	} else if !restarts(v.pod, c, killedExit) {
-		p.kill = append(p.kill, kill{running, message})
+		k.message, k.renew = fmt.Sprintf("Container %s definition changed", c.Name), true
+	}
+	if k.message == "" {
 		return
 	}
-	p.kill = append(p.kill, kill{running, message + ", will be restarted"})
+	if k.renew || restarts(v.pod, c, killedExit) {
+		k.message += ", will be restarted"
+	}
+	p.kill = append(p.kill, k)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -518,8 +519,17 @@ func TestRejection(t *testing.T) {
 				c.change(p)
 				b.manager.Update(p)
 				b.wantLog()
-				if s := b.last(); s.Phase != corev1.PodFailed || s.Reason != c.reason {
+				s := b.last()
+				if s.Phase != corev1.PodFailed || s.Reason != c.reason {
 					t.Errorf("status = %s %s: %s", s.Phase, s.Reason, s.Message)
+				}
+				p.Status = s
+				b.stop() // a kubelet that starts anew has nothing to add
+				b.start(t.TempDir())
+				b.manager.Update(p)
+				b.wantLog()
+				if again := b.last(); !equality.Semantic.DeepEqual(again, s) {
+					t.Errorf("status = %+v", again)
 				}
 			})
 		})

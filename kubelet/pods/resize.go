@@ -152,6 +152,7 @@ func (w *worker) resizeAll(ctx context.Context, changes []*change) error {
 	var inPlace []*change
 	for _, c := range changes {
 		if c.restarts() {
+			w.renewed[c.running.Id] = true
 			w.kill(c.running, w.podGrace(), fmt.Sprintf("Container %s resize requires restart", c.spec.Name))
 			continue
 		}

@@ -2,6 +2,7 @@ package spec_test
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -33,6 +34,7 @@ func TestExpand(t *testing.T) {
 
 type sources struct {
 	cm       map[string]string
+	file     string
 	services []corev1.Service
 }
 
@@ -45,6 +47,13 @@ func (s sources) ConfigMap(string, string) (*corev1.ConfigMap, error) {
 
 func (s sources) Secret(string, string) (*corev1.Secret, error) {
 	return &corev1.Secret{Data: map[string][]byte{"k": []byte("v")}}, nil
+}
+
+func (s sources) File(_, path string) ([]byte, error) {
+	if path != "dir/file" {
+		return nil, fs.ErrNotExist
+	}
+	return []byte(s.file), nil
 }
 
 func (s sources) Services(namespace string) ([]corev1.Service, error) {
@@ -111,6 +120,39 @@ func TestMakeEnvErrors(t *testing.T) {
 	} {
 		if _, err := env(corev1.Container{Env: []corev1.EnvVar{{Name: "A", ValueFrom: key}}}, src); err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
+		}
+	}
+}
+
+func TestMakeEnvOfFiles(t *testing.T) {
+	for file, want := range map[string]string{
+		"A='1'": "1",
+		"# A='0'\n\n\tB='x'\r\n  A='two\nlines' # end\n": "two\nlines",
+		"A='$HOME \"x\"'\nA='2'\n":                       `$HOME "x"`,
+		"A=''":                                           `environment variable key "A" not found in file "dir/file" of volume "v"`,
+		"A= 'x'":                                         `environment variable key "A" not found in file "dir/file" of volume "v"`,
+		"":                                               `environment variable key "A" not found in file "dir/file" of volume "v"`,
+		"B='1'\nsecret":                                  `couldn't parse env file "dir/file" of volume "v": line 2: missing '='`,
+		"='1'":                                           `couldn't parse env file "dir/file" of volume "v": line 1: empty variable name`,
+		"A ='1'":                                         `couldn't parse env file "dir/file" of volume "v": line 1: whitespace before '=' is not allowed`,
+		"A=1":                                            `couldn't parse env file "dir/file" of volume "v": line 1: value must be enclosed in single quotes`,
+		"A='1\n":                                         `couldn't parse env file "dir/file" of volume "v": line 1: unclosed single quote`,
+		"A='1''2'":                                       `couldn't parse env file "dir/file" of volume "v": line 1: unexpected content after closing quote`,
+	} {
+		ref := &corev1.FileKeySelector{VolumeName: "v", Path: "dir/file", Key: "A"}
+		c := corev1.Container{Env: []corev1.EnvVar{{Name: "X", ValueFrom: &corev1.EnvVarSource{FileKeyRef: ref}}}}
+		got, err := env(c, sources{file: file})
+		text := got["X"]
+		if err != nil {
+			text = err.Error()
+		}
+		if text != want {
+			t.Errorf("%q: %s, want %s", file, text, want)
+		}
+		yes := true
+		ref.Path, ref.Optional = "none", &yes
+		if got, err := env(c, sources{}); err != nil || len(got) != 0 {
+			t.Errorf("a file that need not be: %v, %v", got, err)
 		}
 	}
 }

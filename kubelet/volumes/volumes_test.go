@@ -2,6 +2,8 @@ package volumes_test
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -190,6 +192,37 @@ func TestSubPathStaysBelowItsVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantFile(dir+"/new/deep/f", "x")
+}
+
+func TestReadFileReadsFilesOfTheVolume(t *testing.T) {
+	w := newWorld(t)
+	dir := w.setUp(pod(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}))
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(dir+"/d", 0o755))
+	must(os.WriteFile(dir+"/d/f", []byte("x"), 0o600))
+	must(os.Symlink("d/f", dir+"/link"))
+	must(os.Symlink("/etc/passwd", dir+"/out"))
+	must(syscall.Mkfifo(dir+"/fifo", 0o600))
+	must(os.WriteFile(dir+"/huge", nil, 0o600))
+	must(os.Truncate(dir+"/huge", 1<<40))
+	for _, good := range []string{"d/f", "link"} {
+		if data, err := w.ReadFile(uid, "v", good); err != nil || string(data) != "x" {
+			t.Errorf("%s: %q, %v", good, data, err)
+		}
+	}
+	for _, bad := range []string{"out", "fifo", "huge", "d", "../v/d/f", "none"} {
+		if data, err := w.ReadFile(uid, "v", bad); err == nil {
+			t.Errorf("%s: %d bytes", bad, len(data))
+		}
+	}
+	if _, err := w.ReadFile(uid, "v", "none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
 }
 
 func TestMemoryVolumeSurvivesSetUpAndEndsWithThePod(t *testing.T) {
