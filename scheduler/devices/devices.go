@@ -42,7 +42,7 @@ type Devices struct {
 	// resources are the extended ones that classes stand for.
 	resources map[corev1.ResourceName]*resourcev1.DeviceClass
 	// extended are the claims that were made for extended resources, by pod.
-	extended map[types.UID]*resourcev1.ResourceClaim
+	extended map[owner]*resourcev1.ResourceClaim
 	pending  map[types.UID]*resourcev1.AllocationResult
 	cache    *cel.Cache
 }
@@ -56,7 +56,7 @@ func New(ctx context.Context) *Devices {
 		rules:    map[string]*resourcev1.DeviceTaintRule{},
 		limits:   map[string]Limits{},
 		classes:  map[string]*resourcev1.DeviceClass{},
-		extended: map[types.UID]*resourcev1.ResourceClaim{},
+		extended: map[owner]*resourcev1.ResourceClaim{},
 		pending:  map[types.UID]*resourcev1.AllocationResult{},
 		cache:    cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}),
 	}
