@@ -252,9 +252,10 @@ func alike(shares []float64) int64 {
 
 // candidate is a feasible slot, or the best of a bucket of n alike ones.
 type candidate struct {
-	slot  int32
-	n     int
-	extra int64 // score of what a bucket knows nothing of
+	slot int32
+	n    int
+	// Scores of what a bucket knows nothing of; that by devices is not scaled.
+	extra, devices int64
 }
 
 // totals returns the score of each candidate. Scores by labels are scaled by
@@ -272,8 +273,23 @@ func (g *group) totals(s *Snapshot, list []candidate) []int64 {
 		g.addPreferences(s, list, out)
 		g.addDrawn(list, out)
 		g.addSpread(list, out)
+		g.addDevices(list, out)
 	}
 	return out
+}
+
+// addDevices prefers nodes whose devices are what claims name first.
+func (g *group) addDevices(list []candidate, out []int64) {
+	var highest int64
+	for _, c := range list {
+		highest = max(highest, c.devices)
+	}
+	if highest == 0 {
+		return
+	}
+	for i, c := range list {
+		out[i] += g.rules.Weights.Devices * (maxScore * c.devices / highest)
+	}
 }
 
 func (g *group) addPreferences(s *Snapshot, list []candidate, out []int64) {

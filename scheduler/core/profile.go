@@ -53,7 +53,7 @@ type Profile struct {
 
 // Weights of the scores.
 type Weights struct {
-	Fit, Balanced, Image, NodeAffinity, Taint, Spread, PodAffinity, Volumes int64
+	Fit, Balanced, Image, NodeAffinity, Taint, Spread, PodAffinity, Volumes, Devices int64
 }
 
 // Strategy says how the room that is left on a node is scored.
@@ -96,7 +96,7 @@ func DefaultProfile() *Profile {
 	return &Profile{
 		Name:    corev1.DefaultSchedulerName,
 		Filters: AllFilters,
-		Weights: Weights{Fit: 1, Balanced: 1, Image: 1, NodeAffinity: 2, Taint: 3, Spread: 2, PodAffinity: 2, Volumes: 1},
+		Weights: Weights{Fit: 1, Balanced: 1, Image: 1, NodeAffinity: 2, Taint: 3, Spread: 2, PodAffinity: 2, Volumes: 1, Devices: 2},
 		Fit:     Fit{Resources: []WeightedResource{{corev1.ResourceCPU, 1}, {corev1.ResourceMemory, 1}}},
 
 		Balanced:               []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory},

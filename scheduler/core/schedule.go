@@ -151,6 +151,9 @@ func (a *attempt) each() (list []candidate) {
 		if a.claims != nil {
 			c.extra = a.claims.score(s, slot)
 		}
+		if a.devices != nil {
+			c.devices = a.devices.Score(s.nodes[slot].node)
+		}
 		if list = append(list, c); len(list) == enough {
 			break
 		}

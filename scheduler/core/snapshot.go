@@ -144,6 +144,8 @@ type Devices interface {
 type DeviceView interface {
 	// Check says why a node cannot meet them, "" if it can.
 	Check(node *corev1.Node) string
+	// Score is the higher, the better a node meets them that Check allowed.
+	Score(node *corev1.Node) int64
 }
 
 // SetDevices tells who allocates devices; without, claims do not matter.

@@ -131,6 +131,7 @@ type view struct {
 	extended  *extended                    // nil for none
 	spoiled   []*resourcev1.ResourceClaim  // allocated, but in vain
 	allocator structured.Allocator
+	scores    map[string]int64 // of nodes on which devices were found
 }
 
 // For implements core.Devices.
@@ -296,7 +297,8 @@ func (v *view) Check(node *corev1.Node) string {
 	if len(v.spoiled) > 0 {
 		return unavailable
 	}
-	_, reason := v.allocate(node)
+	granted, reason := v.allocate(node)
+	v.note(node, granted)
 	return reason
 }
 
