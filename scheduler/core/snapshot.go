@@ -146,6 +146,9 @@ type DeviceView interface {
 	Check(node *corev1.Node) string
 	// Score is the higher, the better a node meets them that Check allowed.
 	Score(node *corev1.Node) int64
+	// Room is how many devices a node has that stand for a resource, and how many
+	// of them are taken.
+	Room(node *corev1.Node, name corev1.ResourceName) (have, taken int64)
 }
 
 // SetDevices tells who allocates devices; without, claims do not matter.

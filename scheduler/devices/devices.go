@@ -131,7 +131,9 @@ type view struct {
 	extended  *extended                    // nil for none
 	spoiled   []*resourcev1.ResourceClaim  // allocated, but in vain
 	allocator structured.Allocator
+	taken     *structured.AllocatedState
 	scores    map[string]int64 // of nodes on which devices were found
+	places    *places          // of all devices, when somebody asks
 }
 
 // For implements core.Devices.
@@ -160,7 +162,8 @@ func (d *Devices) view(pod *corev1.Pod) (*view, string) {
 	}
 	if len(v.missing) > 0 || v.extended != nil {
 		var err error
-		if v.allocator, err = d.allocator(); err != nil {
+		v.taken = d.taken()
+		if v.allocator, err = structured.NewAllocator(d.ctx, features(), *v.taken, d, d.tainted(), d.cache); err != nil {
 			return nil, err.Error()
 		}
 	}
@@ -249,9 +252,9 @@ func (v *view) checkClass(class, request string) string {
 	return ""
 }
 
-// allocator makes one for the present state.
-func (d *Devices) allocator() (structured.Allocator, error) {
-	state := structured.AllocatedState{
+// taken are the devices that claims have, or are to have.
+func (d *Devices) taken() *structured.AllocatedState {
+	state := &structured.AllocatedState{
 		AllocatedDevices:         sets.New[structured.DeviceID](),
 		AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
 		AggregatedCapacity:       structured.NewConsumedCapacityCollection(),
@@ -280,7 +283,7 @@ func (d *Devices) allocator() (structured.Allocator, error) {
 	for _, a := range d.pending {
 		note(a)
 	}
-	return structured.NewAllocator(d.ctx, features(), state, d, d.tainted(), d.cache)
+	return state
 }
 
 // Check implements core.DeviceView.

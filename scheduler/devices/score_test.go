@@ -54,3 +54,34 @@ func TestPreference(t *testing.T) {
 		t.Error("the other nodes have more room")
 	}
 }
+
+// Devices count as the resources that they stand for where the profile packs
+// nodes by those.
+func TestRoom(t *testing.T) {
+	d := devices.New(t.Context())
+	c := class("gpu", 0, string(gpu))
+	c.Spec.Selectors = []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: "device.driver == 'example.com'"}}}
+	d.SetClass(c)
+	s := core.NewSnapshot(1)
+	s.SetDevices(d)
+	for name, n := range map[string]int{"empty": 4, "half": 4, "large": 16} {
+		offer(d, name, n)
+		n := node(name)
+		n.Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("10")}
+		s.SetNode(n)
+	}
+	other := claim("other")
+	other.Status.Allocation = &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{
+		{Driver: "example.com", Pool: "half", Device: "gpu-0"}, {Driver: "example.com", Pool: "half", Device: "gpu-1"},
+	}}}
+	d.SetClaim(other)
+	p := containers(pod("p"), "c example.com/gpu=1")
+	for want, strategy := range map[string]core.Strategy{"half": core.MostAllocated, "large": core.LeastAllocated} {
+		packs := core.DefaultProfile()
+		packs.Name = want
+		packs.Fit = core.Fit{Strategy: strategy, Resources: []core.WeightedResource{{Name: gpu, Weight: 1}}}
+		if got, why := s.Schedule(core.NewPod(p, packs)); got != want {
+			t.Errorf("scheduled to %q, want %q: %v", got, want, why)
+		}
+	}
+}
