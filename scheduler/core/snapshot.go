@@ -149,6 +149,9 @@ type DeviceView interface {
 	// Err is why a Check came to nothing, and no other would come to more: they
 	// cannot be judged, or not in time.
 	Err() error
+	// Room is how many devices a node has that stand for a resource, and how many
+	// of them are taken.
+	Room(node *corev1.Node, name corev1.ResourceName) (have, taken int64)
 }
 
 // SetDevices tells who allocates devices; without, claims do not matter.
