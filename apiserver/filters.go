@@ -94,15 +94,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	if err != nil {
 		return err
 	}
-	if r.Header.Get("Impersonate-User") != "" || hasImpersonation(r.Header) {
-		if u, err = s.impersonate(r.Context(), r.Header, u); err != nil {
+	if impersonates(r.Header) {
+		if u, err = s.impersonate(r.Context(), r.Header, attributesOf(u, info)); err != nil {
 			return err
 		}
 	}
 	ctx := request.WithUser(r.Context(), u)
 	if isLong(r, info) || s.remote.Lasts(r, info) {
 		r = r.WithContext(ctx)
-		if err := s.authorize(ctx, u, info); err != nil {
+		if err := registry.Authorize(ctx, s.cfg.Authorizer, attributesOf(u, info)); err != nil {
 			return err
 		}
 		defer s.metrics.longRunning(info, r, s.served(info))()
@@ -122,7 +122,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 		}
 		defer limit.leave()
 	}
-	if err := s.authorize(ctx, u, info); err != nil {
+	if err := registry.Authorize(ctx, s.cfg.Authorizer, attributesOf(u, info)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeoutOf(r))
@@ -145,7 +145,8 @@ func (s *Server) authenticate(r *http.Request) (user.Info, error) {
 	return resp.User, nil
 }
 
-func (s *Server) authorize(ctx context.Context, u user.Info, info *request.RequestInfo) error {
+// attributesOf is what the authorizer is asked about a request.
+func attributesOf(u user.Info, info *request.RequestInfo) authorizer.AttributesRecord {
 	a := authorizer.AttributesRecord{
 		User: u, Verb: info.Verb, Namespace: info.Namespace, APIGroup: info.APIGroup, APIVersion: info.APIVersion,
 		Resource: info.Resource, Subresource: info.Subresource, Name: info.Name,
@@ -167,7 +168,7 @@ func (s *Server) authorize(ctx context.Context, u user.Info, info *request.Reque
 			a.LabelSelectorRequirements, _ = sel.Requirements()
 		}
 	}
-	return registry.Authorize(ctx, s.cfg.Authorizer, a)
+	return a
 }
 
 // isLong says that a request may last: watches and streams.

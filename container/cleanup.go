@@ -107,7 +107,8 @@ func parentOf(pid int) (int, error) {
 
 // unmountBelow takes away the mounts below dir, the latest first. That all are
 // gone is checked: whoever removes dir then would remove what is mounted there,
-// which may be a directory of the machine.
+// which may be a directory of the machine. Each is cut off from its peers first:
+// what is unmounted below a bind mount would go from the machine as well.
 func unmountBelow(dir string) error {
 	points, err := mountsBelow(real(dir))
 	if err != nil {
@@ -115,6 +116,14 @@ func unmountBelow(dir string) error {
 	}
 	slices.Reverse(points)
 	var errs []error
+	for _, p := range points {
+		if err := unix.Mount("", p, "", unix.MS_PRIVATE, ""); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("make mount %s private: %w", p, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
 	for _, p := range points {
 		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))

@@ -7,15 +7,11 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 )
 
 // host is what containerd's configuration depends on of the machine.
 type host struct {
-	// systemdCgroup: systemd owns the cgroup tree and must be asked for
-	// groups. Only with cgroup v2: on v1 it shares the tree willingly.
-	systemdCgroup bool
 	// restrictOOM: a process may not lower its oom_score_adj
 	// (CAP_SYS_RESOURCE is missing). runc would die on the pause container's
 	// -998 without saying why.
@@ -28,11 +24,10 @@ type host struct {
 // detect looks at the machine; root is where snapshots will be.
 func detect(root, snapshotter string, log *slog.Logger) host {
 	h := host{
-		systemdCgroup: cgroups.Mode() == cgroups.Unified && exists("/run/systemd/system"),
-		restrictOOM:   !canLowerOOMScore(),
-		apparmor:      readFlag("/sys/module/apparmor/parameters/enabled"),
-		selinux:       exists("/sys/fs/selinux/enforce"),
-		snapshotter:   snapshotter,
+		restrictOOM: !canLowerOOMScore(),
+		apparmor:    readFlag("/sys/module/apparmor/parameters/enabled"),
+		selinux:     exists("/sys/fs/selinux/enforce"),
+		snapshotter: snapshotter,
 	}
 	if h.snapshotter == "" {
 		h.snapshotter = "overlayfs"

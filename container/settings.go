@@ -32,9 +32,11 @@ func (r *Runtime) settings(h host) map[string]table {
 					"runtime_type": "io.containerd.runc.v2",
 					"sandboxer":    "podsandbox",
 					"options": table{
-						"BinaryName":    r.bin.Runc,
-						"Root":          r.state("runc"),
-						"SystemdCgroup": h.systemdCgroup,
+						"BinaryName": r.bin.Runc,
+						"Root":       r.state("runc"),
+						// The kubelet makes pods' groups itself and names them by
+						// their paths, which runc takes for no slices.
+						"SystemdCgroup": false,
 					},
 				}},
 			},

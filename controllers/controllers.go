@@ -27,6 +27,7 @@ import (
 	"github.com/proa-dev/proa/controllers/cronjob"
 	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/devicetainteviction"
 	"github.com/proa-dev/proa/controllers/disruption"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
@@ -48,6 +49,7 @@ import (
 	"github.com/proa-dev/proa/controllers/policystatus"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/replication"
+	"github.com/proa-dev/proa/controllers/resourceclaim"
 	"github.com/proa-dev/proa/controllers/resourcequota"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
@@ -164,8 +166,10 @@ func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registere
 		func() (loop.Loop, error) { return garbage.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
 		func() (loop.Loop, error) { return tainteviction.New(env) },
+		func() (loop.Loop, error) { return devicetainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds, cfg.MetricsAPI) },
+		func() (loop.Loop, error) { return resourceclaim.New(env) },
 		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return persistentvolume.New(env) },
 		func() (loop.Loop, error) { return volumeprotection.New(env) },

@@ -282,7 +282,7 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		StorageDir: k.cfg.StorageDir, Node: p.node.Get})
 	p.images = images.New(images.Config{Client: p.cri, Now: now})
 	p.gc = &images.Collector{Client: p.cri, Logger: k.log, High: 85, Low: 80, MinAge: 2 * time.Minute, Now: now,
-		Removed: func() { p.metrics.Collected("space") }}
+		Mounted: func() []string { return imageVolumes(p.pods.Pods()) }, Removed: func() { p.metrics.Collected("space") }}
 	p.writer = status.NewWriter(k.cluster.Client(), k.log)
 	p.pods, err = pods.New(ctx, pods.Config{
 		CRI: p.cri, RuntimeName: name, RuntimeHandler: k.runtimeHandler, RecursiveReadOnly: k.recursiveReadOnly,
@@ -290,7 +290,7 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		Volumes: p.volumes, Objects: p.objects, Images: p.images, Cgroups: p.cgroups, Status: p.writer, Services: k.services,
 		Node: p.node.Get, HostIPs: p.node.HostIPs, Recorder: recorder, Clock: k.cfg.Clock, Logger: k.log,
 		PodLogsDir: k.cfg.PodLogsDir, ContainerLogsDir: k.cfg.ContainerLogsDir, SeccompDir: filepath.Join(k.cfg.RootDir, "seccomp"),
-		Metrics: p.metrics,
+		AppArmor: appArmor(), Metrics: p.metrics,
 	})
 	if err != nil {
 		return p, err

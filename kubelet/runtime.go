@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"sort"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -113,6 +115,12 @@ func (k *Kubelet) recursiveReadOnly() bool {
 	return false
 }
 
+// appArmor says that the kernel has AppArmor switched on.
+func appArmor() bool {
+	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && strings.HasPrefix(string(data), "Y")
+}
+
 func (k *Kubelet) addresses() []corev1.NodeAddress {
 	var out []corev1.NodeAddress
 	for _, ip := range k.cfg.NodeIPs {
@@ -146,6 +154,21 @@ func listImages(ctx context.Context, c *cri.Client) ([]corev1.ContainerImage, er
 		return out[i].Names[0] < out[j].Names[0]
 	})
 	return out[:min(len(out), maxImages)], nil
+}
+
+// imageVolumes lists the images that pods which may run mount as volumes.
+func imageVolumes(list []*corev1.Pod) (refs []string) {
+	for _, p := range list {
+		if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+			continue
+		}
+		for i := range p.Spec.Volumes {
+			if v := p.Spec.Volumes[i].Image; v != nil {
+				refs = append(refs, v.Reference)
+			}
+		}
+	}
+	return refs
 }
 
 // imageDir is where the runtime keeps images.

@@ -38,8 +38,13 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	nominated := s.snapshot.Nominated(pod.UID())
 	volumes := s.snapshot.PlanVolumes(pod, node)
 	var claims *devices.Plan
-	if obj := s.snapshot.Node(node); obj != nil && len(pod.Object.Spec.ResourceClaims) > 0 {
-		claims = s.devices.Plan(pod.Object, obj)
+	var awaited []types.NamespacedName
+	if obj := s.snapshot.Node(node); obj != nil && s.snapshot.WantsDevices(pod) {
+		var reason string
+		if claims, reason = s.devices.Plan(pod.Object, obj); reason != "" {
+			return s.setAside(it, core.FilterSet(0).With(core.DynamicResources), reason, now)
+		}
+		awaited, _ = s.devices.Awaited(pod.Object, claims, now)
 	}
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
@@ -48,9 +53,13 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 		s.freed(pod, nominated)
 	}
 	do := func(ctx context.Context) { s.bind(ctx, it, pod, node) }
+	if volumes == nil && len(awaited) > 0 {
+		volumes = &core.VolumePlan{Node: node}
+	}
 	if volumes != nil {
 		s.snapshot.Promise(volumes)
-		p := &parked{item: it, pod: pod, plan: volumes, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
+		p := &parked{item: it, pod: pod, plan: volumes, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{},
+			claims: claims, waits: len(awaited) > 0}
 		s.parked[pod.UID()] = p
 		do = func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 	}
@@ -67,19 +76,23 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 // priority allows.
 func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) step {
 	pod, message := it.Pod, why.Message()
-	switch {
-	case why.NoNodes():
-		s.denominate(pod.UID())
-		return s.setAside(it, why.Failed, message, now)
-	case !pod.Profile().Preempts:
+	if why.NoNodes() {
 		s.denominate(pod.UID())
 		return s.setAside(it, why.Failed, message, now)
 	}
 	if why.Failed.Has(core.DynamicResources) {
+		if claim := s.devices.Stale(pod.Object); claim != nil {
+			aside := s.setAside(it, why.Failed, message+" deletion of ResourceClaim completed", now)
+			return step{do: func(ctx context.Context) { s.discard(ctx, claim); aside.do(ctx) }}
+		}
 		if claim := s.devices.Idle(pod.Object); claim != nil {
 			aside := s.setAside(it, why.Failed, message+" deallocation of ResourceClaim completed", now)
 			return step{do: func(ctx context.Context) { s.release(ctx, claim); aside.do(ctx) }}
 		}
+	}
+	if !pod.Profile().Preempts {
+		s.denominate(pod.UID())
+		return s.setAside(it, why.Failed, message, now)
 	}
 	begin := time.Now()
 	ways, reason, settled := s.snapshot.Ways(pod, why, s.budgetList())

@@ -6,10 +6,7 @@ import (
 	"testing/synctest"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/storage/volume"
-	"k8s.io/utils/ptr"
 )
 
 func (c *fakeCluster) nominated(pod string) string {
@@ -27,13 +24,8 @@ func testAnnouncesNodes(t *testing.T) {
 			t.Error("the status of a pod that is bound at once was written")
 		}
 	}
-	claim := &corev1.PersistentVolumeClaim{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data", UID: "uid-data"},
-		Spec:       corev1.PersistentVolumeClaimSpec{StorageClassName: ptr.To("late"), AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}},
-	}
-	c.add(newNode("n", "4"), claim, &storagev1.StorageClass{
-		ObjectMeta: metav1.ObjectMeta{Name: "late"}, Provisioner: "example.com/p", VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer),
-	})
+	claim := lateClaim("data")
+	c.add(newNode("n", "4"), claim, lateClass())
 	start(t, c)
 	c.add(newPod("plain", "1"), newPod("p", "1", func(p *corev1.Pod) {
 		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}

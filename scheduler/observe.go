@@ -149,7 +149,7 @@ func (s *Scheduler) podGone(uid types.UID) {
 	}
 }
 
-// leave ends a pod's wait for volumes.
+// leave ends a pod's wait for volumes and devices.
 func (s *Scheduler) leave(uid types.UID) {
 	if p, ok := s.parked[uid]; ok {
 		delete(s.parked, uid)
@@ -215,7 +215,7 @@ func (s *Scheduler) podPending(obj *corev1.Pod) {
 	case obj.DeletionTimestamp != nil:
 		s.drop(obj.UID)
 		if p, ok := s.parked[obj.UID]; ok { // deleted before it started
-			s.giveUp(obj.UID, p, "pod is being deleted")
+			s.giveUp(obj.UID, p, p.doing()+"pod is being deleted")
 		}
 		return
 	case len(obj.Spec.SchedulingGates) > 0 && profile.Gates:

@@ -204,13 +204,13 @@ func (s *Scheduler) displace(way *core.Preemption) {
 	}
 }
 
-// evictParked takes back a decision that waits for volumes: that pod runs
-// nowhere yet, so it need not be deleted.
+// evictParked takes back a decision that waits for volumes or devices: that pod
+// runs nowhere yet, so it need not be deleted.
 func (s *Scheduler) evictParked(pod, victim *core.Pod, node string) bool {
 	s.mu.Lock()
 	p, ok := s.parked[victim.UID()]
 	if ok {
-		s.giveUp(victim.UID(), p, "preempted by DefaultPreemption")
+		s.giveUp(victim.UID(), p, p.doing()+"preempted by DefaultPreemption")
 	}
 	s.mu.Unlock()
 	if ok {

@@ -137,7 +137,8 @@ func (c *Container) Exited() bool { return c.State == runtimeapi.ContainerState_
 // Pod is what the runtime has of one pod.
 type Pod struct {
 	UID, Namespace, Name string
-	// Sandboxes and Containers are ordered newest first.
+	// Sandboxes and Containers are ordered newest first: the attempt tells, since
+	// a clock may be set back.
 	Sandboxes  []*runtimeapi.PodSandboxStatus
 	Containers []*Container
 }
@@ -261,10 +262,10 @@ func (c *Client) pod(ctx context.Context, uid string, sandboxes []*runtimeapi.Po
 	})
 	sort.SliceStable(pod.Containers, func(i, j int) bool {
 		a, b := pod.Containers[i], pod.Containers[j]
-		if a.CreatedAt != b.CreatedAt {
-			return a.CreatedAt > b.CreatedAt
+		if x, y := a.GetMetadata().GetAttempt(), b.GetMetadata().GetAttempt(); x != y {
+			return x > y
 		}
-		return a.GetMetadata().GetAttempt() > b.GetMetadata().GetAttempt()
+		return a.CreatedAt > b.CreatedAt
 	})
 	return pod, nil
 }

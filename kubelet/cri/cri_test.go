@@ -110,6 +110,8 @@ func TestPod(t *testing.T) {
 		containers: []*runtimeapi.ContainerStatus{container("a1", "a", 1, exited), container("a3", "a", 3, runs), container("a2", "a", 2, exited), container("lost", "b", 4, runs)},
 		lost:       map[string]bool{"lost": true},
 	}
+	// The clock was set back before the newest was made.
+	r.containers[1].Metadata.Attempt, r.containers[1].CreatedAt = 1, 0
 	c := &cri.Client{Runtime: r}
 	pod, err := c.Pod(t.Context(), "u", nil)
 	if err != nil {

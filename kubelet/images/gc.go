@@ -2,9 +2,11 @@ package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"sort"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,63 +23,84 @@ type Collector struct {
 	High, Low int
 	MinAge    time.Duration
 	Now       func() time.Time
+	// Mounted lists the references of images that pods mount as volumes; may be
+	// nil.
+	Mounted func() []string
 	// Removed is told of every image that went; may be nil.
 	Removed func()
 
+	mu   sync.Mutex
 	seen map[string]time.Time // when an image was last in use, or first seen
 }
 
-// Collect looks once. It must not run twice at a time. pressed overrides the
-// thresholds: everything unused goes.
+// Collect looks once. pressed overrides the thresholds: everything goes that is
+// unused and not just pulled.
 func (c *Collector) Collect(ctx context.Context, pressed bool) error {
-	images, err := c.Client.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	idle, err := c.idle(ctx)
 	if err != nil {
-		return fmt.Errorf("list images: %w", err)
-	}
-	containers, err := c.Client.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
-	if err != nil {
-		return fmt.Errorf("list containers: %w", err)
-	}
-	used := map[string]bool{}
-	for _, k := range containers.Containers {
-		used[k.ImageRef], used[k.ImageId], used[k.GetImage().GetImage()] = true, true, true
-	}
-	now := c.Now()
-	seen := map[string]time.Time{}
-	var idle []*runtimeapi.Image
-	for _, i := range images.Images {
-		first, known := c.seen[i.Id]
-		if !known || used[i.Id] {
-			first = now
-		}
-		seen[i.Id] = first
-		if !used[i.Id] && !i.Pinned {
-			idle = append(idle, i)
-		}
-	}
-	c.seen = seen
-	need, err := c.excess(ctx, pressed)
-	if err != nil || need <= 0 {
 		return err
 	}
-	sort.Slice(idle, func(a, b int) bool { return seen[idle[a].Id].Before(seen[idle[b].Id]) })
+	need, err := c.excess(ctx, pressed)
+	if err != nil {
+		return err
+	}
+	var errs []error
 	for _, i := range idle {
 		if need <= 0 {
-			return nil
-		}
-		if !pressed && now.Sub(seen[i.Id]) < c.MinAge {
-			continue
+			break
 		}
 		c.Logger.Info("image removed to make room", "image", i.Id, "tags", i.RepoTags, "bytes", i.Size)
 		if _, err := c.Client.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.Id}}); err != nil {
-			return fmt.Errorf("remove image %s: %w", i.Id, err)
+			errs = append(errs, fmt.Errorf("remove image %s: %w", i.Id, err))
+			continue
 		}
 		need -= int64(min(i.Size, 1<<62))
 		if c.Removed != nil {
 			c.Removed()
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// idle lists the images that may go, the longest unused first.
+func (c *Collector) idle(ctx context.Context) ([]*runtimeapi.Image, error) {
+	images, err := c.Client.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	containers, err := c.Client.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	used := map[string]bool{}
+	for _, k := range containers.Containers {
+		used[k.ImageRef], used[k.ImageId], used[k.GetImage().GetImage()] = true, true, true
+	}
+	if c.Mounted != nil {
+		for _, ref := range c.Mounted() {
+			used[fullName(ref)] = true
+		}
+	}
+	now := c.Now()
+	seen := map[string]time.Time{}
+	var idle []*runtimeapi.Image
+	for _, i := range images.Images {
+		last, known := c.seen[i.Id]
+		inUse := slices.ContainsFunc(slices.Concat([]string{i.Id}, i.RepoTags, i.RepoDigests), func(name string) bool { return used[name] })
+		// What was there before the first look may be as old as it likes.
+		if inUse || (!known && c.seen != nil) {
+			last = now
+		}
+		seen[i.Id] = last
+		if !inUse && !i.Pinned && now.Sub(last) >= c.MinAge {
+			idle = append(idle, i)
+		}
+	}
+	c.seen = seen
+	slices.SortStableFunc(idle, func(a, b *runtimeapi.Image) int { return seen[a.Id].Compare(seen[b.Id]) })
+	return idle, nil
 }
 
 // excess is how many bytes are to be freed.

@@ -123,10 +123,7 @@ func Normalize(name string) (string, error) {
 // NameOf is what the runtime's store calls an image that was found by ref: one
 // of its full names. Not every way into the store leaves its id as a name.
 func NameOf(image *runtimeapi.Image, ref string) string {
-	full := ref
-	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
-		full = reference.TagNameOnly(named).String()
-	}
+	full := fullName(ref)
 	names := append(append([]string{}, image.RepoTags...), image.RepoDigests...)
 	if slices.Contains(names, full) {
 		return full
@@ -135,6 +132,15 @@ func NameOf(image *runtimeapi.Image, ref string) string {
 		return names[0]
 	}
 	return image.Id
+}
+
+// fullName is a reference with all that it may leave out.
+func fullName(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.TagNameOnly(named).String()
 }
 
 // PolicyOf is the pull policy that holds when a spec names none.

@@ -1,15 +1,16 @@
 package images_test
 
 import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"context"
-
-	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/kubelet/cri"
@@ -85,4 +86,62 @@ func TestPolicies(t *testing.T) {
 			t.Errorf("%s %q present %v: image %v, error %v", c.image, c.policy, c.present, got, err)
 		}
 	}
+}
+
+// store is a runtime's images and what its containers use.
+type store struct {
+	runtimeapi.RuntimeServiceClient
+	runtimeapi.ImageServiceClient
+	images  []*runtimeapi.Image
+	used    []string
+	stuck   string
+	removed []string
+}
+
+func (s *store) ListImages(context.Context, *runtimeapi.ListImagesRequest, ...grpc.CallOption) (*runtimeapi.ListImagesResponse, error) {
+	return &runtimeapi.ListImagesResponse{Images: s.images}, nil
+}
+
+func (s *store) ListContainers(context.Context, *runtimeapi.ListContainersRequest, ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
+	out := &runtimeapi.ListContainersResponse{}
+	for _, id := range s.used {
+		out.Containers = append(out.Containers, &runtimeapi.Container{ImageId: id})
+	}
+	return out, nil
+}
+
+func (s *store) RemoveImage(_ context.Context, req *runtimeapi.RemoveImageRequest, _ ...grpc.CallOption) (*runtimeapi.RemoveImageResponse, error) {
+	if req.Image.Image == s.stuck {
+		return nil, errors.New("it does not go")
+	}
+	s.removed = append(s.removed, req.Image.Image)
+	return &runtimeapi.RemoveImageResponse{}, nil
+}
+
+// Under pressure all images go that nobody uses, except what was just pulled and
+// is about to be, and one that cannot be removed does not keep the others.
+func TestCollect(t *testing.T) {
+	s := &store{stuck: "stuck", used: []string{"running"}, images: []*runtimeapi.Image{
+		{Id: "stuck"}, {Id: "running"}, {Id: "idle"}, {Id: "pinned", Pinned: true},
+		{Id: "volume", RepoTags: []string{"docker.io/library/data:latest"}},
+	}}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	c := &images.Collector{Client: &cri.Client{Runtime: s, Images: s}, Logger: slog.New(slog.DiscardHandler), MinAge: 2 * time.Minute,
+		Now: func() time.Time { return now }, Mounted: func() []string { return []string{"data"} }}
+	collect := func(want ...string) {
+		t.Helper()
+		if err := c.Collect(t.Context(), true); err == nil {
+			t.Error("nobody is told of the image that does not go")
+		}
+		if !slices.Equal(s.removed, want) {
+			t.Errorf("removed %v, want %v", s.removed, want)
+		}
+		s.removed = nil
+	}
+	collect("idle")
+	s.images = append(s.images, &runtimeapi.Image{Id: "pulled"})
+	collect("idle")
+	now = now.Add(2 * time.Minute)
+	s.used = nil
+	collect("idle", "running", "pulled")
 }

@@ -21,6 +21,13 @@ import (
 // maxLine bounds one line of a log file: runtimes cut at 16 KiB of text.
 const maxLine = 1 << 20
 
+// settle is how long a runtime may take to write what it has read of a
+// container to the file that it is about to leave.
+const settle = 100 * time.Millisecond
+
+// stampFormat is how times are shown: all of one width.
+const stampFormat = "2006-01-02T15:04:05.000000000Z07:00"
+
 // Options say what of a log is wanted.
 type Options struct {
 	// Tail is how many lines from the end; negative means all.
@@ -77,6 +84,7 @@ type reader struct {
 	file *os.File
 	rest []byte // a line that is not complete yet
 	left int64  // bytes that may be written
+	part bool   // the last line goes on in the next
 }
 
 func (r *reader) run(ctx context.Context) error {
@@ -99,7 +107,7 @@ func (r *reader) run(ctx context.Context) error {
 		if watcher == nil {
 			return nil
 		}
-		if more, err := r.next(ctx); err != nil {
+		if more, err := r.next(ctx, false); err != nil {
 			return err
 		} else if more {
 			continue
@@ -120,7 +128,7 @@ func (r *reader) run(ctx context.Context) error {
 				return err
 			}
 			for {
-				more, err := r.next(ctx)
+				more, err := r.next(ctx, true)
 				if err != nil || !more {
 					r.o.Flush()
 					return err
@@ -133,8 +141,10 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-// next opens the file that took the place of a rotated one.
-func (r *reader) next(ctx context.Context) (bool, error) {
+// next opens the file that took the place of a rotated one. The runtime makes it
+// before it lets go of the one before: until something is in it, or the
+// container has ended, the other may grow.
+func (r *reader) next(ctx context.Context, ended bool) (bool, error) {
 	now, err := os.Stat(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -146,10 +156,18 @@ func (r *reader) next(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if os.SameFile(now, old) {
+	if os.SameFile(now, old) || (now.Size() == 0 && !ended) {
 		return false, nil
 	}
-	if err := r.drain(ctx); err != nil { // written before the runtime let go of it
+	if !ended { // what the runtime had taken, but not written
+		timer := time.NewTimer(settle)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+	if err := r.drain(ctx); err != nil {
 		return false, err
 	}
 	f, err := os.Open(r.path)
@@ -203,9 +221,10 @@ func (r *reader) line(line []byte) error {
 	if !ok || !ok2 || !ok3 {
 		return nil
 	}
-	if !r.o.Since.IsZero() {
-		// What has no time parses as the year 1: it is older.
-		if at, _ := time.Parse(time.RFC3339Nano, string(stamp)); at.Before(r.o.Since) {
+	var at time.Time
+	if !r.o.Since.IsZero() || r.o.Timestamps {
+		var err error
+		if at, err = time.Parse(time.RFC3339Nano, string(stamp)); err != nil || at.Before(r.o.Since) {
 			return nil
 		}
 	}
@@ -219,9 +238,10 @@ func (r *reader) line(line []byte) error {
 	if w == nil {
 		return nil
 	}
-	if r.o.Timestamps {
-		text = append(append(append([]byte{}, stamp...), ' '), text...)
+	if r.o.Timestamps && !r.part {
+		text = append(append(at.AppendFormat(nil, stampFormat), ' '), text...)
 	}
+	r.part = !bytes.HasSuffix(text, []byte("\n"))
 	if r.o.Bytes >= 0 && int64(len(text)) > r.left {
 		text = text[:r.left]
 	}

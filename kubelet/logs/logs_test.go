@@ -41,6 +41,7 @@ func TestRead(t *testing.T) {
 		{"bytes", logs.Options{Tail: -1, Bytes: 9}, "line 1\nli"},
 		{"since", logs.Options{Tail: -1, Bytes: -1, Since: time.Date(2026, 1, 1, 0, 0, 3, 0, time.UTC)}, "err\npartial\n"},
 		{"timestamps", logs.Options{Tail: -1, Bytes: 38, Timestamps: true}, "2026-01-01T00:00:01.000000000Z line 1\n"},
+		{"timestamps of parts", logs.Options{Tail: 4, Bytes: -1, Timestamps: true}, "2026-01-01T00:00:03.000000000Z err\n2026-01-01T00:00:04.000000000Z partial\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -100,7 +101,7 @@ func TestFollowThroughRotationToTheEnd(t *testing.T) {
 		done <- logs.Read(context.Background(), path, logs.Options{Tail: -1, Bytes: -1, Ended: ended, Stdout: out})
 	}()
 	out.await(t, "line 1\n")
-	add := func(text string) {
+	addTo := func(path, text string) {
 		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
 			t.Fatal(err)
@@ -110,20 +111,27 @@ func TestFollowThroughRotationToTheEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	add := func(text string) { addTo(path, text) }
 	add(line(2)[:20])
 	add(line(2)[20:])
 	out.await(t, "line 1\nline 2\n")
-	if err := os.Rename(path, path+".20260101-000000"); err != nil {
+	aside := path + ".20260101-000000"
+	if err := os.Rename(path, aside); err != nil {
 		t.Fatal(err)
 	}
-	add(line(3))
+	// The runtime makes the new file, and then leaves the old one.
+	addTo(path, "")
+	addTo(aside, line(3))
 	out.await(t, "line 1\nline 2\nline 3\n")
-	add(line(4))
+	addTo(aside, line(4))
+	addTo(path, line(5))
+	out.await(t, "line 1\nline 2\nline 3\nline 4\nline 5\n")
+	add(line(6))
 	close(ended)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	out.await(t, "line 1\nline 2\nline 3\nline 4\n")
+	out.await(t, "line 1\nline 2\nline 3\nline 4\nline 5\nline 6\n")
 }
 
 func TestRotate(t *testing.T) {

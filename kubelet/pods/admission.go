@@ -2,12 +2,15 @@ package pods
 
 import (
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-helpers/resource"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
@@ -19,11 +22,17 @@ type rejection struct{ reason, message string }
 
 // admit asks whether a pod may run here beside the others. The scheduler has
 // asked the same before, but maybe of an older state, or not at all.
-func admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
+func (m *Manager) admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
 	if os := pod.Spec.OS; os != nil && string(os.Name) != runtime.GOOS {
 		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
 	}
 	if r := admitSysctls(pod); r != nil {
+		return r
+	}
+	if !m.cfg.AppArmor && wantsAppArmor(pod) { // it would run without
+		return &rejection{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
+	}
+	if r := admitGroups(pod, node); r != nil {
 		return r
 	}
 	if r := admitPressure(pod, node); r != nil {
@@ -35,7 +44,47 @@ func admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection 
 	if port := usedPort(pod, others); port {
 		return &rejection{"NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
 	}
-	return fits(pod, others, node)
+	if r := fits(pod, others, node); r != nil {
+		return r
+	}
+	return admitTaints(pod, node)
+}
+
+// wantsAppArmor says whether a profile of AppArmor is to confine a container.
+func wantsAppArmor(pod *corev1.Pod) bool {
+	wants := func(p *corev1.AppArmorProfile) bool {
+		return p != nil && p.Type != corev1.AppArmorProfileTypeUnconfined
+	}
+	if sc := pod.Spec.SecurityContext; sc != nil && wants(sc.AppArmorProfile) {
+		return true
+	}
+	return slices.ContainsFunc(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), func(c corev1.Container) bool {
+		return c.SecurityContext != nil && wants(c.SecurityContext.AppArmorProfile)
+	})
+}
+
+// admitGroups refuses pods that want no groups of the image on a runtime that
+// would give them these.
+func admitGroups(pod *corev1.Pod, node *corev1.Node) *rejection {
+	sc, features := pod.Spec.SecurityContext, node.Status.Features
+	if sc == nil || sc.SupplementalGroupsPolicy == nil || *sc.SupplementalGroupsPolicy != corev1.SupplementalGroupsPolicyStrict ||
+		features != nil && features.SupplementalGroupsPolicy != nil && *features.SupplementalGroupsPolicy {
+		return nil
+	}
+	return &rejection{"SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node"}
+}
+
+// admitTaints refuses pods that nobody would let stay. Static pods are the
+// node's own.
+func admitTaints(pod *corev1.Pod, node *corev1.Node) *rejection {
+	if IsStatic(pod) {
+		return nil
+	}
+	ends := func(t *corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute }
+	if _, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, pod.Spec.Tolerations, ends, true); !found {
+		return nil
+	}
+	return &rejection{"TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"}
 }
 
 // ReasonEvicted is the reason of pods that the node ends, or refuses, because
@@ -82,7 +131,7 @@ func fits(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
 	if most := room.Pods().Value(); most > 0 && int64(len(others))+1 > most {
 		return &rejection{"OutOfpods", fmt.Sprintf("Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", len(others), most)}
 	}
-	want := resource.PodRequests(pod, resource.PodResourcesOptions{})
+	want := resource.PodRequests(withoutClaimed(pod), resource.PodResourcesOptions{})
 	used := corev1.ResourceList{}
 	for _, o := range others {
 		for name, q := range resource.PodRequests(o, resource.PodResourcesOptions{}) {
@@ -99,10 +148,8 @@ func fits(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
 	for _, n := range names {
 		name := corev1.ResourceName(n)
 		ask, have, all := want[name], used[name], room[name]
-		if _, known := room[name]; !known && name != corev1.ResourceCPU && name != corev1.ResourceMemory {
-			if ask.IsZero() {
-				continue
-			}
+		if _, known := room[name]; !known && strings.Contains(n, "/") && !strings.Contains(n, "kubernetes.io/") {
+			continue // no node has it: it is the cluster's
 		}
 		sum := have.DeepCopy()
 		sum.Add(ask)
@@ -124,6 +171,26 @@ func fits(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
 	return nil
 }
 
+// withoutClaimed is the pod without its requests for extended resources that a
+// claim gives it devices for.
+func withoutClaimed(pod *corev1.Pod) *corev1.Pod {
+	s := pod.Status.ExtendedResourceClaimStatus
+	if s == nil {
+		return pod
+	}
+	out := pod.DeepCopy()
+	for _, list := range [][]corev1.Container{out.Spec.InitContainers, out.Spec.Containers} {
+		for i := range list {
+			maps.DeleteFunc(list[i].Resources.Requests, func(name corev1.ResourceName, _ apiresource.Quantity) bool {
+				return slices.ContainsFunc(s.RequestMappings, func(m corev1.ContainerExtendedResourceRequest) bool {
+					return m.ContainerName == list[i].Name && m.ResourceName == string(name)
+				})
+			})
+		}
+	}
+	return out
+}
+
 type hostPort struct {
 	ip       string
 	protocol corev1.Protocol
@@ -132,8 +199,8 @@ type hostPort struct {
 
 func hostPorts(pod *corev1.Pod) []hostPort {
 	var out []hostPort
-	for i := range pod.Spec.Containers {
-		for _, p := range pod.Spec.Containers[i].Ports {
+	add := func(c *corev1.Container) {
+		for _, p := range c.Ports {
 			if p.HostPort > 0 {
 				ip := p.HostIP
 				if ip == "" {
@@ -142,6 +209,14 @@ func hostPorts(pod *corev1.Pod) []hostPort {
 				out = append(out, hostPort{ip, p.Protocol, p.HostPort})
 			}
 		}
+	}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; spec.IsSidecar(c) {
+			add(c)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		add(&pod.Spec.Containers[i])
 	}
 	return out
 }

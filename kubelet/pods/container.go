@@ -34,6 +34,7 @@ type container struct {
 	image       *runtimeapi.Image // pulled, and not yet used
 	imageErr    *images.Error
 	probes      *probeSet
+	unhooked    string // the container whose postStart hook failed: it never was ready
 }
 
 func (w *worker) container(name string) *container {
@@ -82,6 +83,9 @@ func (w *worker) tryStart(ctx context.Context, c *corev1.Container) (started boo
 	attempt := w.nextAttempt(c.Name)
 	err := w.start(ctx, c, k, image, attempt)
 	k.image = nil
+	for _, v := range imageVolumes(w.pod, c) { // by the next start they may be gone
+		w.container(v.key).image = nil
+	}
 	if err == nil {
 		w.advanceBackOff(k, attempt)
 		k.waiting, k.configRetry = nil, retry{}
@@ -259,6 +263,7 @@ func (w *worker) start(ctx context.Context, c *corev1.Container, k *container, i
 	}
 	if err := w.hook(ctx, c, made.ContainerId, c.Lifecycle.PostStart); err != nil && ctx.Err() == nil {
 		w.event(c.Name, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+		k.unhooked = made.ContainerId
 		if running := w.runtime.Latest(c.Name); running != nil {
 			w.kill(running, w.podGrace(), "FailedPostStartHook")
 		}
@@ -280,7 +285,7 @@ func (w *worker) observe(ctx context.Context, id, sandbox string) error {
 }
 
 func (w *worker) config(ctx context.Context, c *corev1.Container, image *runtimeapi.Image, attempt uint32) (*runtimeapi.ContainerConfig, error) {
-	env, err := spec.MakeEnv(w.fields(), c, sources{ctx, w.m})
+	env, err := spec.MakeEnv(w.fields(), c, sources{ctx, w.m, w.uid})
 	if err != nil {
 		return nil, &startError{"CreateContainerConfigError", err}
 	}

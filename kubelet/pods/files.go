@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/kubelet/images"
@@ -199,6 +200,7 @@ func propagation(p *corev1.MountPropagationMode) runtimeapi.MountPropagation {
 type sources struct {
 	ctx context.Context
 	m   *Manager
+	pod types.UID
 }
 
 func (s sources) ConfigMap(namespace, name string) (*corev1.ConfigMap, error) {
@@ -223,6 +225,10 @@ func (s sources) Secret(namespace, name string) (*corev1.Secret, error) {
 		return nil, fmt.Errorf("secret %q is a %T", name, obj)
 	}
 	return secret, nil
+}
+
+func (s sources) File(volume, path string) ([]byte, error) {
+	return s.m.cfg.Volumes.ReadFile(s.pod, volume, path)
 }
 
 func (s sources) Services(namespace string) ([]corev1.Service, error) {

@@ -3,6 +3,7 @@ package pods
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,17 +22,12 @@ func (w *worker) ensureImage(ctx context.Context, c *corev1.Container, k *contai
 	if k.pull != nil {
 		return nil, time.Time{}
 	}
-	for i := range w.pod.Spec.Volumes { // image volumes are mounted by the runtime, which does not pull
-		v := &w.pod.Spec.Volumes[i]
-		if v.Image == nil || !mountsVolume(c, v.Name) {
-			continue
-		}
-		// Each has its own entry, which no container can have: a slash is no name.
-		sub := w.container("volume/" + v.Name)
+	for _, v := range imageVolumes(w.pod, c) {
+		sub := w.container(v.key)
 		if sub.pull != nil {
 			return nil, time.Time{}
 		}
-		image, at := w.wantImage(ctx, c, sub, v.Image.Reference, v.Image.PullPolicy)
+		image, at := w.wantImage(ctx, c, sub, v.Reference, v.PullPolicy)
 		if image == nil {
 			if sub.waiting != nil {
 				k.wait(sub.waiting.Reason, sub.waiting.Message)
@@ -43,13 +39,22 @@ func (w *worker) ensureImage(ctx context.Context, c *corev1.Container, k *contai
 	return w.wantImage(ctx, c, k, c.Image, c.ImagePullPolicy)
 }
 
-func mountsVolume(c *corev1.Container, name string) bool {
-	for i := range c.VolumeMounts {
-		if c.VolumeMounts[i].Name == name {
-			return true
+// imageVolume is an image that a container mounts.
+type imageVolume struct {
+	*corev1.ImageVolumeSource
+	key string // of its entry, which no container can have: a slash is no name
+}
+
+// imageVolumes lists those of a container: the runtime mounts them, but does
+// not pull.
+func imageVolumes(pod *corev1.Pod, c *corev1.Container) (out []imageVolume) {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.Image != nil && slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
+			out = append(out, imageVolume{v.Image, "volume/" + v.Name})
 		}
 	}
-	return false
+	return out
 }
 
 func (w *worker) wantImage(ctx context.Context, c *corev1.Container, k *container, image string, policy corev1.PullPolicy) (*runtimeapi.Image, time.Time) {

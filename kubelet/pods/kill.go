@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,11 +24,11 @@ const minGrace = 2 * time.Second
 type killing struct {
 	cancel   context.CancelFunc
 	deadline time.Time
+	turn     func() // what it has to wait for has ended
 }
 
-func failedExit() *runtimeapi.ContainerStatus {
-	return &runtimeapi.ContainerStatus{ExitCode: 137, State: runtimeapi.ContainerState_CONTAINER_EXITED}
-}
+// killedExit is the exit code of a process that had to be killed.
+const killedExit = 137
 
 // podGrace is how long the pod's containers have to end.
 func (w *worker) podGrace() time.Duration {
@@ -35,6 +36,9 @@ func (w *worker) podGrace() time.Duration {
 	switch {
 	case w.override != nil:
 		seconds = *w.override
+		if asked := w.pod.DeletionGracePeriodSeconds; asked != nil {
+			seconds = min(seconds, *asked)
+		}
 	case w.pod.DeletionGracePeriodSeconds != nil:
 		seconds = *w.pod.DeletionGracePeriodSeconds
 	case w.pod.Spec.TerminationGracePeriodSeconds != nil:
@@ -60,6 +64,13 @@ func (w *worker) probeGrace(c *cri.Container) time.Duration {
 // kill stops a container beside the worker, hook first. Called again with an
 // earlier end it starts over with that.
 func (w *worker) kill(c *cri.Container, grace time.Duration, message string) {
+	w.killInTurn(c, grace, message)
+	w.kills[c.Id].turn()
+}
+
+// killInTurn is kill for a container that others must have ended before: its
+// hook runs at once, and then it waits for its turn.
+func (w *worker) killInTurn(c *cri.Container, grace time.Duration, message string) {
 	deadline, again := w.now().Add(grace), false
 	if old := w.kills[c.Id]; old != nil {
 		if !deadline.Before(old.deadline.Add(-time.Second)) {
@@ -70,12 +81,15 @@ func (w *worker) kill(c *cri.Container, grace time.Duration, message string) {
 	}
 	// The runtime may say for a moment that what has been stopped still runs.
 	again = again || w.killed[c.Id]
-	maps.DeleteFunc(w.killed, func(id string, _ bool) bool {
-		return !slices.ContainsFunc(w.runtime.Containers, func(c *cri.Container) bool { return c.Id == id })
-	})
+	for _, of := range []map[string]bool{w.killed, w.renewed} {
+		maps.DeleteFunc(of, func(id string, _ bool) bool {
+			return !slices.ContainsFunc(w.runtime.Containers, func(c *cri.Container) bool { return c.Id == id })
+		})
+	}
 	w.killed[c.Id] = true
 	ctx, cancel := context.WithCancel(w.m.ctx)
-	own := &killing{cancel: cancel, deadline: deadline}
+	turn := make(chan struct{})
+	own := &killing{cancel: cancel, deadline: deadline, turn: sync.OnceFunc(func() { close(turn) })}
 	w.kills[c.Id] = own
 	event := w.eventer(c.Name())
 	if !again {
@@ -95,7 +109,7 @@ func (w *worker) kill(c *cri.Container, grace time.Duration, message string) {
 	}
 	w.wg.Go(func() {
 		defer cancel()
-		err := w.m.stop(ctx, c, sp, hook, ip, grace, event)
+		err := w.m.stop(ctx, c, sp, hook, ip, turn, grace, event)
 		w.call(func() {
 			if w.kills[c.Id] != own {
 				return
@@ -111,31 +125,39 @@ func (w *worker) kill(c *cri.Container, grace time.Duration, message string) {
 	})
 }
 
-// stop runs the preStop hook, asks the container to end and forces it when the
-// grace is over.
-func (m *Manager) stop(ctx context.Context, c *cri.Container, sp *corev1.Container, hook *corev1.LifecycleHandler, ip string, grace time.Duration, event func(kind, reason, message string)) error {
+// stop runs the preStop hook, asks the container to end when its turn has come
+// and forces it when the grace is over.
+func (m *Manager) stop(ctx context.Context, c *cri.Container, sp *corev1.Container, hook *corev1.LifecycleHandler, ip string, turn <-chan struct{}, grace time.Duration, event func(kind, reason, message string)) error {
+	began := m.cfg.Clock.Now()
+	over := m.cfg.Clock.NewTimer(grace)
+	defer over.Stop()
+	inTime := true
 	if hook != nil {
-		began := m.cfg.Clock.Now()
 		hookCtx, cancel := context.WithCancel(ctx)
-		timer := m.cfg.Clock.NewTimer(grace)
 		done := make(chan error, 1)
 		go func() { done <- m.hook(hookCtx, sp, c.Id, ip, hook) }()
+		var err error
 		select {
-		case err := <-done:
-			if err != nil && ctx.Err() == nil {
-				event(corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
-			}
-		case <-timer.C():
+		case err = <-done:
+		case <-over.C():
+			inTime = false
 			cancel()
-			if err := <-done; err != nil && ctx.Err() == nil {
-				event(corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
-			}
+			err = <-done
 		case <-ctx.Done():
 		}
-		timer.Stop()
 		cancel()
-		grace = max(grace-m.cfg.Clock.Since(began), minGrace)
+		if err != nil && ctx.Err() == nil {
+			event(corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+		}
 	}
+	if inTime {
+		select {
+		case <-turn:
+		case <-over.C():
+		case <-ctx.Done():
+		}
+	}
+	grace = max(grace-m.cfg.Clock.Since(began), minGrace)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -202,12 +224,9 @@ func (w *worker) stuck(ctx context.Context, what string, err error) {
 }
 
 // stopAll stops the pod's own containers together, then its sidecars in
-// reverse order of their start, then the sandboxes.
+// reverse order of their start, then the sandboxes. Hooks run all at once.
 func (w *worker) stopAll(ctx context.Context) error {
-	left := max(w.since.Add(w.podGrace()).Sub(w.now()), minGrace)
-	if w.podGrace() < minGrace {
-		left = w.podGrace()
-	}
+	left := max(w.since.Add(w.podGrace()).Sub(w.now()), 0)
 	sidecars := map[string]int{}
 	for i := range w.pod.Spec.InitContainers {
 		if c := &w.pod.Spec.InitContainers[i]; spec.IsSidecar(c) {
@@ -217,9 +236,13 @@ func (w *worker) stopAll(ctx context.Context) error {
 	main, last := false, (*cri.Container)(nil)
 	for _, c := range w.runtime.Containers {
 		if !c.Running() {
+			if k := w.kills[c.Id]; k != nil {
+				k.turn() // it has ended by itself
+			}
 			continue
 		}
 		if rank := sidecars[c.Name()]; rank > 0 {
+			w.killInTurn(c, left, "")
 			if last == nil || rank > sidecars[last.Name()] {
 				last = c
 			}
@@ -229,7 +252,7 @@ func (w *worker) stopAll(ctx context.Context) error {
 		w.kill(c, left, "")
 	}
 	if !main && last != nil {
-		w.kill(last, left, "")
+		w.kills[last.Id].turn()
 	}
 	if main || last != nil {
 		return nil

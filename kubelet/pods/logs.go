@@ -61,7 +61,9 @@ func (m *Manager) running() []*cri.Container {
 }
 
 // Container finds a container of a pod as the runtime has it: the newest of
-// that name, or the one before. Ended is closed once it does not run.
+// that name, or the one that the status tells of as the last that ended, which
+// is the newest while that waits to be restarted. Ended is closed once it does
+// not run.
 func (m *Manager) Container(pod *corev1.Pod, name string, previous bool) (c *cri.Container, ended <-chan struct{}) {
 	m.mu.Lock()
 	w := m.workers[pod.UID]
@@ -74,17 +76,30 @@ func (m *Manager) Container(pod *corev1.Pod, name string, previous bool) (c *cri
 	if w.published.runtime == nil {
 		return nil, nil
 	}
+	last := ""
+	if previous {
+		if last = w.lastEnded(name); last == "" {
+			return nil, nil
+		}
+	}
 	for _, k := range w.published.runtime.Containers {
-		if k.Name() != name {
-			continue
+		if k.Name() == name && (last == "" || last == m.cfg.RuntimeName+"://"+k.Id) {
+			return k, w.endOf(k)
 		}
-		if previous {
-			previous = false
-			continue
-		}
-		return k, w.endOf(k)
 	}
 	return nil, nil
+}
+
+// lastEnded is the ID by which the status tells of a container's last end, or
+// empty; w.mu is held.
+func (w *worker) lastEnded(name string) string {
+	s := &w.published.status
+	for _, st := range slices.Concat(s.ContainerStatuses, s.InitContainerStatuses, s.EphemeralContainerStatuses) {
+		if st.Name == name && st.LastTerminationState.Terminated != nil {
+			return st.LastTerminationState.Terminated.ContainerID
+		}
+	}
+	return ""
 }
 
 // Sandbox is the pod's running sandbox, or empty.
@@ -107,15 +122,7 @@ func (m *Manager) Sandbox(pod *corev1.Pod) string {
 func (m *Manager) HasStatic(mirror *corev1.Pod) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, w := range m.workers {
-		w.mu.Lock()
-		p := w.published.pod
-		w.mu.Unlock()
-		if p != nil && IsStatic(p) && nameOf(p) == nameOf(mirror) {
-			return true
-		}
-	}
-	return false
+	return len(m.static(nameOf(mirror))) > 0
 }
 
 // endOf is closed once the container does not run; w.mu is held. All who ask

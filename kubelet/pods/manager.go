@@ -76,6 +76,8 @@ type Config struct {
 	PodLogsDir       string
 	ContainerLogsDir string
 	SeccompDir       string
+	// AppArmor says that the kernel can confine containers by it.
+	AppArmor bool
 	// Metrics count what is done; nil counts for nobody.
 	Metrics *metrics.Metrics
 }
@@ -90,7 +92,8 @@ type Manager struct {
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	mirrors map[types.NamespacedName]*corev1.Pod
-	found   map[string]cri.Pod // in the runtime at the start
+	next    map[types.NamespacedName]*corev1.Pod // static pods whose predecessor has not ended
+	found   map[string]cri.Pod                   // in the runtime at the start
 }
 
 // New makes a manager whose workers end with ctx; it looks at what the runtime
@@ -109,7 +112,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	return &Manager{cfg: cfg, ctx: ctx, started: cfg.Clock.Now(), workers: map[types.UID]*worker{},
-		mirrors: map[types.NamespacedName]*corev1.Pod{}, found: found}, nil
+		mirrors: map[types.NamespacedName]*corev1.Pod{}, next: map[types.NamespacedName]*corev1.Pod{}, found: found}, nil
 }
 
 // Wait returns when every worker has ended.
@@ -150,13 +153,21 @@ func (m *Manager) Update(pod *corev1.Pod) {
 		w.post(func(in *inbox) { in.pod = pod })
 		return
 	}
+	if IsStatic(pod) && len(m.static(nameOf(pod))) > 0 {
+		m.next[nameOf(pod)] = pod // the two may want the same ports and paths
+		return
+	}
 	w := m.newWorker(pod.UID, pod)
 	m.cfg.Metrics.ContainersPerPod.Observe(float64(len(pod.Spec.Containers)))
 	_, here := m.found[string(pod.UID)]
 	w.measured = here || pod.Status.StartTime != nil
+	if here {
+		w.pod = allocated(pod)
+		w.inbox.pod = pod // it may ask for more now
+	}
 	final := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	if !here && !final && pod.DeletionTimestamp == nil {
-		if r := admit(pod, m.active(pod.UID), m.cfg.Node()); r != nil {
+		if r := m.admit(pod, m.active(pod.UID), m.cfg.Node()); r != nil {
 			w.verdict = &status.Verdict{Phase: corev1.PodFailed, Reason: r.reason, Message: "Pod was rejected: " + r.message, Rejected: true}
 			m.cfg.Recorder.Event(pod, corev1.EventTypeWarning, r.reason, r.message)
 			m.cfg.Metrics.Rejected(r.reason)
@@ -166,14 +177,22 @@ func (m *Manager) Update(pod *corev1.Pod) {
 }
 
 func (m *Manager) pokeStatic(name types.NamespacedName) {
+	for _, w := range m.static(name) {
+		w.call(func() { w.reported = false })
+	}
+}
+
+// static finds the workers of static pods of a name; m.mu is held.
+func (m *Manager) static(name types.NamespacedName) (found []*worker) {
 	for _, w := range m.workers {
 		w.mu.Lock()
-		same := w.published.pod != nil && IsStatic(w.published.pod) && nameOf(w.published.pod) == name
+		p := w.published.pod
 		w.mu.Unlock()
-		if same {
-			w.call(func() { w.reported = false })
+		if p != nil && IsStatic(p) && nameOf(p) == name {
+			found = append(found, w)
 		}
 	}
+	return found
 }
 
 func (m *Manager) mirror(pod *corev1.Pod) *corev1.Pod {
@@ -185,7 +204,7 @@ func (m *Manager) mirror(pod *corev1.Pod) *corev1.Pod {
 func (m *Manager) newWorker(uid types.UID, pod *corev1.Pod) *worker {
 	w := &worker{m: m, uid: uid, pod: pod, wake: make(chan struct{}, 1), dirty: true, status: *pod.Status.DeepCopy(),
 		log:  m.cfg.Logger.With("pod", pod.Namespace+"/"+pod.Name, "uid", uid),
-		seen: m.cfg.Clock.Now(), containers: map[string]*container{}, kills: map[string]*killing{}, killed: map[string]bool{}, messages: map[string]string{}}
+		seen: m.cfg.Clock.Now(), containers: map[string]*container{}, kills: map[string]*killing{}, killed: map[string]bool{}, renewed: map[string]bool{}, messages: map[string]string{}}
 	w.published = published{pod: pod, status: pod.Status}
 	return w
 }
@@ -201,9 +220,19 @@ func (m *Manager) start(w *worker) {
 		m.mu.Lock()
 		delete(m.workers, w.uid)
 		delete(m.found, string(w.uid))
+		next := m.next[nameOf(w.pod)]
+		if next != nil && len(m.static(nameOf(next))) > 0 {
+			next = nil
+		}
+		if next != nil {
+			delete(m.next, nameOf(next))
+		}
 		m.mu.Unlock()
 		m.cfg.Status.Forget(w.uid)
 		m.cfg.Metrics.Forget(w.pod)
+		if next != nil {
+			m.Update(next)
+		}
 		m.Poke()
 	})
 }
@@ -239,6 +268,9 @@ func (m *Manager) Remove(pod *corev1.Pod) {
 		return
 	}
 	m.cfg.Status.Forget(pod.UID)
+	if next := m.next[nameOf(pod)]; next != nil && next.UID == pod.UID {
+		delete(m.next, nameOf(pod))
+	}
 	if w := m.workers[pod.UID]; w != nil {
 		w.post(func(in *inbox) { in.pod, in.gone = pod, true })
 	}

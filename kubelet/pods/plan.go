@@ -19,11 +19,15 @@ type view struct {
 	started func(name string) bool
 	// failed is why a running container must be killed, or empty.
 	failed func(c *cri.Container) string
+	// renewed says that the newest container of a name was ended to be made anew,
+	// which no policy has a say in.
+	renewed func(name string) bool
 }
 
 type kill struct {
 	container *cri.Container
 	message   string
+	renew     bool
 }
 
 // plan is the next steps of a pod.
@@ -35,13 +39,13 @@ type plan struct {
 	over bool
 }
 
-// restarts says whether an ended container runs again.
-func restarts(pod *corev1.Pod, c *corev1.Container, ended *cri.Container) bool {
+// restarts says whether a container that ended so runs again.
+func restarts(pod *corev1.Pod, c *corev1.Container, exitCode int32) bool {
 	for _, r := range c.RestartPolicyRules {
 		if r.ExitCodes == nil || r.Action != corev1.ContainerRestartRuleActionRestart {
 			continue
 		}
-		in := slices.Contains(r.ExitCodes.Values, ended.ExitCode)
+		in := slices.Contains(r.ExitCodes.Values, exitCode)
 		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
 			return true
 		}
@@ -54,7 +58,7 @@ func restarts(pod *corev1.Pod, c *corev1.Container, ended *cri.Container) bool {
 	case corev1.RestartPolicyNever:
 		return false
 	case corev1.RestartPolicyOnFailure:
-		return ended.ExitCode != 0
+		return exitCode != 0
 	}
 	return true
 }
@@ -88,14 +92,14 @@ func (v view) withoutSandbox() plan {
 	var p plan
 	for _, c := range v.runtime.Containers {
 		if c.Running() {
-			p.kill = append(p.kill, kill{c, "Pod sandbox changed, it will be killed and re-created."})
+			p.kill = append(p.kill, kill{container: c, message: "Pod sandbox changed, it will be killed and re-created."})
 		}
 	}
 	again := false
 	for i := range v.pod.Spec.Containers {
 		c := &v.pod.Spec.Containers[i]
 		latest := v.runtime.Latest(c.Name)
-		if latest == nil || !latest.Exited() || restarts(v.pod, c, latest) {
+		if latest == nil || !latest.Exited() || restarts(v.pod, c, latest.ExitCode) {
 			again = true
 		}
 	}
@@ -156,7 +160,7 @@ func (v view) initContainers(p *plan) (initialized, failed bool) {
 			p.lost(cur)
 			return false, false
 		case cur.Exited() && cur.ExitCode == 0:
-		case cur.Exited() && !v.initRestarts(c, cur):
+		case cur.Exited() && !restarts(v.pod, c, cur.ExitCode):
 			return false, true
 		default:
 			p.start = append(p.start, c)
@@ -164,13 +168,6 @@ func (v view) initContainers(p *plan) (initialized, failed bool) {
 		}
 	}
 	return true, false
-}
-
-func (v view) initRestarts(c *corev1.Container, ended *cri.Container) bool {
-	if c.RestartPolicy == nil && len(c.RestartPolicyRules) == 0 && v.pod.Spec.RestartPolicy == corev1.RestartPolicyAlways {
-		return true
-	}
-	return restarts(v.pod, c, ended)
 }
 
 func (v view) sidecar(p *plan, c *corev1.Container, cur *cri.Container) {
@@ -182,7 +179,7 @@ func (v view) sidecar(p *plan, c *corev1.Container, cur *cri.Container) {
 		return
 	}
 	if message := v.failed(cur); message != "" {
-		p.kill = append(p.kill, kill{cur, message + ", will be restarted"})
+		p.kill = append(p.kill, kill{container: cur, message: message + ", will be restarted"})
 	}
 }
 
@@ -193,7 +190,7 @@ func (p *plan) lost(c *cri.Container) bool {
 	if c.State != runtimeapi.ContainerState_CONTAINER_UNKNOWN {
 		return false
 	}
-	p.kill = append(p.kill, kill{c, `Container is in "unknown" state, try killing it before restart`})
+	p.kill = append(p.kill, kill{container: c, message: `Container is in "unknown" state, try killing it before restart`})
 	return true
 }
 
@@ -207,7 +204,7 @@ func (v view) containers(p *plan) {
 			p.start = append(p.start, c)
 			over = false
 		case latest.Exited():
-			if restarts(v.pod, c, latest) {
+			if restarts(v.pod, c, latest.ExitCode) || v.renewed(c.Name) {
 				p.start = append(p.start, c)
 				over = false
 			}
@@ -228,14 +225,15 @@ func (v view) alive(p *plan, c *corev1.Container, running *cri.Container) {
 	if p.lost(running) {
 		return
 	}
-	message := v.failed(running)
+	k := kill{container: running, message: v.failed(running)}
 	if hash := running.Annotations[cri.AnnotationHash]; hash != "" && hash != spec.Hash(c) {
-		message = fmt.Sprintf("Container %s definition changed", c.Name)
-	} else if message == "" {
-		return
-	} else if !restarts(v.pod, c, &cri.Container{ContainerStatus: failedExit()}) {
-		p.kill = append(p.kill, kill{running, message})
+		k.message, k.renew = fmt.Sprintf("Container %s definition changed", c.Name), true
+	}
+	if k.message == "" {
 		return
 	}
-	p.kill = append(p.kill, kill{running, message + ", will be restarted"})
+	if k.renew || restarts(v.pod, c, killedExit) {
+		k.message += ", will be restarted"
+	}
+	p.kill = append(p.kill, k)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -79,7 +80,7 @@ func (b *bench) start(dir string) {
 		Images: images.New(images.Config{Client: b.runtime.Client(), Now: now}), Cgroups: noCgroups{}, Status: b,
 		Services: func(context.Context, string) ([]corev1.Service, error) { return nil, nil },
 		Node: func() *corev1.Node {
-			return &corev1.Node{Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourcePods: resource.MustParse("10")}}}
+			return &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "bad", Effect: corev1.TaintEffectNoExecute}, {Key: "new", Effect: corev1.TaintEffectNoSchedule}}}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}}}
 		},
 		HostIPs: func() []string { return []string{"192.0.2.1"} }, Recorder: b.recorder, Clock: clock.RealClock{},
 		Logger: slog.New(slog.DiscardHandler), PodLogsDir: dir + "/logs",
@@ -112,6 +113,7 @@ func run(t *testing.T, runtime *fakecri.Runtime, test func(b *bench)) {
 func pod(names ...string) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "uid-1", ResourceVersion: "1", Generation: 1}}
 	p.Spec.RestartPolicy = corev1.RestartPolicyAlways
+	p.Spec.Tolerations = []corev1.Toleration{{Key: "bad", Operator: corev1.TolerationOpExists}}
 	for _, n := range names {
 		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: n, Image: image})
 	}
@@ -502,6 +504,14 @@ func TestRejection(t *testing.T) {
 		{"SysctlForbidden", func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "kernel.msgmax", Value: "1"}}}
 		}},
+		{"AppArmor", func(p *corev1.Pod) {
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}}
+		}},
+		{"SupplementalGroupsPolicyNotSupported", func(p *corev1.Pod) {
+			strict := corev1.SupplementalGroupsPolicyStrict
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{SupplementalGroupsPolicy: &strict}
+		}},
+		{"TaintToleration", func(p *corev1.Pod) { p.Spec.Tolerations = nil }},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			run(t, &fakecri.Runtime{}, func(b *bench) {
@@ -509,8 +519,17 @@ func TestRejection(t *testing.T) {
 				c.change(p)
 				b.manager.Update(p)
 				b.wantLog()
-				if s := b.last(); s.Phase != corev1.PodFailed || s.Reason != c.reason {
+				s := b.last()
+				if s.Phase != corev1.PodFailed || s.Reason != c.reason {
 					t.Errorf("status = %s %s: %s", s.Phase, s.Reason, s.Message)
+				}
+				p.Status = s
+				b.stop() // a kubelet that starts anew has nothing to add
+				b.start(t.TempDir())
+				b.manager.Update(p)
+				b.wantLog()
+				if again := b.last(); !equality.Semantic.DeepEqual(again, s) {
+					t.Errorf("status = %+v", again)
 				}
 			})
 		})

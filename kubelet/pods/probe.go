@@ -61,7 +61,7 @@ func (w *worker) probeAll() {
 			if running == nil || running.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 				continue
 			}
-			if k := w.container(c.Name); k.probes == nil {
+			if k := w.container(c.Name); k.probes == nil && k.unhooked != running.Id {
 				w.probe(c, k, running, init && !spec.IsSidecar(c))
 			}
 		}

@@ -62,6 +62,7 @@ type worker struct {
 	containers map[string]*container
 	kills      map[string]*killing
 	killed     map[string]bool // by container: it was told to end, hook and event included
+	renewed    map[string]bool // by container: another is to take its place
 	mounted    bool
 	remount    bool
 	mountAt    time.Time
@@ -322,6 +323,9 @@ func (w *worker) syncRunning(ctx context.Context) (next time.Time) {
 			return next
 		}
 		for _, k := range p.kill {
+			if k.renew {
+				w.renewed[k.container.Id] = true
+			}
 			w.kill(k.container, w.probeGrace(k.container), k.message)
 		}
 		if !usable(w.pod, w.runtime) {
@@ -361,7 +365,14 @@ func (w *worker) view() view {
 	return view{pod: w.pod, runtime: w.runtime,
 		started: func(name string) bool { return w.container(name).isStarted() },
 		failed:  func(c *cri.Container) string { return w.container(c.Name()).failure(c) },
+		renewed: w.isRenewed,
 	}
+}
+
+// isRenewed says that the newest container of a name was ended to be made anew.
+func (w *worker) isRenewed(name string) bool {
+	latest := w.runtime.Latest(name)
+	return latest != nil && w.renewed[latest.Id]
 }
 
 // fields is what the pod may know of itself.
@@ -439,8 +450,8 @@ func (w *worker) report(remove bool) {
 		Waiting: map[string]corev1.ContainerStateWaiting{},
 		Started: map[string]bool{}, Ready: map[string]bool{},
 		Message: w.message,
-		Restarts: func(c *corev1.Container, ended *cri.Container) bool {
-			return restarts(w.pod, c, ended)
+		Restarts: func(c *corev1.Container, exitCode int32) bool {
+			return restarts(w.pod, c, exitCode) || w.isRenewed(c.Name)
 		},
 		Over: w.state >= terminated, Verdict: w.verdict,
 		SandboxReady: usable(w.pod, w.runtime),
@@ -452,7 +463,10 @@ func (w *worker) report(remove bool) {
 		}
 	}
 	got := status.Compute(in)
-	if w.verdict == nil || !w.verdict.Rejected {
+	switch {
+	case w.wasOver():
+		got = *w.pod.Status.DeepCopy()
+	case w.verdict == nil || !w.verdict.Rejected:
 		w.resources(&got)
 	}
 	if w.reported && !remove && equality.Semantic.DeepEqual(got, w.status) {
@@ -467,6 +481,14 @@ func (w *worker) report(remove bool) {
 	} else if mirror := w.m.mirror(w.pod); mirror != nil {
 		w.m.cfg.Status.Set(mirror, got, false)
 	}
+}
+
+// wasOver says that the API has a final status of the pod, and the node nothing
+// that could add to it: it was refused, say, before this kubelet began.
+func (w *worker) wasOver() bool {
+	phase := w.pod.Status.Phase
+	return (phase == corev1.PodFailed || phase == corev1.PodSucceeded) && w.verdict == nil &&
+		len(w.runtime.Containers)+len(w.runtime.Sandboxes) == 0
 }
 
 func (w *worker) publish() {

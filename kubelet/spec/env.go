@@ -17,6 +17,8 @@ import (
 type Sources interface {
 	ConfigMap(namespace, name string) (*corev1.ConfigMap, error)
 	Secret(namespace, name string) (*corev1.Secret, error)
+	// File reads a file of one of the pod's volumes.
+	File(volume, path string) ([]byte, error)
 	// Services lists the Services of a namespace.
 	Services(namespace string) ([]corev1.Service, error)
 }
@@ -168,6 +170,8 @@ func valueFrom(fields Fields, c *corev1.Container, from *corev1.EnvVarSource, sr
 			return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", ref.Key, ns, ref.Name)
 		}
 		return string(v), ok, nil
+	case from.FileKeyRef != nil:
+		return fileValue(from.FileKeyRef, src)
 	}
 	return "", false, errors.New("environment variable names no source that this node knows")
 }

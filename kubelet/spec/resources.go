@@ -1,9 +1,12 @@
 package spec
 
 import (
+	"math"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	helpers "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -67,18 +70,16 @@ func Quota(milli int64) (quota, per int64) {
 // Resources are a container's limits as the kernel knows them.
 func Resources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) *runtimeapi.LinuxContainerResources {
 	cpuRequest, hasRequest := c.Resources.Requests[corev1.ResourceCPU]
-	cpuLimit := c.Resources.Limits[corev1.ResourceCPU]
+	cpuLimit, memoryLimit := limitOf(pod, c, corev1.ResourceCPU), limitOf(pod, c, corev1.ResourceMemory)
 	if !hasRequest && !cpuLimit.IsZero() {
 		cpuRequest = cpuLimit
 	}
 	out := &runtimeapi.LinuxContainerResources{
-		CpuShares:   Shares(cpuRequest.MilliValue()),
-		OomScoreAdj: oomScore(pod, c, nodeMemory),
+		CpuShares:          Shares(cpuRequest.MilliValue()),
+		MemoryLimitInBytes: memoryLimit.Value(),
+		OomScoreAdj:        oomScore(pod, c, nodeMemory),
 	}
 	out.CpuQuota, out.CpuPeriod = Quota(cpuLimit.MilliValue())
-	if m := c.Resources.Limits.Memory(); m != nil {
-		out.MemoryLimitInBytes = m.Value()
-	}
 	for name, q := range c.Resources.Limits {
 		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
 			out.HugepageLimits = append(out.HugepageLimits, &runtimeapi.HugepageLimit{
@@ -88,9 +89,39 @@ func Resources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) *runtimea
 	return out
 }
 
+// limitOf is what a container may use: without a limit of its own what its pod
+// may, so that programs which look at their own group see it.
+func limitOf(pod *corev1.Pod, c *corev1.Container, name corev1.ResourceName) resource.Quantity {
+	q := c.Resources.Limits[name]
+	if q.IsZero() && pod.Spec.Resources != nil {
+		q = pod.Spec.Resources.Limits[name]
+	}
+	return q
+}
+
 // hugepageSize converts "2Mi" to the kernel's "2MB".
 func hugepageSize(s string) string {
 	return strings.TrimSuffix(s, "i") + "B"
+}
+
+// memoryRequest is what a container counts as its own of the node's memory: what
+// it asks for, and its part of what the pod asks for beyond its containers. A
+// sidecar outlives those that it serves.
+func memoryRequest(pod *corev1.Pod, c *corev1.Container) int64 {
+	request := c.Resources.Requests.Memory().Value()
+	if IsSidecar(c) {
+		least := int64(math.MaxInt64)
+		for i := range pod.Spec.Containers {
+			least = min(least, pod.Spec.Containers[i].Resources.Requests.Memory().Value())
+		}
+		request = max(request, least)
+	}
+	if !helpers.IsPodLevelRequestsSet(pod) {
+		return request
+	}
+	own := helpers.AggregateContainerRequests(pod, helpers.PodResourcesOptions{})
+	rest := pod.Spec.Resources.Requests.Memory().Value() - own.Memory().Value()
+	return request + max(rest, 0)/int64(len(pod.Spec.Containers)+len(pod.Spec.InitContainers))
 }
 
 // oomScore orders containers for the kernel's memory killer: the more of its
@@ -108,7 +139,7 @@ func oomScore(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int64 {
 	if nodeMemory <= 0 {
 		return 999
 	}
-	request := c.Resources.Requests.Memory().Value()
+	request := memoryRequest(pod, c)
 	score := 1000 - 1000*request/nodeMemory
 	return min(max(score, 3), 999)
 }

@@ -2,6 +2,7 @@ package spec_test
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -33,6 +34,7 @@ func TestExpand(t *testing.T) {
 
 type sources struct {
 	cm       map[string]string
+	file     string
 	services []corev1.Service
 }
 
@@ -45,6 +47,13 @@ func (s sources) ConfigMap(string, string) (*corev1.ConfigMap, error) {
 
 func (s sources) Secret(string, string) (*corev1.Secret, error) {
 	return &corev1.Secret{Data: map[string][]byte{"k": []byte("v")}}, nil
+}
+
+func (s sources) File(_, path string) ([]byte, error) {
+	if path != "dir/file" {
+		return nil, fs.ErrNotExist
+	}
+	return []byte(s.file), nil
 }
 
 func (s sources) Services(namespace string) ([]corev1.Service, error) {
@@ -111,6 +120,39 @@ func TestMakeEnvErrors(t *testing.T) {
 	} {
 		if _, err := env(corev1.Container{Env: []corev1.EnvVar{{Name: "A", ValueFrom: key}}}, src); err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
+		}
+	}
+}
+
+func TestMakeEnvOfFiles(t *testing.T) {
+	for file, want := range map[string]string{
+		"A='1'": "1",
+		"# A='0'\n\n\tB='x'\r\n  A='two\nlines' # end\n": "two\nlines",
+		"A='$HOME \"x\"'\nA='2'\n":                       `$HOME "x"`,
+		"A=''":                                           `environment variable key "A" not found in file "dir/file" of volume "v"`,
+		"A= 'x'":                                         `environment variable key "A" not found in file "dir/file" of volume "v"`,
+		"":                                               `environment variable key "A" not found in file "dir/file" of volume "v"`,
+		"B='1'\nsecret":                                  `couldn't parse env file "dir/file" of volume "v": line 2: missing '='`,
+		"='1'":                                           `couldn't parse env file "dir/file" of volume "v": line 1: empty variable name`,
+		"A ='1'":                                         `couldn't parse env file "dir/file" of volume "v": line 1: whitespace before '=' is not allowed`,
+		"A=1":                                            `couldn't parse env file "dir/file" of volume "v": line 1: value must be enclosed in single quotes`,
+		"A='1\n":                                         `couldn't parse env file "dir/file" of volume "v": line 1: unclosed single quote`,
+		"A='1''2'":                                       `couldn't parse env file "dir/file" of volume "v": line 1: unexpected content after closing quote`,
+	} {
+		ref := &corev1.FileKeySelector{VolumeName: "v", Path: "dir/file", Key: "A"}
+		c := corev1.Container{Env: []corev1.EnvVar{{Name: "X", ValueFrom: &corev1.EnvVarSource{FileKeyRef: ref}}}}
+		got, err := env(c, sources{file: file})
+		text := got["X"]
+		if err != nil {
+			text = err.Error()
+		}
+		if text != want {
+			t.Errorf("%q: %s, want %s", file, text, want)
+		}
+		yes := true
+		ref.Path, ref.Optional = "none", &yes
+		if got, err := env(c, sources{}); err != nil || len(got) != 0 {
+			t.Errorf("a file that need not be: %v, %v", got, err)
 		}
 	}
 }
@@ -185,5 +227,32 @@ func TestCheckNonRoot(t *testing.T) {
 		if (err == nil) != (c.want == "") || (err != nil && !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("user %v of %v: %v, want %q", c.user, c.image, err, c.want)
 		}
+	}
+}
+
+func TestResourcesOfThePodAreItsContainers(t *testing.T) {
+	list := func(cpu, memory string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	}
+	always := corev1.ContainerRestartPolicyAlways
+	p := &corev1.Pod{Spec: corev1.PodSpec{
+		Resources:      &corev1.ResourceRequirements{Requests: list("1", "400Mi"), Limits: list("2", "1Gi")},
+		InitContainers: []corev1.Container{{Name: "sidecar", RestartPolicy: &always}},
+		Containers:     []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{Requests: list("500m", "100Mi"), Limits: list("1", "200Mi")}}, {Name: "b"}},
+	}}
+	for name, want := range map[string]*runtimeapi.LinuxContainerResources{
+		// 300 of 400 MiB are nobody's own: 100 each; the node has 1000.
+		"a":       {CpuShares: 512, CpuPeriod: 100000, CpuQuota: 100000, MemoryLimitInBytes: 200 << 20, OomScoreAdj: 800},
+		"b":       {CpuShares: 2048, CpuPeriod: 100000, CpuQuota: 200000, MemoryLimitInBytes: 1 << 30, OomScoreAdj: 900},
+		"sidecar": {CpuShares: 2048, CpuPeriod: 100000, CpuQuota: 200000, MemoryLimitInBytes: 1 << 30, OomScoreAdj: 900},
+	} {
+		if got := spec.Resources(p, spec.FindContainer(p, name), 1000<<20); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+	p.Spec.Resources = nil
+	p.Spec.Containers = p.Spec.Containers[:1]
+	if got := spec.Resources(p, &p.Spec.InitContainers[0], 1000<<20).OomScoreAdj; got != 900 {
+		t.Errorf("the sidecar's score is %d, worse than that of its container", got)
 	}
 }

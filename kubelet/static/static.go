@@ -119,6 +119,7 @@ func (s *Source) load() {
 		return
 	}
 	now, broken := map[types.UID]*corev1.Pod{}, map[string]bool{}
+	named := map[types.NamespacedName]*corev1.Pod{}
 	for _, e := range entries {
 		if e.IsDir() || strings.HasPrefix(e.Name(), ".") {
 			continue
@@ -129,7 +130,16 @@ func (s *Source) load() {
 			broken[e.Name()] = true
 			continue
 		}
-		now[pod.UID] = pod
+		// Of two files that name the same pod, as a copy that was kept beside the
+		// manifest, one counts: that which runs, or else the first.
+		if other := named[nameOf(pod)]; other != nil {
+			s.cfg.Logger.Error("two files name the same static pod", "pod", nameOf(pod), "file", other.Annotations[annotationFile], "other", e.Name())
+			if s.have[pod.UID] == nil {
+				continue
+			}
+			delete(now, other.UID)
+		}
+		now[pod.UID], named[nameOf(pod)] = pod, pod
 	}
 	for uid, pod := range s.have {
 		if now[uid] != nil {
@@ -137,6 +147,9 @@ func (s *Source) load() {
 			continue
 		}
 		if broken[pod.Annotations[annotationFile]] {
+			if other := named[nameOf(pod)]; other != nil {
+				delete(now, other.UID)
+			}
 			now[uid] = pod
 			continue
 		}
@@ -150,6 +163,8 @@ func (s *Source) load() {
 	}
 	s.have = now
 }
+
+func nameOf(pod *corev1.Pod) types.NamespacedName { return ctrl.ObjectKeyFromObject(pod) }
 
 const annotationFile = "proa.dev/manifest"
 

@@ -174,3 +174,21 @@ func TestWrongFilesAreLeftOut(t *testing.T) {
 		t.Errorf("the pod that has a mirror's name: %v, %v", have, err)
 	}
 }
+
+// A copy beside a manifest names the same pod: there is one, and one mirror.
+func TestTwoFilesOfOnePod(t *testing.T) {
+	b := start(t, &fakeapi.API{}, t.TempDir())
+	b.write("web.yaml", manifest+"a}]}\n")
+	b.want("+web-n")
+	hash := (<-b.pods).Annotations[pods.AnnotationHash]
+	b.write("copy.yaml", manifest+"b}]}\n")
+	b.write("other.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: other}\nspec: {containers: [{name: c}]}\n")
+	b.want("+other-n") // and nothing of the copy
+	<-b.pods
+	b.mirror("web-n", hash)
+	if err := os.Remove(filepath.Join(b.dir, "web.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	b.want("-web-n", "+web-n")
+	b.mirror("web-n", (<-b.pods).Annotations[pods.AnnotationHash])
+}

@@ -41,8 +41,8 @@ type Input struct {
 	Started, Ready map[string]bool
 	// Message reads a container's termination message.
 	Message func(c *cri.Container, spec *corev1.Container) string
-	// Restarts says whether an ended container will run again.
-	Restarts func(c *corev1.Container, ended *cri.Container) bool
+	// Restarts says whether a container that ended so will run again.
+	Restarts func(c *corev1.Container, exitCode int32) bool
 	// Over says that no process of the pod will ever run again.
 	Over    bool
 	Verdict *Verdict
@@ -165,7 +165,7 @@ func (in Input) container(c *corev1.Container, init bool, olds []corev1.Containe
 		in.running(&out, c, latest, init)
 	case latest.Exited():
 		ended := in.terminated(latest, c)
-		if waits && !in.Over && in.Restarts(c, latest) {
+		if waits && !in.Over && in.Restarts(c, latest.ExitCode) {
 			out.State.Waiting, out.LastTerminationState = &waiting, corev1.ContainerState{Terminated: ended}
 			break
 		}
@@ -271,7 +271,6 @@ func unix(nanos int64) metav1.Time {
 
 // phase sums up the containers.
 func (in Input) phase(s *corev1.PodStatus) corev1.PodPhase {
-	never := in.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever
 	sidecarRuns := false
 	for i := range in.Pod.Spec.InitContainers {
 		c, st := &in.Pod.Spec.InitContainers[i], &s.InitContainerStatuses[i]
@@ -283,7 +282,7 @@ func (in Input) phase(s *corev1.PodStatus) corev1.PodPhase {
 		if t == nil {
 			t = st.LastTerminationState.Terminated
 		}
-		failedForGood := t != nil && t.ExitCode != 0 && (never || in.Over)
+		failedForGood := t != nil && t.ExitCode != 0 && (in.Over || !in.Restarts(c, t.ExitCode))
 		switch {
 		case failedForGood:
 			return corev1.PodFailed
@@ -311,7 +310,7 @@ func (in Input) phase(s *corev1.PodStatus) corev1.PodPhase {
 			again++
 			continue
 		}
-		if latest := in.Runtime.Latest(c.Name); !in.Over && (latest == nil || in.Restarts(c, latest)) {
+		if latest := in.Runtime.Latest(c.Name); !in.Over && (latest == nil || in.Restarts(c, latest.ExitCode)) {
 			again++
 		} else if t.ExitCode == 0 {
 			succeeded++

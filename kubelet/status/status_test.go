@@ -22,7 +22,7 @@ func TestFailedStart(t *testing.T) {
 			}}}},
 			Waiting:  map[string]corev1.ContainerStateWaiting{"c": {Reason: "RunContainerError"}},
 			Message:  func(*cri.Container, *corev1.Container) string { return "" },
-			Restarts: func(*corev1.Container, *cri.Container) bool { return again },
+			Restarts: func(*corev1.Container, int32) bool { return again },
 		}
 		in.Old = status.Compute(in)
 		in.Over = !again
@@ -49,7 +49,7 @@ func TestVerdict(t *testing.T) {
 		Old:      corev1.PodStatus{Phase: corev1.PodRunning},
 		Runtime:  &cri.Pod{Containers: []*cri.Container{{ContainerStatus: c}}},
 		Message:  func(*cri.Container, *corev1.Container) string { return "" },
-		Restarts: func(*corev1.Container, *cri.Container) bool { return true },
+		Restarts: func(*corev1.Container, int32) bool { return true },
 		Verdict:  &status.Verdict{Phase: corev1.PodFailed, Reason: "Evicted", Message: "short", Disrupted: true},
 	}
 	disrupted := func(s corev1.PodStatus) bool {

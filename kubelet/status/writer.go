@@ -56,7 +56,11 @@ func (w *Writer) Run(ctx context.Context) {
 					return
 				}
 				if err := w.write(ctx, uid); err != nil && ctx.Err() == nil {
-					w.log.Warn("pod status not written", "uid", uid, "err", err)
+					level := slog.LevelWarn
+					if apierrors.IsConflict(err) { // others were faster, or it is about to be forgotten
+						level = slog.LevelDebug
+					}
+					w.log.Log(ctx, level, "pod status not written", "uid", uid, "err", err)
 					w.queue.AddRateLimited(uid)
 				} else {
 					w.queue.Forget(uid)
@@ -119,7 +123,7 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	updated, err := w.patch(ctx, base, *want)
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // gone, or another of its name is there
+	if apierrors.IsNotFound(err) {
 		w.Forget(uid)
 		return nil
 	}
@@ -139,7 +143,7 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 	zero := int64(0)
 	err = w.client.Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: base.Namespace, Name: base.Name}},
 		&ctrl.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &uid}})
-	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if err == nil || apierrors.IsNotFound(err) {
 		w.Forget(uid)
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -22,7 +23,9 @@ func writing(t *testing.T, pod *corev1.Pod, fail int) (*status.Writer, ctrl.Clie
 	client := fake.NewClientBuilder().WithObjects(pod).WithStatusSubresource(pod).WithInterceptorFuncs(interceptor.Funcs{
 		SubResourcePatch: func(ctx context.Context, c ctrl.Client, sub string, obj ctrl.Object, patch ctrl.Patch, opts ...ctrl.SubResourcePatchOption) error {
 			if fail > 0 {
-				fail--
+				if fail--; fail == 0 { // others wrote the pod all the time
+					return apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, obj.GetName(), context.DeadlineExceeded)
+				}
 				return apierrors.NewInternalError(context.DeadlineExceeded)
 			}
 			err := c.SubResource(sub).Patch(ctx, obj, patch, opts...)

@@ -30,9 +30,11 @@ func (*emptyDir) SetUp(_ context.Context, req Request) (Volume, error) {
 		if size := memorySize(req); size > 0 {
 			options = fmt.Sprintf("%s,size=%d", options, size)
 		}
-		if err := mountTmpfs(req.Dir, options); err != nil {
+		made, err := mountTmpfs(req.Dir, options)
+		if err != nil {
 			return Volume{}, err
 		}
+		fresh = fresh || made // the marker outlives a restart of the machine
 	case medium == corev1.StorageMediumHugePages || strings.HasPrefix(string(medium), string(corev1.StorageMediumHugePagesPrefix)):
 		if err := mountHugepages(req.Dir, string(medium), req.Pod); err != nil {
 			return Volume{}, err

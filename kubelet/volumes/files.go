@@ -47,7 +47,7 @@ func (f *files) SetUp(ctx context.Context, req Request) (Volume, error) {
 		return Volume{}, err
 	}
 	if f.name != "kubernetes.io/configmap" { // the others may hold secrets, which must not reach a disk
-		if err := mountTmpfs(req.Dir, "mode=1777"); err != nil {
+		if _, err := mountTmpfs(req.Dir, "mode=1777"); err != nil {
 			return Volume{}, err
 		}
 	} else if err := os.MkdirAll(req.Dir, 0o777); err != nil {
@@ -86,7 +86,7 @@ func (w writer) write(want map[string]file) error {
 		return err
 	}
 	if old != "" && w.same(old, want) {
-		return nil
+		return w.tidy(old, want) // which a crash may have cut short
 	}
 	if old == "" { // the first time
 		if err := w.own(w.dir, 0o777|os.ModeSticky, nil); err != nil {

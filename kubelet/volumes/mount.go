@@ -74,12 +74,24 @@ func isMountPoint(dir string) (bool, error) {
 
 // unmountBelow unmounts everything at and below dir. A busy mount is detached:
 // its files go when the last user does.
+//
+// A bind mount of a directory of the machine is a peer of what it shows: what
+// is unmounted below one would go from the machine as well. So each is cut
+// off first.
 func unmountBelow(dir string) error {
 	points, err := mountsBelow(dir)
 	if err != nil || len(points) == 0 {
 		return err
 	}
 	var errs []error
+	for _, p := range points {
+		if err := unix.Mount("", p, "", unix.MS_PRIVATE, ""); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("make mount %s private: %w", p, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
 	for _, p := range points {
 		err := unix.Unmount(p, unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EBUSY) {
@@ -98,18 +110,19 @@ func unmountBelow(dir string) error {
 	return err
 }
 
-// mountTmpfs mounts a memory file system at dir unless one is there.
-func mountTmpfs(dir, options string) error {
+// mountTmpfs mounts a memory file system at dir unless one is there; fresh says
+// that there was none.
+func mountTmpfs(dir, options string) (fresh bool, err error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
+		return false, err
 	}
 	if there, err := isMountPoint(dir); err != nil || there {
-		return err
+		return false, err
 	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
+		return false, fmt.Errorf("mount tmpfs at %s: %w", dir, err)
 	}
-	return nil
+	return true, nil
 }
 
 func removeMounted(dir string) error {

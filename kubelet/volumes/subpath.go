@@ -3,6 +3,7 @@ package volumes
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -57,6 +58,32 @@ func (m *Manager) SubPath(uid types.UID, volume, root, sub, container string, in
 		return "", fmt.Errorf("bind subpath %q of volume %q: %w", sub, volume, err)
 	}
 	return target, nil
+}
+
+// maxRead is the largest file that is read for a pod.
+const maxRead = 1 << 20
+
+// ReadFile reads a file of a volume that is set up. It may be of a container's
+// making: nothing outside of the volume is reached, and nothing waited for.
+func (m *Manager) ReadFile(uid types.UID, volume, path string) ([]byte, error) {
+	v, ok := m.Ready(uid)[volume]
+	if !ok || v.Path == "" {
+		return nil, errors.New("there is no such volume")
+	}
+	root, err := os.OpenRoot(v.Path)
+	if err != nil {
+		return nil, errors.New("the volume cannot be read")
+	}
+	defer root.Close()
+	f, err := root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxRead {
+		return nil, fmt.Errorf("no regular file of at most %d bytes", maxRead)
+	}
+	return io.ReadAll(io.LimitReader(f, maxRead))
 }
 
 // openBeneath opens sub below root, making directories that are missing.

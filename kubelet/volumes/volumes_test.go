@@ -2,9 +2,12 @@ package volumes_test
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -103,6 +106,11 @@ func TestConfigMapFollowsItsObject(t *testing.T) {
 	if again, err := os.Readlink(dir + "/..data"); err != nil || again != data {
 		t.Errorf("nothing changed, but the files were written anew (%v)", err)
 	}
+	if err := os.Remove(dir + "/a"); err != nil { // a crash had come before the link was made
+		t.Fatal(err)
+	}
+	w.setUp(p)
+	w.wantFile(dir+"/a", "1")
 	w.configMap(map[string]string{"a": "changed", "c/../../x": ""})
 	if _, err := w.SetUp(t.Context(), p, spec.Fields{Pod: p}); err == nil {
 		t.Error("a key leads out of the volume")
@@ -186,15 +194,61 @@ func TestSubPathStaysBelowItsVolume(t *testing.T) {
 	w.wantFile(dir+"/new/deep/f", "x")
 }
 
+func TestReadFileReadsFilesOfTheVolume(t *testing.T) {
+	w := newWorld(t)
+	dir := w.setUp(pod(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}))
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(dir+"/d", 0o755))
+	must(os.WriteFile(dir+"/d/f", []byte("x"), 0o600))
+	must(os.Symlink("d/f", dir+"/link"))
+	must(os.Symlink("/etc/passwd", dir+"/out"))
+	must(syscall.Mkfifo(dir+"/fifo", 0o600))
+	must(os.WriteFile(dir+"/huge", nil, 0o600))
+	must(os.Truncate(dir+"/huge", 1<<40))
+	for _, good := range []string{"d/f", "link"} {
+		if data, err := w.ReadFile(uid, "v", good); err != nil || string(data) != "x" {
+			t.Errorf("%s: %q, %v", good, data, err)
+		}
+	}
+	for _, bad := range []string{"out", "fifo", "huge", "d", "../v/d/f", "none"} {
+		if data, err := w.ReadFile(uid, "v", bad); err == nil {
+			t.Errorf("%s: %d bytes", bad, len(data))
+		}
+	}
+	if _, err := w.ReadFile(uid, "v", "none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
 func TestMemoryVolumeSurvivesSetUpAndEndsWithThePod(t *testing.T) {
 	w := newWorld(t)
 	p := pod(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}})
+	group := int64(2000)
+	p.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group}
 	dir := w.setUp(p)
+	owned := func() {
+		t.Helper()
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode() != os.ModeDir|os.ModeSetgid|0o777 || info.Sys().(*syscall.Stat_t).Gid != 2000 {
+			t.Errorf("the volume is %v (%v)", info.Mode(), err)
+		}
+	}
+	owned()
 	if err := os.WriteFile(dir+"/f", []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	w.setUp(p)
 	w.wantFile(dir+"/f", "x")
+	if err := syscall.Unmount(dir, 0); err != nil { // the machine was restarted
+		t.Fatal(err)
+	}
+	w.setUp(p)
+	owned()
 }
 
 func TestHostPathTypes(t *testing.T) {

@@ -54,9 +54,11 @@ type Proxy struct {
 	mu       sync.Mutex
 	services map[types.NamespacedName]*corev1.Service
 	slices   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice
-	ranges   map[string][]string // ServiceCIDR -> its networks
-	dirty    map[types.NamespacedName]bool
-	wake     chan struct{}
+	// owners are the Services that slices are kept for: a label may come to name another.
+	owners map[types.NamespacedName]types.NamespacedName
+	ranges map[string][]string // ServiceCIDR -> its networks
+	dirty  map[types.NamespacedName]bool
+	wake   chan struct{}
 
 	applied map[types.NamespacedName][]front
 	state   *state
@@ -76,6 +78,7 @@ func New(cluster client.Cluster, cfg Config) *Proxy {
 		health:   newHealthServers(cfg.Logger),
 		services: map[types.NamespacedName]*corev1.Service{},
 		slices:   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
+		owners:   map[types.NamespacedName]types.NamespacedName{},
 		ranges:   map[string][]string{},
 		dirty:    map[types.NamespacedName]bool{},
 		wake:     make(chan struct{}, 1),
@@ -231,24 +234,25 @@ func (p *Proxy) setService(svc *corev1.Service, gone bool) {
 }
 
 func (p *Proxy) setSlice(slice *discoveryv1.EndpointSlice, gone bool) {
-	name := slice.Labels[discoveryv1.LabelServiceName]
-	if name == "" {
-		return
-	}
-	key := types.NamespacedName{Namespace: slice.Namespace, Name: name}
+	name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}
+	key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if gone {
-		delete(p.slices[key], slice.Name)
-		if len(p.slices[key]) == 0 {
-			delete(p.slices, key)
+	if was, held := p.owners[name]; held && (gone || was != key) {
+		delete(p.owners, name)
+		delete(p.slices[was], slice.Name)
+		if len(p.slices[was]) == 0 {
+			delete(p.slices, was)
 		}
-	} else {
-		if p.slices[key] == nil {
-			p.slices[key] = map[string]*discoveryv1.EndpointSlice{}
-		}
-		p.slices[key][slice.Name] = slice
+		p.touch(was)
 	}
+	if gone || key.Name == "" {
+		return
+	}
+	if p.slices[key] == nil {
+		p.slices[key] = map[string]*discoveryv1.EndpointSlice{}
+	}
+	p.slices[key][slice.Name], p.owners[name] = slice, key
 	p.touch(key)
 }
 
@@ -333,11 +337,13 @@ func (p *Proxy) restart(ctx context.Context) error {
 // sync writes the rules of some Services in one transaction.
 func (p *Proxy) sync(ctx context.Context, keys map[types.NamespacedName]bool) error {
 	var changes []change
+	stale := staleFlows{pods: p.cfg.PodCIDR}
 	next := map[types.NamespacedName][]front{}
 	for key := range keys {
 		now := p.current(ctx, key)
 		next[key] = now
 		changes = append(changes, diff(p.applied[key], now)...)
+		stale.note(p.applied[key], now)
 	}
 	if ranges := p.serviceRanges(); !slices.Equal(ranges, p.state.ranges) {
 		p.state.confine(ranges)
@@ -355,7 +361,7 @@ func (p *Proxy) sync(ctx context.Context, keys map[types.NamespacedName]bool) er
 			p.applied[key] = now
 		}
 	}
-	return p.after(changes)
+	return p.after(changes, &stale)
 }
 
 // current computes the fronts of one Service and its health check.
@@ -373,7 +379,7 @@ func (p *Proxy) current(ctx context.Context, key types.NamespacedName) []front {
 }
 
 // after ends what the kernel remembers of endpoints that are gone.
-func (p *Proxy) after(changes []change) error {
+func (p *Proxy) after(changes []change, stale *staleFlows) error {
 	for _, c := range changes {
 		if c.new != nil && c.old != nil && c.new.affinity > 0 {
 			if err := p.state.forget(c.new); err != nil {
@@ -384,7 +390,7 @@ func (p *Proxy) after(changes []change) error {
 	if err := p.state.conn.Flush(); err != nil {
 		return err
 	}
-	if err := endFlows(p.family, changes); err != nil {
+	if err := stale.end(p.family); err != nil {
 		p.cfg.Logger.Warn("end flows to endpoints that are gone", "error", err)
 	}
 	return nil

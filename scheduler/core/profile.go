@@ -44,6 +44,9 @@ type Profile struct {
 	Capacity []Point
 	// BindTimeout is how long a pod with a node waits for its volumes.
 	BindTimeout time.Duration
+	// FilterTimeout is how long devices are searched on one node; zero is for
+	// ever. BindingTimeout is how long allocated ones may take to be ready.
+	FilterTimeout, BindingTimeout time.Duration
 	// Gates says that scheduling gates hold pods back.
 	Gates bool
 }
@@ -105,6 +108,8 @@ func DefaultProfile() *Profile {
 		CandidatesAtLeast:      100,
 		Capacity:               []Point{{0, 100}, {100, 0}},
 		BindTimeout:            10 * time.Minute,
+		FilterTimeout:          10 * time.Second,
+		BindingTimeout:         10 * time.Minute,
 		Gates:                  true,
 	}
 }

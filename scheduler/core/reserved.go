@@ -81,7 +81,7 @@ func (s *Snapshot) hasRoom(p *Pod, slot int32, r *reserved) bool {
 			}
 		}
 		allocatable, requested := s.scalar(x.name, slot)
-		if !c.ignores(x.name) && !fits(x.quantity, r.scalars[x.name], mine, allocatable, requested) {
+		if !c.ignores(s, x.name, allocatable) && !fits(x.quantity, r.scalars[x.name], mine, allocatable, requested) {
 			return false
 		}
 	}

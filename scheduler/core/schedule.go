@@ -17,7 +17,7 @@ type attempt struct {
 	pod    *Pod
 	group  *group
 	claims *claimsView
-	// devices is nil for pods without resource claims.
+	// devices is nil for pods that want none.
 	devices DeviceView
 }
 
@@ -35,7 +35,7 @@ func (s *Snapshot) attemptOf(p *Pod) (*attempt, *Diagnosis) {
 		return nil, s.refuse(f, refusal)
 	}
 	a := &attempt{s: s, pod: p, claims: claims}
-	if s.devices != nil && len(p.Object.Spec.ResourceClaims) > 0 && p.rules.Filters.Has(DynamicResources) {
+	if s.WantsDevices(p) {
 		if a.devices, refusal = s.devices.For(p.Object); refusal != "" {
 			return nil, s.refuse(DynamicResources, refusal)
 		}
@@ -295,7 +295,7 @@ func (s *Snapshot) MightFit(p *Pod, node string) bool {
 		return false
 	}
 	for _, x := range n.scalars {
-		if allocatable, _ := s.scalar(x.name, slot); x.quantity > allocatable && !c.ignores(x.name) {
+		if allocatable, _ := s.scalar(x.name, slot); x.quantity > allocatable && !c.ignores(s, x.name, allocatable) {
 			return false
 		}
 	}

@@ -72,8 +72,8 @@ func TestAllocation(t *testing.T) {
 		t.Errorf("a pod without claims: %v, %q", v, refusal)
 	}
 
-	plan := d.Plan(pod("p", "one"), node("a"))
-	if plan == nil || len(plan.Claims) != 1 || plan.Claims[0].Allocation.Devices.Results[0].Device != "gpu-0" {
+	plan, reason := d.Plan(pod("p", "one"), node("a"))
+	if reason != "" || plan == nil || len(plan.Claims) != 1 || plan.Claims[0].Allocation.Devices.Results[0].Device != "gpu-0" {
 		t.Fatalf("plan %+v", plan)
 	}
 	refused("under way", "resource claim ns/one is in the process of being allocated", pod("q", "one"))

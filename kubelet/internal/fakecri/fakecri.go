@@ -44,6 +44,8 @@ type Runtime struct {
 	Command func(container string, command []string) (code int32)
 	// FailSandbox is the error of RunPodSandbox.
 	FailSandbox func() error
+	// UsedMemory is what every container uses.
+	UsedMemory uint64
 	// Images present from the start.
 	Images []string
 	// PullError is the error of PullImage.
@@ -219,7 +221,8 @@ func (r *Runtime) CreateContainer(_ context.Context, req *runtimeapi.CreateConta
 	}
 	c := &container{sandbox: s.Id, uid: s.Metadata.Uid, done: make(chan struct{}), status: &runtimeapi.ContainerStatus{
 		Id: r.id("c"), Metadata: req.Config.Metadata, State: runtimeapi.ContainerState_CONTAINER_CREATED, CreatedAt: time.Now().UnixNano(),
-		Labels: req.Config.Labels, Annotations: req.Config.Annotations, Image: req.Config.Image, ImageRef: "sha256:" + req.Config.Image.Image}}
+		Labels: req.Config.Labels, Annotations: req.Config.Annotations, Image: req.Config.Image, ImageRef: "sha256:" + req.Config.Image.Image,
+		Resources: &runtimeapi.ContainerResources{Linux: req.Config.GetLinux().GetResources()}}}
 	if r.Act != nil {
 		c.act = r.Act(req.Config.Metadata.Name, req.Config.Metadata.Attempt)
 	}
@@ -315,7 +318,31 @@ func (r *Runtime) RemoveContainer(_ context.Context, req *runtimeapi.RemoveConta
 func (c *container) copy() *runtimeapi.ContainerStatus {
 	s := c.status
 	return &runtimeapi.ContainerStatus{Id: s.Id, Metadata: s.Metadata, State: s.State, CreatedAt: s.CreatedAt, StartedAt: s.StartedAt, FinishedAt: s.FinishedAt,
-		ExitCode: s.ExitCode, Reason: s.Reason, Labels: s.Labels, Annotations: s.Annotations, Image: s.Image, ImageRef: s.ImageRef}
+		ExitCode: s.ExitCode, Reason: s.Reason, Labels: s.Labels, Annotations: s.Annotations, Image: s.Image, ImageRef: s.ImageRef, Resources: s.Resources}
+}
+
+// UpdateContainerResources implements the CRI.
+func (r *Runtime) UpdateContainerResources(_ context.Context, req *runtimeapi.UpdateContainerResourcesRequest, _ ...grpc.CallOption) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, err := r.container(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	c.status.Resources = &runtimeapi.ContainerResources{Linux: req.Linux}
+	r.note("resize %s %d", c, req.Linux.MemoryLimitInBytes)
+	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
+}
+
+// ContainerStats implements the CRI.
+func (r *Runtime) ContainerStats(_ context.Context, req *runtimeapi.ContainerStatsRequest, _ ...grpc.CallOption) (*runtimeapi.ContainerStatsResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, err := r.container(req.ContainerId); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ContainerStatsResponse{Stats: &runtimeapi.ContainerStats{
+		Memory: &runtimeapi.MemoryUsage{UsageBytes: &runtimeapi.UInt64Value{Value: r.UsedMemory}}}}, nil
 }
 
 // ContainerStatus implements the CRI.

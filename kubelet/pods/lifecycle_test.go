@@ -1,0 +1,231 @@
+package pods_test
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/proa-dev/proa/kubelet/internal/fakecri"
+	"github.com/proa-dev/proa/kubelet/pods"
+)
+
+// A changed manifest is another static pod of the same name, which may want the
+// same port: it waits for the end of the one before.
+func TestStaticPodWaitsForItsPredecessor(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(string, uint32) fakecri.Behaviour { return fakecri.Behaviour{IgnoresTerm: true} }}
+	run(t, runtime, func(b *bench) {
+		static := func(uid types.UID) *corev1.Pod {
+			p := pod("c")
+			p.UID, p.Annotations = uid, map[string]string{pods.AnnotationSource: "file"}
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 80}}
+			return p
+		}
+		b.manager.Update(static("a"))
+		synctest.Wait()
+		b.manager.Remove(static("a"))
+		b.manager.Update(static("b"))
+		b.manager.Remove(static("b")) // changed again meanwhile
+		b.manager.Update(static("c"))
+		time.Sleep(29 * time.Second)
+		b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s")
+		time.Sleep(2 * time.Second)
+		b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 137", "stop sandbox p/0", "sandbox p/0", "start c/0")
+		if all := b.manager.Pods(); len(all) != 1 || all[0].UID != "c" || all[0].Status.Phase != corev1.PodRunning {
+			t.Errorf("pods: %v", all)
+		}
+	})
+}
+
+// What the node does not know is the cluster's to count: a scheduler's extender
+// has, or a claim of devices stands for it.
+func TestUnknownResourcesAreNotTheNodes(t *testing.T) {
+	run(t, &fakecri.Runtime{}, func(b *bench) {
+		p := pod("c")
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"example.com/licence": resource.MustParse("1")}
+		b.manager.Update(p)
+		b.wantLog("sandbox p/0", "start c/0")
+	})
+}
+
+func sleepFirst(c *corev1.Container, seconds int64) {
+	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: seconds}}}
+}
+
+// The hooks of all containers run when a pod's end begins; a sidecar is asked to
+// end when the containers have, unless it did so by itself.
+func TestHooksOfSidecarsDoNotWait(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(name string, _ uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: name == "ends", For: time.Minute}
+	}}
+	run(t, runtime, func(b *bench) {
+		p := withInit(pod("c"), true, "s", "ends")
+		sleepFirst(&p.Spec.InitContainers[0], 5)
+		sleepFirst(&p.Spec.Containers[0], 10)
+		b.manager.Update(p)
+		time.Sleep(58 * time.Second)
+		b.runtime.ClearLog()
+		b.delete(p, 30)
+		time.Sleep(11 * time.Second)
+		b.wantLog("exit ends/0 0", "stop ends/0 28s", "stop c/0 20s", "exit c/0 143", "stop s/0 20s", "exit s/0 143", "stop sandbox p/0")
+		if !b.removed {
+			t.Error("the object was not released")
+		}
+	})
+}
+
+// An init container's own policy says whether its failure is the pod's.
+func TestInitContainerWithItsOwnPolicy(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(name string, attempt uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: name == "i", For: time.Second, Code: int32(1 - attempt)}
+	}}
+	onFailure := corev1.ContainerRestartPolicyOnFailure
+	run(t, runtime, func(b *bench) {
+		p := withInit(pod("c"), false, "i")
+		p.Spec.RestartPolicy, p.Spec.InitContainers[0].RestartPolicy = corev1.RestartPolicyNever, &onFailure
+		b.manager.Update(p)
+		time.Sleep(1500 * time.Millisecond)
+		if s := b.last(); s.Phase != corev1.PodPending {
+			t.Errorf("phase = %s after the first failure", s.Phase)
+		}
+		time.Sleep(10 * time.Second)
+		b.wantLog("sandbox p/0", "start i/0", "exit i/0 1", "start i/1", "exit i/1 0", "start c/0")
+	})
+}
+
+// While a container waits to be restarted, the previous one is that which ended last.
+func TestPreviousContainer(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(string, uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: true, For: 15 * time.Second, Code: 1}
+	}}
+	run(t, runtime, func(b *bench) {
+		p := pod("c")
+		b.manager.Update(p)
+		want := func(previous bool, attempt uint32) {
+			t.Helper()
+			synctest.Wait()
+			c, _ := b.manager.Container(p, "c", previous)
+			if c == nil || c.Metadata.Attempt != attempt {
+				t.Errorf("previous %v: %+v, want attempt %d", previous, c, attempt)
+			}
+		}
+		time.Sleep(time.Second)
+		want(false, 0)
+		if c, _ := b.manager.Container(p, "c", true); c != nil {
+			t.Errorf("previous %+v of the first", c)
+		}
+		time.Sleep(15 * time.Second)
+		want(false, 1)
+		want(true, 0)
+		time.Sleep(15 * time.Second) // backs off
+		want(false, 1)
+		want(true, 1)
+	})
+}
+
+// A container whose postStart hook failed takes no traffic while it is ended.
+func TestFailedPostStartHookIsNeverReady(t *testing.T) {
+	runtime := &fakecri.Runtime{
+		Act:     func(string, uint32) fakecri.Behaviour { return fakecri.Behaviour{IgnoresTerm: true} },
+		Command: func(string, []string) int32 { return 1 },
+	}
+	run(t, runtime, func(b *bench) {
+		p := pod("c")
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"fail"}}}}
+		b.manager.Update(p)
+		for range 40 {
+			time.Sleep(time.Second)
+			if s := b.last(); ready(s) {
+				t.Fatalf("ready: %+v", s.ContainerStatuses)
+			}
+		}
+		b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 137", "start c/1", "stop c/1 30s")
+	})
+}
+
+func withMemory(p *corev1.Pod, generation int64, size string) *corev1.Pod {
+	p = p.DeepCopy()
+	list := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(size)}
+	p.Generation, p.Spec.Containers[0].Resources = generation, corev1.ResourceRequirements{Limits: list, Requests: list}
+	return p
+}
+
+func has(s corev1.PodStatus, kind corev1.PodConditionType, reason, message string) bool {
+	return slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == kind && c.Reason == reason && c.Message == message
+	})
+}
+
+// A container does not lose memory that it uses: the kernel would kill it.
+func TestMemoryInUseIsNotTakenAway(t *testing.T) {
+	runtime := &fakecri.Runtime{UsedMemory: 64 << 20}
+	run(t, runtime, func(b *bench) {
+		p := pod("c")
+		b.manager.Update(withMemory(p, 1, "128Mi"))
+		synctest.Wait()
+		b.manager.Update(withMemory(p, 2, "64Mi"))
+		b.wantLog("sandbox p/0", "start c/0")
+		s := b.last()
+		if !has(s, corev1.PodResizeInProgress, corev1.PodReasonError,
+			`cannot decrease memory limits: attempting to set container "c" memory limit (67108864) below current usage (67108864)`) {
+			t.Errorf("conditions: %+v", s.Conditions)
+		}
+		if got := s.ContainerStatuses[0].Resources.Limits.Memory().String(); got != "128Mi" {
+			t.Errorf("the status says that the container has %s", got)
+		}
+		b.manager.Update(withMemory(p, 3, "96Mi"))
+		b.wantLog("sandbox p/0", "start c/0", "resize c/0 100663296", "resize c/0 100663296")
+		if s := b.last(); s.ContainerStatuses[0].Resources.Limits.Memory().String() != "96Mi" || has(s, corev1.PodResizeInProgress, corev1.PodReasonError, "") {
+			t.Errorf("status: %+v", s)
+		}
+	})
+}
+
+// A kubelet that starts anew gives a pod no more than it was given before.
+func TestDeferredResizeOutlivesTheKubelet(t *testing.T) {
+	run(t, &fakecri.Runtime{}, func(b *bench) {
+		dir := t.TempDir()
+		p := pod("c")
+		b.manager.Update(withMemory(p, 1, "1Gi"))
+		synctest.Wait()
+		more := withMemory(p, 2, "8Gi")
+		b.manager.Update(more)
+		for range 2 {
+			b.wantLog("sandbox p/0", "start c/0")
+			s := b.last()
+			if s.ContainerStatuses[0].Resources.Limits.Memory().String() != "1Gi" || !slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodResizePending && c.Reason == corev1.PodReasonInfeasible
+			}) {
+				t.Errorf("status: %+v", s)
+			}
+			more.Status = s
+			b.stop()
+			b.start(dir)
+			b.manager.Update(more)
+		}
+	})
+}
+
+// A container that is ended for another image or other resources is made anew,
+// whatever its policy says of its end.
+func TestChangedContainersAreMadeAnew(t *testing.T) {
+	for _, policy := range []corev1.RestartPolicy{corev1.RestartPolicyAlways, corev1.RestartPolicyNever} {
+		run(t, &fakecri.Runtime{Images: []string{"img:2"}}, func(b *bench) {
+			p := pod("c")
+			p.Spec.RestartPolicy = policy
+			b.manager.Update(p)
+			synctest.Wait()
+			p = p.DeepCopy()
+			p.Generation, p.Spec.Containers[0].Image = 2, "img:2"
+			b.manager.Update(p)
+			b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 143", "start c/1")
+			if s := b.last(); s.Phase != corev1.PodRunning || s.ContainerStatuses[0].RestartCount != 1 {
+				t.Errorf("%s: %s, %+v", policy, s.Phase, s.ContainerStatuses)
+			}
+		})
+	}
+}
