@@ -207,8 +207,15 @@ type Scale struct {
 	Get func(obj Object) *autoscalingv1.Scale
 	// Set writes spec.replicas into obj.
 	Set func(obj Object, replicas int32)
+	// Unset reports whether obj names no number of replicas; nil for kinds that
+	// have a default.
+	Unset func(obj Object) bool
 	// ReplicasPath is where server-side apply finds the count: ["spec","replicas"].
 	ReplicasPath []string
+	// OtherPaths are the same for the other versions of the kind, by their names;
+	// nil for a version without this subresource. Who owns fields of a version
+	// that is not among them loses these when the Scale is written.
+	OtherPaths map[string][]string
 }
 
 // Subresource is a subresource other than status and scale.

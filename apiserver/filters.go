@@ -94,15 +94,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	if err != nil {
 		return err
 	}
-	if r.Header.Get("Impersonate-User") != "" || hasImpersonation(r.Header) {
-		if u, err = s.impersonate(r.Context(), r.Header, u); err != nil {
+	if impersonates(r.Header) {
+		if u, err = s.impersonate(r.Context(), r.Header, attributesOf(u, info)); err != nil {
 			return err
 		}
 	}
 	ctx := request.WithUser(r.Context(), u)
 	if isLong(r, info) || s.remote.Lasts(r, info) {
 		r = r.WithContext(ctx)
-		if err := s.authorize(ctx, u, info); err != nil {
+		if err := registry.Authorize(ctx, s.cfg.Authorizer, attributesOf(u, info)); err != nil {
 			return err
 		}
 		defer s.metrics.longRunning(info, r, s.served(info))()
@@ -122,10 +122,14 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 		}
 		defer limit.leave()
 	}
-	if err := s.authorize(ctx, u, info); err != nil {
+	if err := registry.Authorize(ctx, s.cfg.Authorizer, attributesOf(u, info)); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeoutOf(r))
+	timeout, err := timeoutOf(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	defer handlers.Bound(ctx, w, r.ContentLength != 0)()
 	s.route(w, r.WithContext(ctx), info)
@@ -145,7 +149,8 @@ func (s *Server) authenticate(r *http.Request) (user.Info, error) {
 	return resp.User, nil
 }
 
-func (s *Server) authorize(ctx context.Context, u user.Info, info *request.RequestInfo) error {
+// attributesOf is what the authorizer is asked about a request.
+func attributesOf(u user.Info, info *request.RequestInfo) authorizer.AttributesRecord {
 	a := authorizer.AttributesRecord{
 		User: u, Verb: info.Verb, Namespace: info.Namespace, APIGroup: info.APIGroup, APIVersion: info.APIVersion,
 		Resource: info.Resource, Subresource: info.Subresource, Name: info.Name,
@@ -167,7 +172,7 @@ func (s *Server) authorize(ctx context.Context, u user.Info, info *request.Reque
 			a.LabelSelectorRequirements, _ = sel.Requirements()
 		}
 	}
-	return registry.Authorize(ctx, s.cfg.Authorizer, a)
+	return a
 }
 
 // isLong says that a request may last: watches and streams.
@@ -189,16 +194,22 @@ func privileged(u user.Info) bool {
 }
 
 // timeoutOf is the time a request gets; clients may ask for less.
-func timeoutOf(r *http.Request) time.Duration {
+func timeoutOf(r *http.Request) (time.Duration, error) {
 	if r.URL.RawQuery == "" {
-		return requestTimeout
+		return requestTimeout, nil
 	}
-	if v := r.URL.Query().Get("timeout"); v != "" {
-		if d, err := time.ParseDuration(v); err == nil && d > 0 && d < requestTimeout {
-			return d
-		}
+	v := r.URL.Query().Get("timeout")
+	if v == "" {
+		return requestTimeout, nil
 	}
-	return requestTimeout
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err))
+	}
+	if d <= 0 {
+		return requestTimeout, nil
+	}
+	return min(d, requestTimeout), nil
 }
 
 // response remembers the status code and how much was written.

@@ -42,12 +42,12 @@ func serveHTTP2(srv *http.Server) error {
 //
 //go:noinline
 func growStack() {
-	var room [6 << 10]byte
+	var room [12 << 10]byte
 	_ = keep(&room)
 }
 
 //go:noinline
-func keep(room *[6 << 10]byte) byte { return room[len(room)-1] }
+func keep(room *[12 << 10]byte) byte { return room[len(room)-1] }
 
 const (
 	// headWaits is how long the head of an answer waits for its body: a watch

@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -200,6 +201,10 @@ func TestScale(t *testing.T) {
 	if a.text("kind") != "Scale" || a.at("spec.replicas") != 2.0 || a.text("status.selector") != "a=b" {
 		t.Error(a.body)
 	}
+	row := f.expect(200, "GET", at, "", "Accept: application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
+	if got := fmt.Sprint(row.at("rows").([]any)[0].(map[string]any)["cells"].([]any)[:3]); got != "[d 2 0]" {
+		t.Errorf("as kubectl shows it: %s", got)
+	}
 	f.expect(200, "PATCH", at+"?fieldManager=two", `{"spec":{"replicas":5}}`, mergePatch)
 	d := f.expect(200, "GET", deployments+"/d", "")
 	if d.at("spec.replicas") != 5.0 || d.at("metadata.generation") != 2.0 {
@@ -216,5 +221,48 @@ func TestScale(t *testing.T) {
 	a = f.expect(200, "PATCH", at+"?fieldManager=three&force=true", "apiVersion: autoscaling/v1\nkind: Scale\nmetadata: {name: d}\nspec: {replicas: 7}\n", applyPatch)
 	if a.at("spec.replicas") != 7.0 {
 		t.Error(a.body)
+	}
+}
+
+// What is owned in one version stays owned when the object is written in another.
+func TestFieldOwnersOverVersions(t *testing.T) {
+	f := start(t, nil)
+	const v1, v2 = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers/h", "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h"
+	owners := func(a *answer) (list []string) {
+		t.Helper()
+		entries, _ := a.at("metadata.managedFields").([]any)
+		for _, e := range entries {
+			m := &answer{object: e.(map[string]any)}
+			list = append(list, strings.TrimSpace(m.text("manager")+" "+m.text("apiVersion")+" "+m.text("subresource")))
+		}
+		return list
+	}
+	apply := func(code int, at, version, manager, spec string) *answer {
+		t.Helper()
+		return f.expect(code, "PATCH", at+"?fieldManager="+manager, `{"apiVersion":"autoscaling/`+version+`","kind":"HorizontalPodAutoscaler","spec":`+spec+`}`, applyPatch)
+	}
+	const target = `"scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"d"}`
+	apply(201, v1, "v1", "old", `{"maxReplicas":5,"targetCPUUtilizationPercentage":50,`+target+`}`)
+	// The controller's writes are in the second version.
+	a := f.expect(200, "PATCH", v2+"/status?fieldManager=controller", `{"status":{"desiredReplicas":2}}`, mergePatch)
+	if got, want := owners(a), []string{"old autoscaling/v1", "controller autoscaling/v2 status"}; !slices.Equal(got, want) {
+		t.Errorf("after the status was written: %q, want %q", got, want)
+	}
+	a = apply(409, v2, "v2", "new", `{"maxReplicas":6,`+target+`}`)
+	if want := `conflict with "old": .spec.maxReplicas`; !strings.Contains(a.text("message"), want) {
+		t.Errorf("%s, want %s", a.text("message"), want)
+	}
+	f.expect(200, "PATCH", v2+"?fieldManager=new&force=true", `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","spec":{"maxReplicas":6,"metrics":[{"type":"Resource","resource":{"name":"memory","target":{"type":"Utilization","averageUtilization":70}}}],`+target+`}}`, applyPatch)
+	// The old way lost what is in the metrics, and has nothing to say on the maximum.
+	a = apply(200, v1, "v1", "old", `{`+target+`}`)
+	if n := a.at("spec.maxReplicas"); n != 6.0 || a.at("spec.targetCPUUtilizationPercentage") != nil {
+		t.Errorf("maximum %v, target %v", n, a.at("spec.targetCPUUtilizationPercentage"))
+	}
+
+	const events, e = "/api/v1/namespaces/default/events", "/namespaces/default/events/e?fieldManager="
+	f.expect(201, "POST", events+"?fieldManager=maker", `{"metadata":{"name":"e"},"involvedObject":{"namespace":"default"},"message":"m"}`)
+	a = f.expect(200, "PATCH", "/apis/events.k8s.io/v1"+e+"z", `{"metadata":{"labels":{"x":"y"}}}`, mergePatch)
+	if got, want := owners(a), []string{"maker v1", "z events.k8s.io/v1"}; !slices.Equal(got, want) {
+		t.Errorf("an event: %q, want %q", got, want)
 	}
 }

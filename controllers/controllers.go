@@ -27,11 +27,13 @@ import (
 	"github.com/proa-dev/proa/controllers/cronjob"
 	"github.com/proa-dev/proa/controllers/daemonset"
 	"github.com/proa-dev/proa/controllers/deployment"
+	"github.com/proa-dev/proa/controllers/devicetainteviction"
 	"github.com/proa-dev/proa/controllers/disruption"
 	"github.com/proa-dev/proa/controllers/endpoints"
 	"github.com/proa-dev/proa/controllers/endpointslice"
 	"github.com/proa-dev/proa/controllers/endpointslicemirroring"
 	"github.com/proa-dev/proa/controllers/ephemeralvolume"
+	"github.com/proa-dev/proa/controllers/flowschema"
 	"github.com/proa-dev/proa/controllers/garbage"
 	"github.com/proa-dev/proa/controllers/horizontalpodautoscaler"
 	"github.com/proa-dev/proa/controllers/internal/index"
@@ -47,6 +49,7 @@ import (
 	"github.com/proa-dev/proa/controllers/policystatus"
 	"github.com/proa-dev/proa/controllers/replicaset"
 	"github.com/proa-dev/proa/controllers/replication"
+	"github.com/proa-dev/proa/controllers/resourceclaim"
 	"github.com/proa-dev/proa/controllers/resourcequota"
 	"github.com/proa-dev/proa/controllers/rootca"
 	"github.com/proa-dev/proa/controllers/serviceaccount"
@@ -163,8 +166,10 @@ func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registere
 		func() (loop.Loop, error) { return garbage.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return nodelifecycle.New(env, cfg.NodeLifecycle) },
 		func() (loop.Loop, error) { return tainteviction.New(env) },
+		func() (loop.Loop, error) { return devicetainteviction.New(env) },
 		func() (loop.Loop, error) { return podgc.New(env, cfg.PodGC) },
 		func() (loop.Loop, error) { return namespace.New(env, cfg.Kinds, cfg.MetricsAPI) },
+		func() (loop.Loop, error) { return resourceclaim.New(env) },
 		func() (loop.Loop, error) { return resourcequota.New(env, cfg.Kinds) },
 		func() (loop.Loop, error) { return persistentvolume.New(env) },
 		func() (loop.Loop, error) { return volumeprotection.New(env) },
@@ -174,6 +179,7 @@ func (c *Controllers) loops(cluster client.Cluster, metrics prometheus.Registere
 		func() (loop.Loop, error) {
 			return policystatus.New(env, policystatus.Config{Kinds: cfg.Kinds, Schema: cfg.Schema})
 		},
+		func() (loop.Loop, error) { return flowschema.New(env) },
 		func() (loop.Loop, error) { return servicecidr.New(env, cfg.ServiceCIDR) },
 		func() (loop.Loop, error) { return servicelb.New(env, cfg.NoServiceLB) },
 		func() (loop.Loop, error) { return serviceaccount.New(env) },

@@ -9,7 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/scheduler/core"
@@ -18,11 +20,11 @@ import (
 )
 
 func (s *Scheduler) onResourceClaim(obj *resourcev1.ResourceClaim) {
-	s.devicesChanged(func() { s.devices.SetClaim(obj) })
+	s.devicesChanged(func() { s.devices.SetClaim(obj); s.followDevices(obj) })
 }
 
 func (s *Scheduler) onResourceClaimGone(obj *resourcev1.ResourceClaim) {
-	s.devicesChanged(func() { s.devices.RemoveClaim(obj) })
+	s.devicesChanged(func() { s.devices.RemoveClaim(obj); s.missDevices(obj) })
 }
 
 func (s *Scheduler) onSlice(obj *resourcev1.ResourceSlice) {
@@ -34,11 +36,27 @@ func (s *Scheduler) onSliceGone(obj *resourcev1.ResourceSlice) {
 }
 
 func (s *Scheduler) onDeviceClass(obj *resourcev1.DeviceClass) {
-	s.devicesChanged(func() { s.devices.SetClass(obj) })
+	s.classChanged(func() bool { return s.devices.SetClass(obj) })
 }
 
 func (s *Scheduler) onDeviceClassGone(obj *resourcev1.DeviceClass) {
-	s.devicesChanged(func() { s.devices.RemoveClass(obj.Name) })
+	s.classChanged(func() bool { return s.devices.RemoveClass(obj.Name) })
+}
+
+func (s *Scheduler) onTaintRule(obj *resourcev1.DeviceTaintRule) {
+	s.taintsChanged(func() bool { return s.devices.SetRule(obj) })
+}
+
+func (s *Scheduler) onTaintRuleGone(obj *resourcev1.DeviceTaintRule) {
+	s.taintsChanged(func() bool { return s.devices.RemoveRule(obj.Name) })
+}
+
+func (s *Scheduler) taintsChanged(note func() bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if note() {
+		s.wake(eventSlices, dependsOnDevices)
+	}
 }
 
 func (s *Scheduler) devicesChanged(note func()) {
@@ -52,18 +70,19 @@ func dependsOnDevices(it *queue.Item) bool { return it.Failed.Has(core.DynamicRe
 
 // withClaims writes the reservations of a pod's resource claims, and then what
 // follows. When they cannot be written the pod is scheduled anew.
-func (s *Scheduler) withClaims(pod *core.Pod, node, nominated string, plan *devices.Plan, then task) task {
+func (s *Scheduler) withClaims(pod *core.Pod, node string, plan *devices.Plan, then task) task {
 	return func(ctx context.Context) {
-		for _, r := range plan.Claims {
-			if err := s.reserve(ctx, pod.Object, r); err != nil {
+		for i := range plan.Claims {
+			if err := s.grant(ctx, pod.Object, &plan.Claims[i]); err != nil {
+				s.abandon(ctx, plan)
 				s.mu.Lock()
 				s.devices.Withdraw(plan)
 				s.wake(eventDevices, dependsOnDevices)
 				s.leave(pod.UID())
-				again := s.forgetLocked(pod.UID(), node, nominated)
+				again := s.forgetLocked(pod.UID(), node)
 				s.mu.Unlock()
 				if again && ctx.Err() == nil {
-					s.report(ctx, pod, corev1.PodReasonSchedulerError, `running PreBind plugin "DynamicResources": `+err.Error(), nominated)
+					s.report(ctx, pod, corev1.PodReasonSchedulerError, preBindDevices+err.Error(), "")
 				}
 				return
 			}
@@ -74,7 +93,7 @@ func (s *Scheduler) withClaims(pod *core.Pod, node, nominated string, plan *devi
 
 // reserve writes that a pod uses a claim, and which devices the claim has. The
 // finalizer comes first: a claim with devices must not vanish.
-func (s *Scheduler) reserve(ctx context.Context, pod *corev1.Pod, r devices.Reservation) error {
+func (s *Scheduler) reserve(ctx context.Context, pod *corev1.Pod, r *devices.Reservation) error {
 	claim := r.Claim.DeepCopy()
 	name := claim.Namespace + "/" + claim.Name
 	if r.Allocation != nil {
@@ -84,12 +103,14 @@ func (s *Scheduler) reserve(ctx context.Context, pod *corev1.Pod, r devices.Rese
 				return fmt.Errorf("add finalizer to claim %s: %w", name, err)
 			}
 		}
-		claim.Status.Allocation = r.Allocation
+		claim.Status.Allocation = r.Allocation.DeepCopy() // which others look at
+		claim.Status.Allocation.AllocationTimestamp = ptr.To(metav1.Now())
 	}
 	claim.Status.ReservedFor = append(claim.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: pod.Name, UID: pod.UID})
 	if err := s.cluster.Client().SubResource("status").Update(ctx, claim); err != nil {
 		return fmt.Errorf("add reservation to claim %s: %w", name, err)
 	}
+	r.Claim = claim
 	return nil
 }
 

@@ -48,12 +48,13 @@ type fakeCluster struct {
 	onPatch  func(pod string) // before a status is written
 	graceful bool             // pods that are deleted stay until they are removed
 	onChange func()
+	made     int // objects whose names were generated
 }
 
 func newFakeCluster(t testing.TB) *fakeCluster {
 	c := &fakeCluster{ctx: t.Context(), sources: map[string]*cachetesting.FakeControllerSource{},
 		pods: map[types.NamespacedName]*corev1.Pod{}, changed: make(chan struct{})}
-	for _, obj := range []ctrl.Object{&corev1.Service{}, &corev1.ReplicationController{}, &appsv1.ReplicaSet{}, &appsv1.StatefulSet{}, &storagev1.StorageClass{}, &storagev1.CSIDriver{}, &storagev1.CSINode{}, &storagev1.CSIStorageCapacity{}, &storagev1.VolumeAttachment{}, &resourcev1.DeviceClass{}, &resourcev1.ResourceSlice{}, &resourcev1.ResourceClaim{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
+	for _, obj := range []ctrl.Object{&corev1.Service{}, &corev1.ReplicationController{}, &appsv1.ReplicaSet{}, &appsv1.StatefulSet{}, &storagev1.StorageClass{}, &storagev1.CSIDriver{}, &storagev1.CSINode{}, &storagev1.CSIStorageCapacity{}, &storagev1.VolumeAttachment{}, &resourcev1.DeviceClass{}, &resourcev1.ResourceSlice{}, &resourcev1.DeviceTaintRule{}, &resourcev1.ResourceClaim{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &corev1.Namespace{}, &corev1.Node{}, &policyv1.PodDisruptionBudget{}, &corev1.Pod{}} {
 		c.sources[fmt.Sprintf("%T", obj)] = cachetesting.NewFakeControllerSource()
 	}
 	t.Cleanup(func() {
@@ -80,7 +81,21 @@ func (f *fakeClient) SubResource(n string) ctrl.SubResourceClient {
 	return &subresource{cluster: f.c, name: n}
 }
 
+func (f *fakeClient) Create(_ context.Context, obj ctrl.Object, _ ...ctrl.CreateOption) error {
+	f.c.mu.Lock()
+	f.c.made++
+	obj.SetName(fmt.Sprint(obj.GetGenerateName(), f.c.made))
+	obj.SetUID(types.UID(obj.GetName()))
+	f.c.mu.Unlock()
+	f.c.add(obj)
+	return nil
+}
+
 func (f *fakeClient) Delete(ctx context.Context, obj ctrl.Object, _ ...ctrl.DeleteOption) error {
+	if _, ok := obj.(*corev1.Pod); !ok {
+		f.c.sources[fmt.Sprintf("%T", obj)].Delete(obj.DeepCopyObject())
+		return nil
+	}
 	if f.c.graceful {
 		return f.c.change(key(obj), obj.GetUID(), func(pod *corev1.Pod) error {
 			pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
@@ -214,7 +229,7 @@ func (r *subresource) Create(_ context.Context, obj, body ctrl.Object, _ ...ctrl
 		if pod.Spec.NodeName != "" {
 			return apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, pod.Name, fmt.Errorf("already assigned"))
 		}
-		pod.Spec.NodeName = b.Target.Name
+		pod.Spec.NodeName, pod.Status.NominatedNodeName = b.Target.Name, ""
 		pod.Status.Conditions = slices.DeleteFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled })
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 		return nil
@@ -230,6 +245,9 @@ func (r *subresource) Patch(_ context.Context, obj ctrl.Object, patch ctrl.Patch
 	body, err := patch.Data(obj)
 	if err != nil {
 		return err
+	}
+	if _, ok := obj.(*resourcev1.ResourceClaim); ok {
+		return r.cluster.patchClaim(obj.GetName(), patch, body)
 	}
 	if hook := r.cluster.onPatch; hook != nil {
 		hook(obj.GetName())

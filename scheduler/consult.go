@@ -25,15 +25,16 @@ func (s *Scheduler) preemptionInterested(obj *corev1.Pod) bool {
 // consult decides about a pod together with extenders. They are asked without
 // the lock, and what they chose must still hold afterwards.
 func (s *Scheduler) consult(ctx context.Context, it *queue.Item) step {
-	s.mu.Lock()
-	if a, ok := s.away[it.Pod.UID()]; !ok || a.item != it {
-		s.asked = nil
-		s.mu.Unlock()
+	pod, nodes, _ := s.look(it, func(pod *core.Pod) ([]core.Feasible, *core.Diagnosis) { return s.snapshot.Nominee(pod), nil })
+	if len(nodes) > 0 {
+		if kept, _, err := s.filter(ctx, pod.Object, nodes); err == nil && len(kept) > 0 {
+			return s.conclude(it, kept, nil, nil, nil)
+		}
+	}
+	pod, nodes, why := s.look(it, s.snapshot.Feasible)
+	if pod == nil {
 		return step{}
 	}
-	pod := it.Pod
-	nodes, why := s.snapshot.Feasible(pod)
-	s.mu.Unlock()
 	var rejected []core.Rejected
 	var err error
 	if why == nil {
@@ -43,6 +44,19 @@ func (s *Scheduler) consult(ctx context.Context, it *queue.Item) step {
 		s.prioritize(ctx, pod.Object, nodes)
 	}
 	return s.conclude(it, nodes, why, rejected, err)
+}
+
+// look asks the snapshot about a pod that is away; without the pod it is not
+// wanted any more.
+func (s *Scheduler) look(it *queue.Item, ask func(*core.Pod) ([]core.Feasible, *core.Diagnosis)) (*core.Pod, []core.Feasible, *core.Diagnosis) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a, ok := s.away[it.Pod.UID()]; !ok || a.item != it {
+		s.asked = nil
+		return nil, nil, nil
+	}
+	nodes, why := ask(it.Pod)
+	return it.Pod, nodes, why
 }
 
 func (s *Scheduler) conclude(it *queue.Item, nodes []core.Feasible, why *core.Diagnosis, rejected []core.Rejected, err error) step {
@@ -55,12 +69,7 @@ func (s *Scheduler) conclude(it *queue.Item, nodes []core.Feasible, why *core.Di
 	now := time.Now()
 	pod := it.Pod
 	if err != nil {
-		s.queue.Retry(it, now)
-		s.counts.tried(it, pod.Profile().Name, resultError, now)
-		nominated := s.snapshot.Nominated(pod.UID())
-		return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
-			s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), nominated)
-		})}
+		return s.fail(it, err, now)
 	}
 	if why == nil && len(nodes) == 0 {
 		why = s.snapshot.Reject(pod, rejected)
@@ -155,7 +164,6 @@ func (s *Scheduler) concludeWays(it *queue.Item, why *core.Diagnosis, ways []*co
 		if err != nil {
 			reason = err.Error()
 		}
-		s.denominate(it.Pod.UID())
 		next := s.setAside(it, why.Failed, why.Message()+" preemption: "+reason, time.Now())
 		s.catchUp(a)
 		return next

@@ -38,8 +38,13 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	nominated := s.snapshot.Nominated(pod.UID())
 	volumes := s.snapshot.PlanVolumes(pod, node)
 	var claims *devices.Plan
-	if obj := s.snapshot.Node(node); obj != nil && len(pod.Object.Spec.ResourceClaims) > 0 {
-		claims = s.devices.Plan(pod.Object, obj)
+	var awaited []types.NamespacedName
+	if obj := s.snapshot.Node(node); obj != nil && s.snapshot.WantsDevices(pod) {
+		var reason string
+		if claims, reason = s.devices.Plan(pod.Object, obj); reason != "" {
+			return s.setAside(it, core.FilterSet(0).With(core.DynamicResources), reason, now)
+		}
+		awaited, _ = s.devices.Awaited(pod.Object, claims, now)
 	}
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
@@ -47,15 +52,22 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	if nominated != "" && nominated != node {
 		s.freed(pod, nominated)
 	}
-	do := func(ctx context.Context) { s.bind(ctx, it, pod, node, nominated) }
+	do := func(ctx context.Context) { s.bind(ctx, it, pod, node) }
+	if volumes == nil && len(awaited) > 0 {
+		volumes = &core.VolumePlan{Node: node}
+	}
 	if volumes != nil {
 		s.snapshot.Promise(volumes)
-		p := &parked{item: it, pod: pod, plan: volumes, nominated: nominated, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{}}
+		p := &parked{item: it, pod: pod, plan: volumes, deadline: now.Add(pod.Profile().BindTimeout), selected: map[types.UID]bool{},
+			claims: claims, waits: len(awaited) > 0}
 		s.parked[pod.UID()] = p
 		do = func(ctx context.Context) { s.bindVolumes(ctx, pod.UID(), p) }
 	}
 	if claims != nil {
-		do = s.withClaims(pod, node, nominated, claims, do)
+		do = s.withClaims(pod, node, claims, do)
+	}
+	if volumes != nil || claims != nil {
+		do = s.announce(pod, node, do)
 	}
 	return step{do: s.inOrder(pod.UID(), do)}
 }
@@ -64,19 +76,26 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 // priority allows.
 func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) step {
 	pod, message := it.Pod, why.Message()
-	switch {
-	case why.NoNodes():
-		s.denominate(pod.UID())
-		return s.setAside(it, why.Failed, message, now)
-	case !pod.Profile().Preempts:
+	if why.Err != nil {
+		return s.fail(it, why.Err, now)
+	}
+	if why.NoNodes() {
 		s.denominate(pod.UID())
 		return s.setAside(it, why.Failed, message, now)
 	}
 	if why.Failed.Has(core.DynamicResources) {
+		if claim := s.devices.Stale(pod.Object); claim != nil {
+			aside := s.setAside(it, why.Failed, message+" deletion of ResourceClaim completed", now)
+			return step{do: func(ctx context.Context) { s.discard(ctx, claim); aside.do(ctx) }}
+		}
 		if claim := s.devices.Idle(pod.Object); claim != nil {
 			aside := s.setAside(it, why.Failed, message+" deallocation of ResourceClaim completed", now)
 			return step{do: func(ctx context.Context) { s.release(ctx, claim); aside.do(ctx) }}
 		}
+	}
+	if !pod.Profile().Preempts {
+		s.denominate(pod.UID())
+		return s.setAside(it, why.Failed, message, now)
 	}
 	begin := time.Now()
 	ways, reason, settled := s.snapshot.Ways(pod, why, s.budgetList())
@@ -96,6 +115,18 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) s
 		return step{alone: func(ctx context.Context) step { return s.consultWays(ctx, it, why, ways) }}
 	}
 	return s.clear(it, why, s.snapshot.Choose(pod, ways))
+}
+
+// fail lets a pod try again after a rest about which nothing could be decided,
+// and says why.
+func (s *Scheduler) fail(it *queue.Item, err error, now time.Time) step {
+	pod := it.Pod
+	s.queue.Retry(it, now)
+	s.counts.tried(it, pod.Profile().Name, resultError, now)
+	s.denominate(pod.UID())
+	return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
+		s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), "")
+	})}
 }
 
 // setAside lets a pod wait until something changes, and says why.
@@ -186,21 +217,21 @@ func (s *Scheduler) again(uid types.UID) {
 }
 
 // bind writes a decision, or takes it back.
-func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, node, nominated string) {
+func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, node string) {
 	obj := pod.Object
 	begin := time.Now()
 	err := s.writeBinding(ctx, obj, node)
 	now := time.Now()
 	s.counts.bound(obj.Spec.SchedulerName, now.Sub(begin), err)
 	if err != nil {
-		if !s.forget(obj.UID, node, nominated) || ctx.Err() != nil {
+		if !s.forget(obj.UID, node) || ctx.Err() != nil {
 			return
 		}
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			s.logger.Debug("pod changed before it was bound", "pod", ctrlKey(obj), "node", node, "error", err)
 			return
 		}
-		s.report(ctx, pod, corev1.PodReasonSchedulerError, `running Bind plugin "DefaultBinder": `+err.Error(), nominated)
+		s.report(ctx, pod, corev1.PodReasonSchedulerError, `running Bind plugin "DefaultBinder": `+err.Error(), "")
 		return
 	}
 	s.mu.Lock()
@@ -211,14 +242,15 @@ func (s *Scheduler) bind(ctx context.Context, it *queue.Item, pod *core.Pod, nod
 }
 
 // forget undoes an assumed bind that failed and lets the pod try again after
-// a rest. It returns false if the pod is gone, or bound all the same.
-func (s *Scheduler) forget(uid types.UID, node, nominated string) bool {
+// a rest, without a nomination. It returns false if the pod is gone, or bound
+// all the same.
+func (s *Scheduler) forget(uid types.UID, node string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.forgetLocked(uid, node, nominated)
+	return s.forgetLocked(uid, node)
 }
 
-func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
+func (s *Scheduler) forgetLocked(uid types.UID, node string) bool {
 	it, pending := s.binding[uid]
 	if !pending {
 		return false // deleted meanwhile
@@ -232,9 +264,6 @@ func (s *Scheduler) forgetLocked(uid types.UID, node, nominated string) bool {
 	s.freed(pod, node)
 	if obj := it.Pod.Object; obj.DeletionTimestamp != nil || len(obj.Spec.SchedulingGates) > 0 {
 		return false
-	}
-	if nominated != "" {
-		s.snapshot.Nominate(it.Pod, nominated)
 	}
 	s.queue.Retry(it, time.Now())
 	s.counts.tried(it, pod.Profile().Name, resultError, time.Now())

@@ -22,6 +22,8 @@ const (
 	eventClass              = "storage.k8s.io/StorageClassAdd"
 	eventStorage            = "storage.k8s.io/CSINodeUpdate"
 	eventDevices            = "resource.k8s.io/ResourceClaimUpdate"
+	eventDeviceClass        = "resource.k8s.io/DeviceClassUpdate"
+	eventSlices             = "resource.k8s.io/ResourceSliceUpdate"
 	resultScheduled         = "scheduled"
 	resultUnschedulable     = "unschedulable"
 	resultError             = "error"
@@ -46,6 +48,9 @@ type metrics struct {
 	victims   prometheus.Histogram
 	incoming  *prometheus.CounterVec
 	bind      map[string][2]prometheus.Observer // by profile, and whether it failed
+
+	conditional *prometheus.CounterVec   // devices that had to be ready before a bind
+	waits       *prometheus.HistogramVec // for them
 }
 
 type outcome struct {
@@ -80,6 +85,10 @@ func newMetrics(s *Scheduler, r prometheus.Registerer) (*metrics, error) {
 			Help: "Total preemption attempts in the cluster till now"}),
 		incoming: prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: "scheduler", Name: "queue_incoming_pods_total",
 			Help: "Number of pods added to scheduling queues by event and queue type."}, []string{"queue", "event"}),
+		conditional: prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: "scheduler", Name: "dra_bindingconditions_allocations_total",
+			Help: "Number of allocations using devices with BindingConditions, counted per driver per scheduling attempt"}, []string{"profile", "driver", "status"}),
+		waits: histograms("dra_bindingconditions_wait_duration_seconds", "Time in seconds spent waiting for BindingConditions to be satisfied during PreBind.",
+			prometheus.ExponentialBuckets(0.1, 2, 14), "profile", "driver", "status"),
 	}
 	for profile := range s.profiles {
 		m.results[profile] = map[string]outcome{}
@@ -101,7 +110,7 @@ func newMetrics(s *Scheduler, r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{attempts, took, sli, m.points, m.attempts, m.algorithm, m.victims, m.preempts, m.incoming, newPending(s)} {
+	for _, c := range []prometheus.Collector{attempts, took, sli, m.points, m.attempts, m.algorithm, m.victims, m.preempts, m.incoming, m.conditional, m.waits, newPending(s)} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

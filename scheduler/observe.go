@@ -149,7 +149,7 @@ func (s *Scheduler) podGone(uid types.UID) {
 	}
 }
 
-// leave ends a pod's wait for volumes.
+// leave ends a pod's wait for volumes and devices.
 func (s *Scheduler) leave(uid types.UID) {
 	if p, ok := s.parked[uid]; ok {
 		delete(s.parked, uid)
@@ -215,7 +215,7 @@ func (s *Scheduler) podPending(obj *corev1.Pod) {
 	case obj.DeletionTimestamp != nil:
 		s.drop(obj.UID)
 		if p, ok := s.parked[obj.UID]; ok { // deleted before it started
-			s.giveUp(obj.UID, p, "pod is being deleted")
+			s.giveUp(obj.UID, p, p.doing()+"pod is being deleted")
 		}
 		return
 	case len(obj.Spec.SchedulingGates) > 0 && profile.Gates:
@@ -270,18 +270,13 @@ func sameWishes(a, b *corev1.Pod) bool {
 func (s *Scheduler) renominate(pod *core.Pod, was string) {
 	switch now := pod.Object.Status.NominatedNodeName; now {
 	case was:
+		if node := s.snapshot.Nominated(pod.UID()); node != "" {
+			s.snapshot.Nominate(pod, node) // as the pod is now
+		}
 	case "":
 		s.denominate(pod.UID())
 	default:
 		s.nominateTo(pod, now)
-	}
-}
-
-// nominate restores the nomination of a waiting pod: at start its node may be
-// seen after the pod.
-func (s *Scheduler) nominate(it *queue.Item) {
-	if node := it.Pod.Object.Status.NominatedNodeName; node != "" {
-		s.snapshot.Nominate(it.Pod, node)
 	}
 }
 

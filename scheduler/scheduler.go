@@ -91,7 +91,7 @@ type Scheduler struct {
 	// binding are the pods whose bind is being written. They are in the
 	// snapshot already.
 	binding map[types.UID]*queue.Item
-	// parked are those among them that wait for volumes.
+	// parked are those among them that wait for volumes or devices.
 	parked map[types.UID]*parked
 	// away are waiting pods that are not in the queue: extenders are asked
 	// about them, or others are being evicted for them.
@@ -99,7 +99,7 @@ type Scheduler struct {
 	// asked is the one about whom extenders are asked.
 	asked   *absence
 	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
-	// chores are API calls that informer handlers want made, one a pod.
+	// chores are API calls that others than the worker want made, by pod.
 	chores map[types.UID]task
 	// writing is closed when the last task that concerns a pod is done.
 	writing map[types.UID]chan struct{}
@@ -181,15 +181,15 @@ func New(cluster client.Cluster, cfg Config) (*Scheduler, error) {
 // known.
 func (s *Scheduler) Run(ctx context.Context, ready func()) error {
 	s.devices = devices.New(ctx)
+	for name, p := range s.profiles {
+		s.devices.SetLimits(name, devices.Limits{Filter: p.FilterTimeout, Binding: p.BindingTimeout})
+	}
 	s.snapshot.SetDevices(s.devices)
 	stop, err := s.observe(ctx)
 	defer stop()
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.queue.Each(s.nominate)
-	s.mu.Unlock()
 	ready()
 	return s.work(ctx)
 }
@@ -211,6 +211,7 @@ func (s *Scheduler) sources() []source {
 		{&corev1.PersistentVolumeClaim{}, handler(s.onClaim, s.onClaimGone)},
 		{&resourcev1.DeviceClass{}, handler(s.onDeviceClass, s.onDeviceClassGone)},
 		{&resourcev1.ResourceSlice{}, handler(s.onSlice, s.onSliceGone)},
+		{&resourcev1.DeviceTaintRule{}, handler(s.onTaintRule, s.onTaintRuleGone)},
 		{&resourcev1.ResourceClaim{}, handler(s.onResourceClaim, s.onResourceClaimGone)},
 		{&corev1.Service{}, handler(s.onService, s.onServiceGone)},
 		{&corev1.ReplicationController{}, controllerHandler(s, func(o *corev1.ReplicationController) *metav1.LabelSelector {

@@ -7,12 +7,12 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -224,7 +224,8 @@ func TestExtenders(t *testing.T) {
 		case args.Pod.Name == "refused":
 			answer = extenderv1.ExtenderFilterResult{NodeNames: &[]string{}, FailedNodes: map[string]string{"a": "not now", "b": "not now", "c": "not now"}}
 		default:
-			answer = extenderv1.ExtenderFilterResult{NodeNames: &[]string{"a", "b"}, FailedNodes: map[string]string{"c": "not now"}}
+			kept := slices.DeleteFunc(*args.NodeNames, func(n string) bool { return n == "c" })
+			answer = extenderv1.ExtenderFilterResult{NodeNames: &kept, FailedNodes: map[string]string{"c": "not now"}}
 		}
 		if err := json.NewEncoder(w).Encode(answer); err != nil {
 			t.Error(err)
@@ -237,6 +238,10 @@ func TestExtenders(t *testing.T) {
 		cfg.Extenders = []configv1.Extender{{URLPrefix: server.URL, FilterVerb: "filter", PrioritizeVerb: "prioritize", Weight: 100, NodeCacheCapable: true}}
 	})
 	c.add(newPod("p", "1"), newPod("refused", "1"))
+	for pod, node := range map[string]string{"expected": "a", "elsewhere": "c"} {
+		c.add(newPod(pod, "1", func(p *corev1.Pod) { p.Status.NominatedNodeName = node }))
+	}
+	c.eventually(t, "the nominated node, unless an extender turns it down", func() bool { return c.node("expected") == "a" && c.node("elsewhere") == "b" })
 	c.eventually(t, "the preferred node, or none", func() bool {
 		return c.node("p") == "b" && c.condition("refused", corev1.PodScheduled).Message ==
 			"0/3 nodes are available: 3 not now. preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."
@@ -304,35 +309,6 @@ func testGracefulVictims(t *testing.T) {
 	if c.node("low-2") != "n" || c.node("new-0") != "" || c.node("new-1") != "" {
 		t.Errorf("low-2 on %q, new-0 on %q, new-1 on %q", c.node("low-2"), c.node("new-0"), c.node("new-1"))
 	}
-}
-
-// A claim gets its device, and the pod its node, where there is one.
-func TestDevices(t *testing.T) { synctest.Test(t, testDevices) }
-
-func testDevices(t *testing.T) {
-	c := newFakeCluster(t)
-	name := func(s string) *string { return &s }
-	claims := func(p *corev1.Pod) {
-		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: name("claim")}}
-	}
-	c.add(newNode("a", "8"), newNode("b", "8"),
-		&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}},
-		&resourcev1.ResourceClaim{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "claim", UID: "uid-claim"},
-			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
-				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}}}}},
-		})
-	start(t, c)
-	c.add(newPod("p", "1", claims))
-	c.eventually(t, "no device yet", func() bool {
-		return c.hasEvent("p Warning FailedScheduling: 0/2 nodes are available: 2 cannot allocate all claims.")
-	})
-	c.add(&resourcev1.ResourceSlice{
-		ObjectMeta: metav1.ObjectMeta{Name: "slice"},
-		Spec: resourcev1.ResourceSliceSpec{Driver: "example.com", NodeName: name("b"),
-			Pool: resourcev1.ResourcePool{Name: "b", Generation: 1, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "gpu-0"}}},
-	})
-	c.eventually(t, "bound where the device is", func() bool { return c.node("p") == "b" })
 }
 
 // Whatever fails and vanishes meanwhile: in the end every pod that is left has

@@ -15,20 +15,24 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/scheduler/core"
+	"github.com/proa-dev/proa/scheduler/devices"
 	"github.com/proa-dev/proa/scheduler/queue"
 )
 
-// parked is a pod that has a node and waits for its volumes.
+// parked is a pod that has a node and waits for its volumes, of which there may
+// be none, or until its devices are ready.
 type parked struct {
-	item      *queue.Item
-	pod       *core.Pod
-	plan      *core.VolumePlan
-	nominated string
-	deadline  time.Time
-	written   bool // the plan is, and only events are awaited
+	item     *queue.Item
+	pod      *core.Pod
+	plan     *core.VolumePlan
+	deadline time.Time
+	written  bool // the plan is, and only events are awaited
 	// selected says that the choice of node has been seen on a claim. When it
 	// is gone later, the provisioner gave the claim back.
 	selected map[types.UID]bool
+	claims   *devices.Plan // what is written of resource claims; nil: nothing
+	waits    bool          // for devices
+	devices  awaited
 }
 
 func (s *Scheduler) onClaim(obj *corev1.PersistentVolumeClaim) {
@@ -49,7 +53,7 @@ func (s *Scheduler) onClaimGone(obj *corev1.PersistentVolumeClaim) {
 	for uid, p := range s.parked {
 		for _, c := range p.plan.Claims() {
 			if c.UID == obj.UID {
-				s.giveUp(uid, p, fmt.Sprintf("persistentvolumeclaim %q not found", obj.Name))
+				s.giveUp(uid, p, preBind+fmt.Sprintf("persistentvolumeclaim %q not found", obj.Name))
 			}
 		}
 	}
@@ -137,52 +141,59 @@ func (s *Scheduler) followClaim(uid types.UID, p *parked, claim *corev1.Persiste
 		case ok && node == p.plan.Node:
 			p.selected[c.UID] = true
 		case p.selected[c.UID] && !core.FullyBound(claim):
-			s.giveUp(uid, p, fmt.Sprintf("provisioning failed for PVC %q", claim.Name))
+			s.giveUp(uid, p, preBind+fmt.Sprintf("provisioning failed for PVC %q", claim.Name))
 			return
 		}
 	}
 	s.unpark(uid, p)
 }
 
-// unpark lets the bind be written once every claim has its volume.
+// unpark lets the bind be written once every claim has its volume and devices
+// are ready.
 func (s *Scheduler) unpark(uid types.UID, p *parked) {
-	if !p.written || !s.snapshot.ClaimsBound(p.plan) {
+	if !p.written || !s.devicesReady(uid, p) || !s.snapshot.ClaimsBound(p.plan) {
 		return
 	}
 	delete(s.parked, uid)
-	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node, p.nominated) }
-	s.wakeUp()
+	s.later(uid, func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node) })
 }
 
-// giveUp schedules a parked pod anew.
+// giveUp schedules a parked pod anew, and says why.
 func (s *Scheduler) giveUp(uid types.UID, p *parked, why string) {
 	delete(s.parked, uid)
 	s.snapshot.Withdraw(p.plan)
-	if s.forgetLocked(uid, p.plan.Node, p.nominated) {
-		s.chores[uid] = func(ctx context.Context) {
-			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, preBind+why, p.nominated)
-		}
-		s.wakeUp()
+	again := s.forgetLocked(uid, p.plan.Node)
+	if !again && !p.waits {
+		return
 	}
+	s.later(uid, func(ctx context.Context) {
+		if p.waits {
+			s.unreserve(ctx, p.pod.Object, p.claims)
+		}
+		if again {
+			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, why, "")
+		}
+	})
 }
 
 const preBind = `running PreBind plugin "VolumeBinding": binding volumes: `
 
-// expire gives up on the pods whose volumes take too long, and returns when
-// the next would.
+// expire gives up on the pods whose volumes or devices take too long, and
+// returns when the next would.
 func (s *Scheduler) expire(now time.Time) (next time.Time) {
 	for uid, p := range s.parked {
-		if !now.Before(p.deadline) {
-			s.giveUp(uid, p, context.DeadlineExceeded.Error())
-		} else if next.IsZero() || p.deadline.Before(next) {
-			next = p.deadline
+		deadline, devices := s.due(p)
+		if !now.Before(deadline) {
+			s.tooLate(uid, p, devices)
+		} else if next.IsZero() || deadline.Before(next) {
+			next = deadline
 		}
 	}
 	return next
 }
 
 // bindVolumes writes a plan. The pod is bound when events tell that the volume
-// controller and the provisioners have done their part.
+// controller, the provisioners and the drivers of devices have done their part.
 func (s *Scheduler) bindVolumes(ctx context.Context, uid types.UID, p *parked) {
 	begin := time.Now()
 	err := s.writePlan(ctx, p.plan)
@@ -198,11 +209,14 @@ func (s *Scheduler) bindVolumes(ctx context.Context, uid types.UID, p *parked) {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			s.giveUp(uid, p, err.Error())
+			s.giveUp(uid, p, preBind+err.Error())
 		}
 		return
 	}
 	p.written = true
+	if p.waits {
+		s.await(p)
+	}
 	s.unpark(uid, p)
 }
 

@@ -58,6 +58,9 @@ spec:
 		{"secret", "secrets", "stringData: {a: b}", "type: Opaque\ndata: {a: Yg==}"},
 		{"binding", "rolebindings", "roleRef: {kind: Role, name: r}\nsubjects: [{kind: User, name: u}, {kind: ServiceAccount, name: s}]",
 			"roleRef: {kind: Role, name: r, apiGroup: rbac.authorization.k8s.io}\nsubjects: [{kind: User, name: u, apiGroup: rbac.authorization.k8s.io}, {kind: ServiceAccount, name: s}]"},
+		{"tolerations of devices", "resourceclaims", "spec: {devices: {requests: [{name: a, exactly: {deviceClassName: c, tolerations: [{key: k}]}}, {name: b, firstAvailable: [{name: s, deviceClassName: c, tolerations: [{key: k}, {operator: Exists}]}]}]}}",
+			"spec: {devices: {requests: [{name: a, exactly: {deviceClassName: c, allocationMode: ExactCount, count: 1, tolerations: [{key: k, operator: Equal}]}}, " +
+				"{name: b, firstAvailable: [{name: s, deviceClassName: c, allocationMode: ExactCount, count: 1, tolerations: [{key: k, operator: Equal}, {operator: Exists}]}]}]}}"},
 		{"limits", "limitranges", "spec: {limits: [{type: Container, max: {cpu: 2}, min: {memory: 1}}]}",
 			"spec: {limits: [{type: Container, max: {cpu: 2}, min: {memory: 1}, default: {cpu: 2}, defaultRequest: {cpu: 2, memory: 1}}]}"},
 	} {

@@ -27,7 +27,14 @@ func ResourceClaim() *api.Kind {
 			api.Col("State", "string", "How far the claim is.", func(c C) any { return claimState(c) }),
 			api.AgeColumn(),
 		},
-		Default: api.On(func(c C) { defaultClaim(&c.Spec) }),
+		Default: api.On(func(c C) {
+			defaultClaim(&c.Spec)
+			if a := c.Status.Allocation; a != nil {
+				for i := range a.Devices.Results {
+					defaultTolerations(a.Devices.Results[i].Tolerations)
+				}
+			}
+		}),
 		PrepareCreate: api.On(func(c C) {
 			c.Status = resourcev1.ResourceClaimStatus{}
 			dropGated(&c.Spec)
@@ -44,6 +51,7 @@ func ResourceClaim() *api.Kind {
 			PrepareUpdate: api.OnUpdate(func(c, old C) {
 				c.Spec = old.Spec
 				metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
+				dropGatedStatus(&c.Status)
 				dropFreed(c, old)
 			}),
 			ValidateUpdate: api.CheckUpdate(validateClaimStatus),
@@ -107,9 +115,19 @@ func defaultClaim(s *resourcev1.ResourceClaimSpec) {
 		r := &s.Devices.Requests[i]
 		if r.Exactly != nil {
 			mode(&r.Exactly.AllocationMode, &r.Exactly.Count)
+			defaultTolerations(r.Exactly.Tolerations)
 		}
 		for j := range r.FirstAvailable {
 			mode(&r.FirstAvailable[j].AllocationMode, &r.FirstAvailable[j].Count)
+			defaultTolerations(r.FirstAvailable[j].Tolerations)
+		}
+	}
+}
+
+func defaultTolerations(list []resourcev1.DeviceToleration) {
+	for i := range list {
+		if list[i].Operator == "" {
+			list[i].Operator = resourcev1.DeviceTolerationOpEqual
 		}
 	}
 }
@@ -124,6 +142,16 @@ func dropGated(s *resourcev1.ResourceClaimSpec) {
 		for j := range r.FirstAvailable {
 			r.FirstAvailable[j].DerivedAttributes = nil
 		}
+	}
+}
+
+// dropGatedStatus does so in a status: devices without a node's part.
+func dropGatedStatus(s *resourcev1.ResourceClaimStatus) {
+	if s.Allocation == nil {
+		return
+	}
+	for i := range s.Allocation.Devices.Results {
+		s.Allocation.Devices.Results[i].SkipNodeOperations = nil
 	}
 }
 

@@ -10,10 +10,8 @@ type Config struct {
 	Source Source
 	Live   Live // see Lookup
 	// Authorizer is asked whether a node may have tokens for an audience
-	// that none of its pods names, and who may approve and sign certificates.
-	// Nil: nobody.
-	// that none of its pods names, and who may approve and sign certificate
-	// requests. Nil: nobody may.
+	// that none of its pods names, who may approve and sign certificate
+	// requests, and who speaks for devices. Nil: nobody may.
 	Authorizer authorizer.UnconditionalAuthorizer
 }
 
@@ -42,6 +40,7 @@ func Default(cfg Config) Chain {
 		NewDefaultIngressClass(lookup),
 		NewPodTopologyLabels(lookup),
 		NewPodResizeValidator(lookup),
+		NewDeviceClaims(lookup, cfg.Authorizer),
 	}
 }
 

@@ -69,7 +69,7 @@ func (s *Server) build(ctx context.Context, d *definition) (_ *family, err error
 	f := &family{}
 	for i := range d.Spec.Versions {
 		v := &d.Spec.Versions[i]
-		k := kindOf(ctx, d, v, versions[v.Name])
+		k := kindOf(ctx, d, v, versions)
 		k.Types, k.Versions = merge, map[string]func(api.Object) (api.Object, error){}
 		for name, other := range versions {
 			k.Versions[name] = conv.to(other)
@@ -110,7 +110,8 @@ func (s *Server) build(ctx context.Context, d *definition) (_ *family, err error
 }
 
 // kindOf makes the row of one version.
-func kindOf(ctx context.Context, d *definition, v *apiextensionsv1.CustomResourceDefinitionVersion, c *version) *api.Kind {
+func kindOf(ctx context.Context, d *definition, v *apiextensionsv1.CustomResourceDefinitionVersion, versions map[string]*version) *api.Kind {
+	c := versions[v.Name]
 	names := d.Status.AcceptedNames
 	listKind := c.gvk.GroupVersion().WithKind(names.ListKind)
 	k := &api.Kind{
@@ -138,7 +139,7 @@ func kindOf(ctx context.Context, d *definition, v *apiextensionsv1.CustomResourc
 		Warnings:               finalizerWarnings,
 		Schema:                 c.published,
 		Columns:                columns(v),
-		Scale:                  c.scaleOf(),
+		Scale:                  c.scaleOf(versions),
 		RequireVersionOnUpdate: true,
 	}
 	k.FieldNames, k.Fields = selectable(v)

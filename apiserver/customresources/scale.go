@@ -15,10 +15,20 @@ import (
 // parts are the names in a simple JSON path (".spec.replicas").
 func parts(path string) []string { return strings.Split(strings.TrimPrefix(path, "."), ".") }
 
-// scaleOf serves the scale subresource.
-func (v *version) scaleOf() *api.Scale {
+// scaleOf serves the scale subresource. all are the versions of the kind by name.
+func (v *version) scaleOf(all map[string]*version) *api.Scale {
 	if v.scale == nil {
 		return nil
+	}
+	others := map[string][]string{}
+	for name, other := range all {
+		if other == v {
+			continue
+		}
+		others[name] = nil
+		if other.scale != nil {
+			others[name] = parts(other.scale.SpecReplicasPath)
+		}
 	}
 	count := func(u *unstructured.Unstructured, path string) int32 {
 		n, _, err := unstructured.NestedInt64(u.Object, parts(path)...)
@@ -28,7 +38,7 @@ func (v *version) scaleOf() *api.Scale {
 		return int32(min(max(n, 0), math.MaxInt32))
 	}
 	return &api.Scale{
-		ReplicasPath: parts(v.scale.SpecReplicasPath),
+		ReplicasPath: parts(v.scale.SpecReplicasPath), OtherPaths: others,
 		Get: func(o api.Object) *autoscalingv1.Scale {
 			u := o.(*unstructured.Unstructured)
 			s := &autoscalingv1.Scale{}
@@ -40,6 +50,10 @@ func (v *version) scaleOf() *api.Scale {
 				}
 			}
 			return s
+		},
+		Unset: func(o api.Object) bool {
+			_, found, err := unstructured.NestedInt64(o.(*unstructured.Unstructured).Object, parts(v.scale.SpecReplicasPath)...)
+			return err == nil && !found
 		},
 		Set: func(o api.Object, n int32) {
 			u := o.(*unstructured.Unstructured)

@@ -20,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/common"
+
+	_ "github.com/proa-dev/proa/internal/expressions" // rules compute within bounds
 )
 
 // version is one version of a custom resource, compiled.
@@ -30,7 +32,6 @@ type version struct {
 	whole    validation.SchemaValidator
 	status   validation.SchemaValidator
 	rules    *cel.Validator
-	readers  *readers // of rules that read quantities
 	scale    *apiextensionsv1.CustomResourceSubresourceScale
 	hasState bool // the status subresource
 }
@@ -73,7 +74,7 @@ func compile(d *definition, v *apiextensionsv1.CustomResourceDefinitionVersion) 
 			return nil, fmt.Errorf("version %s: compile the schema of the status: %w", v.Name, err)
 		}
 	}
-	out.rules, out.readers = cel.NewValidator(out.schema, true, celconfig.PerCallLimit), readersOf(out.schema)
+	out.rules = cel.NewValidator(out.schema, true, celconfig.PerCallLimit)
 	return out, nil
 }
 
@@ -214,15 +215,9 @@ func (v *version) checkRules(ctx context.Context, u, old *unstructured.Unstructu
 			return append(errs, field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"))
 		}
 	}
-	if text, found := v.readers.endless(u.Object); found {
-		return append(errs, field.Invalid(nil, text, "some validation rules were not checked because they read quantities, and this is one out of all bounds"))
-	}
 	var was any
 	if old != nil {
-		// Stored by laxer rules, it is not compared with.
-		if _, found := v.readers.endless(old.Object); !found {
-			was = old.Object
-		}
+		was = old.Object
 	}
 	more, _ := v.rules.Validate(ctx, nil, v.schema, u.Object, was, celconfig.RuntimeCELCostBudget, options...)
 	return append(errs, more...)

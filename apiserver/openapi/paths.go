@@ -105,6 +105,9 @@ type operation struct {
 var (
 	readMedia  = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
 	patchMedia = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
+	// customPatchMedia are those for kinds without a Go type, which alone says how
+	// lists merge. kubectl apply goes by it.
+	customPatchMedia = slices.DeleteFunc(slices.Clone(patchMedia), func(m string) bool { return m == "application/strategic-merge-patch+json" })
 )
 
 func (d *definitions) operation(id string, o operation) object {
@@ -229,20 +232,30 @@ func (d *definitions) addPaths(k *api.Kind, paths object) {
 	if has("get") {
 		single = append(single, operation{verb: "get", action: "get", answer: self})
 	}
-	single = append(single, d.changes(has, self, options, status)...)
+	media := patchMedia
+	if _, custom := k.New().(runtime.Unstructured); custom {
+		media = customPatchMedia
+	}
+	single = append(single, d.changes(has, self, media)...)
+	if has("delete") {
+		single = append(single, operation{verb: "delete", action: "delete", query: deleteParameters(), body: options, answer: status})
+	}
 	d.addPath(k, paths, collection, "", fixed, many)
 	d.addPath(k, paths, one, "", named, single)
+	always := func(string) bool { return true }
 	if k.Status != nil {
-		d.addPath(k, paths, one+"/status", "Status", named, d.changes(func(v string) bool { return v == "update" || v == "patch" }, self, options, status))
+		get := operation{verb: "get", action: "get", answer: self}
+		d.addPath(k, paths, one+"/status", "Status", named, append(d.changes(always, self, media), get))
 	}
 	if k.Scale != nil {
 		scale := d.ref(reflect.TypeFor[autoscalingv1.Scale]())
-		d.addPath(k, paths, one+"/scale", "Scale", named, d.changes(func(v string) bool { return v == "update" || v == "patch" }, scale, options, status))
+		get := operation{verb: "get", action: "get", answer: scale}
+		d.addPath(k, paths, one+"/scale", "Scale", named, append(d.changes(always, scale, media), get))
 	}
 }
 
-// changes are the operations that change or remove one object.
-func (d *definitions) changes(has func(string) bool, self, options, status object) []operation {
+// changes are the operations that change one object; media are those of patches.
+func (d *definitions) changes(has func(string) bool, self object, media []string) []operation {
 	write := []parameter{queryDryRun, queryManager, queryFields}
 	var out []operation
 	if has("update") {
@@ -250,10 +263,7 @@ func (d *definitions) changes(has func(string) bool, self, options, status objec
 	}
 	if has("patch") {
 		patch := d.ref(reflect.TypeFor[metav1.Patch]())
-		out = append(out, operation{verb: "patch", action: "patch", query: append(slices.Clone(write), queryForce), body: patch, answer: self, consumes: patchMedia})
-	}
-	if has("delete") {
-		out = append(out, operation{verb: "delete", action: "delete", query: deleteParameters(), body: options, answer: status})
+		out = append(out, operation{verb: "patch", action: "patch", query: append(slices.Clone(write), queryForce), body: patch, answer: self, consumes: media})
 	}
 	return out
 }

@@ -29,6 +29,8 @@ type builder struct {
 	merge *smdschema.Schema
 	// described are descriptions by model name and field; nil until one is needed.
 	described map[string]map[string]string
+	// corrections of what is required, by model name; nil until one is needed.
+	corrections map[string][]string
 }
 
 func newBuilder(set *kinds.Set, types managedfields.TypeConverter) *builder {
@@ -166,7 +168,7 @@ func (d *definitions) structure(t reflect.Type, name string) object {
 	if len(properties) > 0 {
 		out["properties"] = properties
 	}
-	if len(required) > 0 {
+	if required = d.corrected(name, required); len(required) > 0 {
 		out["required"] = required
 	}
 	if m := d.mergeOf(name); m != nil && m.ElementRelationship == smdschema.Atomic {

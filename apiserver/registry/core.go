@@ -292,34 +292,7 @@ func Authorize(ctx context.Context, a authorizer.UnconditionalAuthorizer, attrs 
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
-	return forbidden(attrs, reason)
-}
-
-func forbidden(a authorizer.AttributesRecord, reason string) error {
-	name := ""
-	if a.User != nil {
-		name = a.User.GetName()
-	}
-	var text string
-	switch {
-	case !a.ResourceRequest:
-		text = fmt.Sprintf("User %q cannot %s path %q", name, a.Verb, a.Path)
-	default:
-		res := a.Resource
-		if a.Subresource != "" {
-			res += "/" + a.Subresource
-		}
-		text = fmt.Sprintf("User %q cannot %s resource %q in API group %q", name, a.Verb, res, a.APIGroup)
-		if a.Namespace != "" {
-			text += fmt.Sprintf(" in the namespace %q", a.Namespace)
-		} else {
-			text += " at the cluster scope"
-		}
-	}
-	if reason != "" {
-		text += ": " + reason
-	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, errors.New(text))
+	return admission.Unauthorized(attrs, reason)
 }
 
 // userOf returns the request's user; every path has authorized it before.

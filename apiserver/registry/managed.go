@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/apiserver/kinds"
 )
 
 // unknownManager owns fields of requests that name no manager.
@@ -29,19 +30,19 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 		return m.(*managedfields.FieldManager), nil
 	}
 	gv := r.kind.GVK.GroupVersion()
+	equivalents := []*api.Kind{r.kind}
+	if r.kind.Versions == nil && r.kind.StoragePath != "" {
+		equivalents = c.cfg.Kinds.Set().Equivalents(r.kind)
+	}
 	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
-	if paths := r.kind.ResetFields[subresource]; len(paths) > 0 {
-		set := fieldpath.NewSet()
-		for _, p := range paths {
-			var parts []any
-			for part := range strings.SplitSeq(p, ".") {
-				parts = append(parts, part)
-			}
-			set.Insert(fieldpath.MakePathOrDie(parts...))
+	for _, k := range equivalents {
+		if paths := k.ResetFields[subresource]; len(paths) > 0 {
+			reset[fieldpath.APIVersion(k.GVK.GroupVersion().String())] = without(paths)
 		}
-		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(set)
+	}
+	if paths := r.kind.ResetFields[subresource]; len(paths) > 0 {
 		for v := range r.kind.Versions {
-			reset[fieldpath.APIVersion(schema.GroupVersion{Group: gv.Group, Version: v}.String())] = fieldpath.NewExcludeSetFilter(set)
+			reset[fieldpath.APIVersion(schema.GroupVersion{Group: gv.Group, Version: v}.String())] = without(paths)
 		}
 	}
 	types := c.cfg.Types
@@ -57,13 +58,22 @@ func (c *Core) manager(r *resource, subresource string) (*managedfields.FieldMan
 		// There is no schema, or (for Scale) none is needed: it has scalars alone.
 		types = managedfields.NewDeducedTypeConverter()
 	}
-	conv := versions{kind: r.kind}
+	conv := versions{kind: r.kind, equivalents: equivalents}
 	m, err := newManager(types, conv, conv, conv, r.kind.GVK, gv, subresource, reset)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	actual, _ := r.managers.LoadOrStore(subresource, m)
 	return actual.(*managedfields.FieldManager), nil
+}
+
+// without leaves out the fields at dotted paths.
+func without(paths []string) fieldpath.Filter {
+	set := fieldpath.NewSet()
+	for _, p := range paths {
+		set.Insert(fieldPath(strings.Split(p, ".")))
+	}
+	return fieldpath.NewExcludeSetFilter(set)
 }
 
 // manageUpdate records manager as the owner of the fields that obj changes in
@@ -120,9 +130,14 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 const manyManagers = 10
 
 // shapeOf is the shape of a write if its outcome depends on that alone, else
-// nil. A client that sends entries of its own has a say in it.
+// nil. A client that sends entries of its own has a say in it, and so have the
+// values of fields that are owned in another version.
 func (c *Core) shapeOf(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is, obj api.Object) *shape {
 	if _, custom := obj.(runtime.Unstructured); custom || len(before) >= manyManagers {
+		return nil
+	}
+	version := k.GVK.GroupVersion().String()
+	if slices.ContainsFunc(before, func(e metav1.ManagedFieldsEntry) bool { return e.APIVersion != version }) {
 		return nil
 	}
 	if sent := obj.GetManagedFields(); subresource == "" && sent != nil && !slices.EqualFunc(sent, before, sameEntry) {
@@ -151,40 +166,59 @@ func keepManagedTimes(obj, old api.Object) {
 	obj.SetManagedFields(had)
 }
 
-// versions stands in for a scheme's conversions: objects of built-in kinds are
-// managed in their own version alone, and fields owned in another one are
-// unknown. Those of custom resources are compared in the version in which they
-// are owned.
-type versions struct{ kind *api.Kind }
+// versions stands in for a scheme's conversions: fields are compared in the
+// version in which they are owned. Those that are owned in a version of no
+// equivalent are unknown.
+type versions struct {
+	kind *api.Kind
+	// equivalents show the same objects, kind among them. Custom resources have
+	// functions to that end in the kind.
+	equivalents []*api.Kind
+}
 
 // ConvertToVersion implements runtime.ObjectConvertor.
 func (v versions) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
 	gvk := in.GetObjectKind().GroupVersionKind()
-	want, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{v.kind.GVK})
-	if to := v.kind.Versions[want.Version]; ok && to != nil && want.Group == v.kind.GVK.Group {
-		if obj, custom := in.(*unstructured.Unstructured); custom {
-			return to(obj)
+	unknown := runtime.NewNotRegisteredErrForKind("the served version", gvk)
+	u, raw := in.(*unstructured.Unstructured)
+	if _, custom := v.kind.New().(runtime.Unstructured); custom && raw {
+		return v.custom(u, target, unknown)
+	}
+	var from, to *api.Kind
+	for _, k := range v.equivalents {
+		if want, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{k.GVK}); ok && want == k.GVK {
+			to = k
+		}
+		if k.GVK == gvk {
+			from = k
 		}
 	}
+	if from == nil || to == nil {
+		return nil, unknown
+	}
+	obj, ok := in.(api.Object)
+	if raw {
+		obj = from.New()
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, obj); err != nil {
+			return nil, fmt.Errorf("failed to convert object (%v): %w", gvk, err)
+		}
+		obj.GetObjectKind().SetGroupVersionKind(gvk)
+	} else if !ok {
+		return nil, unknown
+	}
+	return kinds.Convert(obj, from, to)
+}
+
+// custom converts a custom resource.
+func (v versions) custom(u *unstructured.Unstructured, target runtime.GroupVersioner, unknown error) (runtime.Object, error) {
+	want, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{v.kind.GVK})
+	if to := v.kind.Versions[want.Version]; ok && to != nil && want.Group == v.kind.GVK.Group {
+		return to(u)
+	}
 	if !ok || want.GroupVersion() != v.kind.GVK.GroupVersion() {
-		return nil, runtime.NewNotRegisteredErrForKind("the served version", gvk)
+		return nil, unknown
 	}
-	u, ok := in.(*unstructured.Unstructured)
-	if !ok {
-		return in, nil
-	}
-	if _, custom := v.kind.New().(runtime.Unstructured); custom {
-		return in, nil
-	}
-	if gvk != v.kind.GVK {
-		return nil, runtime.NewNotRegisteredErrForKind("the served version", gvk)
-	}
-	out := v.kind.New()
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
-		return nil, fmt.Errorf("failed to convert object (%v): %w", gvk, err)
-	}
-	out.GetObjectKind().SetGroupVersionKind(v.kind.GVK)
-	return out, nil
+	return u, nil
 }
 
 // Convert implements runtime.ObjectConvertor; field managers never call it.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,6 +38,9 @@ func (c *Core) Get(ctx context.Context, t Target, opts *metav1.GetOptions) (runt
 		return nil, err
 	}
 	if t.Subresource == "scale" && t.Kind.Scale != nil {
+		if r.unscaled(obj) {
+			return nil, apierrors.NewInternalError(fmt.Errorf("the spec replicas field %q does not exist", r.replicasPath()))
+		}
 		return r.scaleOf(obj)
 	}
 	return obj, nil

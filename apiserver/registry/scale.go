@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
+	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -43,14 +45,34 @@ func (r *resource) scaleOf(obj api.Object) (*autoscalingv1.Scale, error) {
 	return s, nil
 }
 
+// unscaled reports whether an object names no number of replicas: it has no
+// Scale until one is written.
+func (r *resource) unscaled(obj api.Object) bool {
+	return r.kind.Scale.Unset != nil && r.kind.Scale.Unset(obj)
+}
+
+// noReplicas stands for no number where a patch begins.
+const noReplicas = math.MinInt32
+
+// replicasPath is where a kind has its number of replicas, as JSON path.
+func (r *resource) replicasPath() string { return "." + strings.Join(r.kind.Scale.ReplicasPath, ".") }
+
 func (r *resource) scaleFields(obj api.Object) *managedfields.ScaleHandler {
-	parts := make([]any, len(r.kind.Scale.ReplicasPath))
-	for i, p := range r.kind.Scale.ReplicasPath {
-		parts[i] = p
-	}
 	gv := r.kind.GVK.GroupVersion()
-	return managedfields.NewScaleHandler(obj.GetManagedFields(), gv,
-		managedfields.ResourcePathMappings{gv.String(): fieldpath.MakePathOrDie(parts...)})
+	paths := managedfields.ResourcePathMappings{gv.String(): fieldPath(r.kind.Scale.ReplicasPath)}
+	for version, path := range r.kind.Scale.OtherPaths {
+		paths[schema.GroupVersion{Group: gv.Group, Version: version}.String()] = fieldPath(path)
+	}
+	return managedfields.NewScaleHandler(obj.GetManagedFields(), gv, paths)
+}
+
+// fieldPath is nil for no names at all.
+func fieldPath(names []string) fieldpath.Path {
+	var parts []any
+	for _, name := range names {
+		parts = append(parts, name)
+	}
+	return fieldpath.MakePathOrDie(parts...)
 }
 
 // scaleWrite is the part in which ways to write a Scale differ: next makes the
@@ -132,9 +154,16 @@ func (c *Core) writeScale(ctx context.Context, t Target, w scaleWrite) (runtime.
 		if err != nil {
 			return nil, err
 		}
-		next, err := w.next(now.DeepCopy())
+		base := now.DeepCopy()
+		if r.unscaled(live.Object) {
+			base.Spec.Replicas = noReplicas
+		}
+		next, err := w.next(base)
 		if err != nil {
 			return nil, err
+		}
+		if next.Spec.Replicas == noReplicas {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", r.replicasPath()))
 		}
 		if !w.managed {
 			c.manageUpdate(scales, "scale", now, next, w.manager)

@@ -63,9 +63,7 @@ func New(env loop.Env) (loop.Loop, error) {
 				if old.ResourceVersion == j.ResourceVersion {
 					return
 				}
-				if !metav1.IsControlledBy(old, j) {
-					owner(ctx, q, old)
-				}
+				owner(ctx, q, old) // it may have been set free
 				owner(ctx, q, j)
 			},
 			Deleted: owner,
@@ -178,34 +176,33 @@ func (v *visit) run(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	started, err := v.start(ctx, d.latest)
-	if !started || err != nil {
+	if err := v.start(ctx, d.latest); err != nil {
 		return 0, err
 	}
 	return untilNext(cj, schedule, v.now), nil
 }
 
-// start makes the job for a time, and reports whether it is ours.
-func (v *visit) start(ctx context.Context, at time.Time) (bool, error) {
+// start makes the job for a time, unless its name is taken.
+func (v *visit) start(ctx context.Context, at time.Time) error {
 	job, err := newJob(v.cj, at)
 	if err != nil {
-		return false, err
+		return err
 	}
 	err = v.env.Cluster.Client().Create(ctx, job)
 	switch {
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return false, nil // never going to work: stay quiet until the CronJob goes too
+		return nil // not worth an event: the CronJob will go too
 	case apierrors.IsAlreadyExists(err):
 		// Ours, if we died before we could say so in the status.
 		if err := v.env.Cluster.Reader().Get(ctx, client.ObjectKey{Namespace: v.cj.Namespace, Name: jobName(v.cj, at)}, job); err != nil {
-			return false, fmt.Errorf("get job: %w", err)
+			return fmt.Errorf("get job: %w", err)
 		}
 		if !metav1.IsControlledBy(job, v.cj) || v.active(job.UID) {
-			return false, nil
+			return nil
 		}
 	case err != nil:
 		v.warn("FailedCreate", "Error creating job: %v", err)
-		return false, fmt.Errorf("create job: %w", err)
+		return fmt.Errorf("create job: %w", err)
 	default:
 		v.tell("SuccessfulCreate", "Created job %v", job.Name)
 		v.skew.Observe(job.CreationTimestamp.Sub(at).Seconds())
@@ -216,7 +213,7 @@ func (v *visit) start(ctx context.Context, at time.Time) (bool, error) {
 	})
 	v.cj.Status.LastScheduleTime = &metav1.Time{Time: at}
 	v.changed = true
-	return true, nil
+	return nil
 }
 
 func (v *visit) warn(reason, format string, args ...any) {

@@ -121,6 +121,20 @@ func TestRunsBySchedule(t *testing.T) {
 	})
 }
 
+// A job of somebody else that has the name of one that is due costs that one,
+// not those that follow.
+func TestNameTaken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		other := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cron-15778090"}}
+		c := start(t, newCronJob(nil), other)
+		time.Sleep(21 * time.Minute)
+		list := jobs(t, c)
+		if len(list) != 2 || list[1].Name != "cron-15778100" || len(get(c).Status.Active) != 1 {
+			t.Errorf("%d jobs, status %+v", len(list), get(c).Status)
+		}
+	})
+}
+
 func TestConcurrency(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := start(t, newCronJob(func(s *batchv1.CronJobSpec) { s.ConcurrencyPolicy = batchv1.ForbidConcurrent }))

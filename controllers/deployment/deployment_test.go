@@ -243,6 +243,40 @@ func TestProgressDeadline(t *testing.T) {
 	})
 }
 
+// A rollout that was complete has no deadline any more: that its pods fail
+// later gives no reason to look at it but their events.
+func TestNoDeadlineAfterCompletion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, web(2))
+		d, err := deployment.New(c.Env(nil))
+		c.Do(err)
+		rs, err := replicaset.New(c.Env(nil))
+		c.Do(err)
+		c.Run(d, rs)
+		kill := c.Launch(c.Kubelet(works))
+		rolledOut(t, c, 2)
+		kill()
+		var list corev1.PodList
+		c.Do(c.API.List(t.Context(), &list))
+		p := &list.Items[0]
+		p.Status.Conditions[0].Status = corev1.ConditionFalse
+		c.Do(c.API.Status().Update(t.Context(), p))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		var dep appsv1.Deployment
+		c.Get(&dep, "ns", "web")
+		if got := reason(&dep, appsv1.DeploymentProgressing); dep.Status.ReadyReplicas != 1 || got != "NewReplicaSetAvailable" {
+			t.Errorf("%s, status %+v", got, dep.Status)
+		}
+		before := c.Gets(&dep)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := c.Gets(&dep) - before; n > 0 {
+			t.Errorf("looked at %d times in an hour", n)
+		}
+	})
+}
+
 // Pods count as available only after minReadySeconds, which nothing but time
 // brings about.
 func TestMinReadySeconds(t *testing.T) {

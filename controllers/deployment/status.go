@@ -153,8 +153,8 @@ func (r *rollout) timedOut(s *appsv1.DeploymentStatus) bool {
 // would wake us for it.
 func (r *rollout) untilDeadline(s *appsv1.DeploymentStatus) time.Duration {
 	c := condition(&r.d.Status, appsv1.DeploymentProgressing)
-	if !hasDeadline(r.d) || c == nil || c.Reason == reasonTimedOut || finished(r.d, s) {
-		return 0
+	if !hasDeadline(r.d) || c == nil || c.Reason == reasonTimedOut || c.Reason == reasonAvailable || finished(r.d, s) {
+		return 0 // one that was complete once never times out
 	}
 	// Times in the status are cut to the second.
 	return max(0, c.LastUpdateTime.Add(deadline(r.d)).Sub(r.now)) + time.Second

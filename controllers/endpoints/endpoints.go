@@ -6,6 +6,7 @@ import (
 	"context"
 	"maps"
 	"net/netip"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,15 +35,19 @@ type controller struct {
 	env      loop.Env
 	events   record.EventRecorder
 	triggers *endpointutil.TriggerTimeTracker
+	// written are the versions that we wrote last, by name: an older one that
+	// happens to be as wanted proves nothing.
+	written sync.Map
 }
 
 // New makes the controller.
 func New(env loop.Env) (loop.Loop, error) {
 	env = env.Named(Name)
 	c := &controller{env: env, events: env.Cluster.Recorder(Name), triggers: endpointutil.NewTriggerTimeTracker()}
+	known := selected.Follow(env)
 	return loop.New(env, Name, workers, c.reconcile,
-		loop.Self(env.Cluster, &corev1.Service{}),
-		selected.Watch(env),
+		known.Changes(),
+		known.Pods(),
 		loop.Watch(env.Cluster, &corev1.Endpoints{}, loop.On[*corev1.Endpoints]{
 			Created: func(_ context.Context, q loop.Queue, e *corev1.Endpoints) {
 				// Left over from a Service that went while we were not looking.
@@ -61,6 +66,7 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	err := api.Get(ctx, key, svc)
 	if apierrors.IsNotFound(err) {
 		c.triggers.DeleteService(key.Namespace, key.Name)
+		c.written.Delete(key)
 		return 0, c.remove(ctx, key)
 	}
 	if err != nil || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.Selector == nil {
@@ -78,6 +84,9 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, err
 	}
+	if v, ok := c.written.Load(key); exists && ok && loop.Older(current.ResourceVersion, v.(string)) {
+		return loop.StaleDelay, nil
+	}
 	want := desired(svc, pods, current)
 	if exists && apiequality.Semantic.DeepEqual(current.Labels, want.Labels) &&
 		current.Annotations[corev1.EndpointsOverCapacity] == want.Annotations[corev1.EndpointsOverCapacity] &&
@@ -89,7 +98,11 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	} else {
 		want.Annotations[corev1.EndpointsLastChangeTriggerTime] = trigger.UTC().Format(time.RFC3339Nano)
 	}
-	return 0, c.write(ctx, svc, want, exists)
+	if err := c.write(ctx, svc, want, exists); err != nil {
+		return 0, err
+	}
+	c.written.Store(key, want.ResourceVersion)
+	return 0, nil
 }
 
 // remove deletes the Endpoints of a Service that is gone.
@@ -116,9 +129,9 @@ func (c *controller) write(ctx context.Context, svc *corev1.Service, e *corev1.E
 	}
 	err := c.env.Cluster.Client().Create(ctx, e)
 	switch {
-	case err == nil || podstate.NamespaceTerminating(err):
+	case podstate.NamespaceTerminating(err):
 		return nil
-	case !apierrors.IsAlreadyExists(err):
+	case err != nil && !apierrors.IsAlreadyExists(err):
 		c.events.Eventf(svc, corev1.EventTypeWarning, "FailedToCreateEndpoint",
 			"Failed to create endpoint for service %v/%v: %v", svc.Namespace, svc.Name, err)
 	}

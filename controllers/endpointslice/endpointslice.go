@@ -6,6 +6,7 @@ package endpointslice
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -44,6 +45,9 @@ type controller struct {
 	slices   *endpointutil.EndpointSliceTracker
 	triggers *endpointutil.TriggerTimeTracker
 	topology *topologycache.TopologyCache
+	// zoned says that topology knows the nodes. Before, it would take all hints
+	// away, and nothing would bring them back.
+	zoned atomic.Bool
 	// again carries Services whose topology hints must be made anew.
 	again chan event.GenericEvent
 }
@@ -59,9 +63,10 @@ func New(env loop.Env) (loop.Loop, error) {
 		topology: topologycache.NewTopologyCache(),
 		again:    make(chan event.GenericEvent),
 	}
+	known := selected.Follow(env)
 	services, err := loop.New(env, Name, workers, c.reconcile,
-		loop.Self(env.Cluster, &corev1.Service{}),
-		selected.Watch(env),
+		known.Changes(),
+		known.Pods(),
 		loop.Watch(env.Cluster, &discoveryv1.EndpointSlice{}, loop.On[*discoveryv1.EndpointSlice]{
 			Created: c.sliceCreated, Updated: c.sliceUpdated, Deleted: c.sliceDeleted,
 		}),
@@ -70,7 +75,7 @@ func New(env loop.Env) (loop.Loop, error) {
 	if err != nil {
 		return loop.Loop{}, err
 	}
-	nodes, err := loop.New(env, Name+"-topology", 1, c.reconcileNodes, c.watchNodes())
+	nodes, err := loop.New(env, Name+"-topology", 1, c.reconcileNodes, c.watchNodes(), loop.Once(allNodes))
 	return loop.Join(Name, services, nodes), err
 }
 
@@ -88,6 +93,9 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	}
 	if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.Selector == nil {
 		return 0, nil
+	}
+	if !c.zoned.Load() {
+		return loop.StaleDelay, nil
 	}
 	pods, err := selected.Pods(ctx, read, svc)
 	if err != nil {

@@ -1,6 +1,7 @@
 package endpointslice_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -169,4 +171,71 @@ func TestCapacity(t *testing.T) {
 		return n == 1100 && len(list.Items) == 11 && len(e.Subsets) == 1 && len(e.Subsets[0].Addresses) == 1000 &&
 			e.Annotations[corev1.EndpointsOverCapacity] == "truncated", fmt.Sprintf("%d endpoints in %d slices", n, len(list.Items))
 	})
+}
+
+// late is a cluster whose nodes are listed when known is closed.
+type late struct {
+	*clustertest.Cluster
+	known chan struct{}
+}
+
+func (l late) Client() client.WithWatch { return lateClient{l.Cluster.Client(), l.known} }
+
+type lateClient struct {
+	client.WithWatch
+	known chan struct{}
+}
+
+func (l lateClient) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	if _, ok := list.(*corev1.NodeList); ok {
+		<-l.known
+	}
+	return l.WithWatch.List(ctx, list, opts...)
+}
+
+// A controller that starts does not take hints away because it has yet to
+// learn of the nodes.
+func TestHintsAtStart(t *testing.T) {
+	objs := []client.Object{service("web", func(s *corev1.Service) {
+		s.Annotations = map[string]string{corev1.AnnotationTopologyMode: "Auto"}
+	})}
+	for i := range 2 {
+		name := fmt.Sprint("n", i)
+		objs = append(objs, &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelTopologyZone: fmt.Sprint("z", i)}},
+			Status: corev1.NodeStatus{
+				Conditions:  []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+				Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4")},
+			},
+		})
+		for j := range 4 {
+			p := pod(fmt.Sprint(name, "-", j), 4*i+j+1, corev1.ConditionTrue)
+			p.Spec.NodeName = name
+			objs = append(objs, p)
+		}
+	}
+	c := late{clustertest.New(t, objs...), make(chan struct{})}
+	env := c.Env(nil)
+	env.Cluster = c
+	l, err := endpointslice.New(env)
+	c.Do(err)
+	c.Run(l)
+	c.Eventually(func() (bool, string) { return c.Gets(&corev1.Service{}) > 1, "nothing is looked at" })
+	close(c.known)
+	c.Eventually(func() (bool, string) {
+		var list discoveryv1.EndpointSliceList
+		c.Do(c.API.List(t.Context(), &list))
+		hints := 0
+		for _, s := range list.Items {
+			for _, e := range s.Endpoints {
+				if e.Hints != nil && e.Hints.ForZones[0].Name == *e.Zone {
+					hints++
+				}
+			}
+		}
+		return hints == 8, fmt.Sprintf("%d hints", hints)
+	})
+	if events := strings.Join(c.Events(), "; "); strings.Contains(events, "Disabled") {
+		t.Error(events)
+	}
 }

@@ -16,16 +16,18 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/loop"
 )
 
-// watchNodes queues one key whenever the spread of nodes over zones may change.
+// allNodes is the one key of the nodes' loop.
+var allNodes = loop.Key("", "nodes")
+
+// watchNodes queues it whenever the spread of nodes over zones may change.
 func (c *controller) watchNodes() source.Source {
-	all := loop.Key("", "nodes")
-	add := func(_ context.Context, q loop.Queue, _ *corev1.Node) { q.Add(all) }
+	add := func(_ context.Context, q loop.Queue, _ *corev1.Node) { q.Add(allNodes) }
 	return loop.Watch(c.env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 		Created: add,
 		Deleted: add,
 		Updated: func(_ context.Context, q loop.Queue, old, n *corev1.Node) {
 			if ready(old) != ready(n) || old.Labels[corev1.LabelTopologyZone] != n.Labels[corev1.LabelTopologyZone] {
-				q.Add(all)
+				q.Add(allNodes)
 			}
 		},
 	})
@@ -52,6 +54,7 @@ func (c *controller) reconcileNodes(ctx context.Context, _ types.NamespacedName)
 		nodes[i] = &list.Items[i]
 	}
 	c.topology.SetNodes(c.log, nodes)
+	c.zoned.Store(true)
 	for _, key := range c.topology.GetOverloadedServices() {
 		ns, name, err := cache.SplitMetaNamespaceKey(key)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	endpointutil "k8s.io/endpointslice/util"
 )
 
@@ -23,10 +24,23 @@ type place struct {
 	family discoveryv1.AddressType
 }
 
+// identity tells endpoints of a place apart: pods may share an address.
+type identity struct {
+	ip  netip.Addr
+	pod types.UID
+}
+
+// draft is a slice in the making.
+type draft struct {
+	*discoveryv1.EndpointSlice
+	at map[identity]int // which of its endpoints is which
+}
+
 // mirror makes the slices of Endpoints, and counts the addresses that are no
-// addresses and those that are too many.
+// addresses and those that are too many. What is named twice for the same ports
+// is one endpoint, which is ready if it is said to be so each time.
 func mirror(e *corev1.Endpoints) (out []*discoveryv1.EndpointSlice, invalid, skipped int) {
-	byPlace := map[place]*discoveryv1.EndpointSlice{}
+	byPlace := map[place]*draft{}
 	for i := range e.Subsets {
 		ports := portsOf(e.Subsets[i].Ports)
 		taken := 0
@@ -42,16 +56,27 @@ func mirror(e *corev1.Endpoints) (out []*discoveryv1.EndpointSlice, invalid, ski
 			}
 			s := byPlace[at]
 			if s == nil {
-				s = newSlice(e, ports, at.family)
+				s = &draft{newSlice(e, ports, at.family), map[identity]int{}}
 				byPlace[at] = s
-				out = append(out, s)
+				out = append(out, s.EndpointSlice)
+			}
+			id := identity{ip: ip.Unmap()}
+			if a.TargetRef != nil {
+				id.pod = a.TargetRef.UID
+			}
+			if known, ok := s.at[id]; ok {
+				if !ready {
+					s.Endpoints[known].Conditions.Ready = &ready
+				}
+				return
 			}
 			if taken >= perSubset || len(s.Endpoints) >= perSubset {
 				skipped++
 				return
 			}
 			taken++
-			s.Endpoints = append(s.Endpoints, endpoint(a, ip.Unmap(), ready))
+			s.at[id] = len(s.Endpoints)
+			s.Endpoints = append(s.Endpoints, endpoint(a, id.ip, ready))
 		}
 		for j := range e.Subsets[i].Addresses {
 			add(&e.Subsets[i].Addresses[j], true)

@@ -57,7 +57,9 @@ func mirrored(t *testing.T, c *clustertest.Cluster, svc, want string) {
 func TestMirrors(t *testing.T) {
 	skipped := endpoints("skipped", []string{"10.0.0.1"}, nil)
 	skipped.Labels[discoveryv1.LabelSkipMirror] = "true"
-	c := clustertest.New(t, service("db", nil), endpoints("db", []string{"10.0.0.2", "10.0.0.1", "fd00::1", "nonsense"}, []string{"10.0.0.3"}),
+	twice := endpoints("twice", []string{"10.0.0.1", "10.0.0.2", "10.0.0.2"}, nil)
+	twice.Subsets = append(twice.Subsets, endpoints("twice", nil, []string{"10.0.0.1"}).Subsets...)
+	c := clustertest.New(t, service("twice", nil), twice, service("db", nil), endpoints("db", []string{"10.0.0.2", "10.0.0.1", "fd00::1", "nonsense"}, []string{"10.0.0.3"}),
 		service("web", map[string]string{"app": "web"}), endpoints("web", []string{"10.0.0.1"}, nil),
 		service("skipped", nil), skipped, endpoints("alone", []string{"10.0.0.1"}, nil))
 	l, err := endpointslicemirroring.New(c.Env(nil))
@@ -67,6 +69,7 @@ func TestMirrors(t *testing.T) {
 	if want := "Warning InvalidIPAddress Skipped 1 invalid IP addresses when mirroring to EndpointSlices"; !slices.Contains(c.Events(), want) {
 		t.Errorf("events %q", c.Events())
 	}
+	mirrored(t, c, "twice", "IPv4 80: 10.0.0.1/false 10.0.0.2/true")
 	for _, name := range []string{"web", "skipped", "alone"} {
 		mirrored(t, c, name, "")
 	}

@@ -47,7 +47,9 @@ func New(env loop.Env, cluster netip.Prefix) (loop.Loop, error) {
 			q.Add(loop.Key("", "nodes"))
 		}
 	}
-	return loop.New(c.env, Name, 1, c.reconcile, loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
+	// No watch tells that a network is free again.
+	retries := loop.Retries{First: 5 * time.Millisecond, Longest: time.Minute}
+	return loop.NewRetrying(c.env, Name, 1, retries, c.reconcile, loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 		Created: lacks,
 		Updated: func(ctx context.Context, q loop.Queue, _, n *corev1.Node) { lacks(ctx, q, n) },
 	}))
@@ -85,7 +87,7 @@ func (c *controller) reconcile(ctx context.Context, _ types.NamespacedName) (tim
 				c.env.Cluster.Recorder("nodeControllerIpam").Eventf(n, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", n.Name)
 			}
 			errs = append(errs, fmt.Errorf("no network is left in %s for %d nodes, node %s among them", c.cluster, len(without)-i, n.Name))
-			return time.Minute, errors.Join(errs...)
+			return 0, errors.Join(errs...)
 		}
 		errs = append(errs, client.IgnoreNotFound(c.give(ctx, n, free)))
 	}

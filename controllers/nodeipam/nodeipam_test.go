@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -94,4 +96,23 @@ func TestManyNodes(t *testing.T) {
 	if n := counted.n.Load(); n > many/2 {
 		t.Errorf("all nodes were read %d times", n)
 	}
+}
+
+// A node that found no network gets one within a minute of when there is one.
+func TestNetworkComesFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "first"}, Spec: corev1.NodeSpec{PodCIDR: "10.0.1.0/24", PodCIDRs: []string{"10.0.1.0/24"}}}
+		c := clustertest.New(t, first, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "second"}})
+		l, err := nodeipam.New(c.Env(nil), netip.MustParsePrefix("10.0.1.0/24"))
+		c.Do(err)
+		c.Run(l)
+		time.Sleep(2 * time.Hour)
+		c.Do(c.API.Delete(t.Context(), first))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		var second corev1.Node
+		if c.Get(&second, "", "second"); second.Spec.PodCIDR != "10.0.1.0/24" {
+			t.Errorf("network %q", second.Spec.PodCIDR)
+		}
+	})
 }

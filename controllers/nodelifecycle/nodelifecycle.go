@@ -80,7 +80,9 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 	if err := env.Register(c.evictions); err != nil {
 		return loop.Loop{}, err
 	}
-	return loop.New(env, Name, workers, c.reconcile,
+	// Who is asked before a node is written may be on the node that is down.
+	retries := loop.Retries{First: 5 * time.Millisecond, Longest: cfg.Period}
+	return loop.NewRetrying(env, Name, workers, retries, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 			Created: c.nodeCreated,
 			Updated: func(_ context.Context, q loop.Queue, _, n *corev1.Node) { c.nodeChanged(q, n) },
@@ -151,6 +153,13 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	}
 	now := c.env.Clock.Now()
 	left := c.health.seen(n).Add(grace).Sub(now)
+	if r := ready(n); left < 0 && (r == nil || r.Status != corev1.ConditionUnknown) {
+		// The watch may be what is silent: the Lease itself has the last word.
+		if err := c.ask(ctx, n.Name); err != nil {
+			return 0, err
+		}
+		left = c.health.seen(n).Add(grace).Sub(now)
+	}
 	if left < 0 {
 		if giveUp(n, metav1.NewTime(now)) {
 			if err := c.env.Cluster.Client().Status().Update(ctx, n); err != nil {
@@ -176,6 +185,16 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	}
 	// A moment past the limit, not right on it.
 	return left + time.Millisecond, nil
+}
+
+// ask takes in a node's Lease as the API server has it.
+func (c *controller) ask(ctx context.Context, node string) error {
+	l := &coordinationv1.Lease{}
+	err := c.env.Cluster.Reader().Get(ctx, types.NamespacedName{Namespace: corev1.NamespaceNodeLease, Name: node}, l)
+	if err == nil {
+		c.health.lease(l)
+	}
+	return client.IgnoreNotFound(err)
 }
 
 // markPods takes the pods of a silent node out of service.

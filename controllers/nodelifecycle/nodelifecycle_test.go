@@ -1,16 +1,20 @@
 package nodelifecycle_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -156,6 +160,97 @@ func TestSilentNode(t *testing.T) {
 			t.Errorf("labels %v", n.Labels)
 		}
 	})
+}
+
+// ahead is a cluster whose API server knows of a sign of life that no watch
+// brings.
+type ahead struct {
+	*clustertest.Cluster
+	node string
+}
+
+func (a ahead) Reader() client.Reader { return aheadReader{a.Cluster.Reader(), a.node} }
+
+type aheadReader struct {
+	client.Reader
+	node string
+}
+
+func (a aheadReader) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	if l, ok := o.(*coordinationv1.Lease); ok && key.Name == a.node {
+		l.Name, l.Spec.RenewTime = a.node, ptr.To(metav1.NowMicro())
+		return nil
+	}
+	return a.Reader.Get(ctx, key, o, opts...)
+}
+
+// A node that only our watch does not hear is not given up.
+func TestSilentWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, node("unheard"), node("dead"), node("alive"))
+		env := c.Env(nil)
+		env.Cluster = ahead{Cluster: c, node: "unheard"}
+		l, err := nodelifecycle.New(env, nodelifecycle.Config{})
+		c.Do(err)
+		c.Run(l)
+		pass(t, c, 3*time.Minute, "alive")
+		want(t, "unheard", describe(t, c, "unheard"), "True :")
+		want(t, "dead", describe(t, c, "dead"), "Unknown NodeStatusUnknown: unreachable:NoSchedule unreachable:NoExecute")
+	})
+}
+
+// refusing is an API that lets nobody patch nodes for a while.
+type refusing struct {
+	client.WithWatch
+	refuses *atomic.Bool
+}
+
+func (r refusing) Patch(ctx context.Context, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+	if _, ok := o.(*corev1.Node); ok && r.refuses.Load() {
+		return apierrors.NewInternalError(errors.New("no webhook answers"))
+	}
+	return r.WithWatch.Patch(ctx, o, p, opts...)
+}
+
+// A node that could not be tainted for long is tainted as soon as it can be.
+func TestRefusedTaints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, node("dead"), node("alive"))
+		var refuses atomic.Bool
+		refuses.Store(true)
+		c.API = refusing{c.API, &refuses}
+		l, err := nodelifecycle.New(c.Env(nil), nodelifecycle.Config{})
+		c.Do(err)
+		c.Run(l)
+		pass(t, c, time.Hour, "alive")
+		want(t, "refused", describe(t, c, "dead"), "Unknown NodeStatusUnknown:")
+		refuses.Store(false)
+		pass(t, c, 6*time.Second, "alive")
+		want(t, "allowed", describe(t, c, "dead"), "Unknown NodeStatusUnknown: unreachable:NoSchedule unreachable:NoExecute")
+	})
+}
+
+// Nodes that are labelled so say nothing about their zone, dead or alive.
+func TestUncountedNodes(t *testing.T) {
+	for _, test := range []struct{ living, dead, d string }{
+		{"out", "d a", "Unknown NodeStatusUnknown: unreachable:NoSchedule"},                               // all that count are dead
+		{"a b c", "d e f out", "Unknown NodeStatusUnknown: unreachable:NoSchedule unreachable:NoExecute"}, // three of six, not four of seven
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			living := strings.Fields(test.living)
+			var objs []client.Object
+			for _, name := range append(strings.Fields(test.dead), living...) {
+				n := node(name)
+				if name == "out" {
+					n.Labels["node.kubernetes.io/exclude-disruption"] = ""
+				}
+				objs = append(objs, n)
+			}
+			c := start(t, objs...)
+			pass(t, c, 3*time.Minute, living...)
+			want(t, "d", describe(t, c, "d"), test.d)
+		})
+	}
 }
 
 // When no node at all can be heard it is the control plane that is cut off.

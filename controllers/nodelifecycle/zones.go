@@ -13,6 +13,8 @@ const (
 	largeZone = 50
 	// unhealthy is from which share of nodes down on a zone is disrupted.
 	unhealthy = 0.55
+	// uncounted is the label of nodes that say nothing about their zone.
+	uncounted = "node.kubernetes.io/exclude-disruption"
 )
 
 // zones decides how fast nodes that are down may lose their pods. If many are
@@ -28,17 +30,19 @@ type zones struct {
 	mu    sync.Mutex
 	nodes map[string]place
 	zones map[string]*zone
-	blind bool // every node of every zone was down
+	blind bool // every node that counts was down
 }
 
 type place struct {
-	zone  string
-	ready bool
-	since time.Time // when we learnt that it is so
+	zone    string
+	ready   bool
+	counted bool
+	since   time.Time // when we learnt that it is so
 }
 
 type zone struct {
-	ready, down int
+	nodes       int       // in all
+	ready, down int       // of those that count
 	next        time.Time // when the next node may be tainted
 }
 
@@ -58,7 +62,10 @@ func (z *zones) observe(n *corev1.Node) bool {
 	before, known := z.nodes[n.Name]
 	z.drop(n.Name)
 	r := ready(n)
-	p := place{zone: zoneOf(n), ready: r != nil && r.Status == corev1.ConditionTrue, since: z.clock.Now()}
+	p := place{zone: zoneOf(n), ready: r != nil && r.Status == corev1.ConditionTrue, counted: true, since: z.clock.Now()}
+	if _, out := n.Labels[uncounted]; out {
+		p.counted = false
+	}
 	if known && before.ready == p.ready {
 		p.since = before.since
 	}
@@ -68,11 +75,7 @@ func (z *zones) observe(n *corev1.Node) bool {
 		in = &zone{}
 		z.zones[p.zone] = in
 	}
-	if p.ready {
-		in.ready++
-	} else {
-		in.down++
-	}
+	in.add(p, 1)
 	was := z.blind
 	z.judge()
 	return was && !z.blind
@@ -86,15 +89,14 @@ func (z *zones) forget(name string) {
 }
 
 func (z *zones) judge() {
-	z.blind = len(z.nodes) > 0
+	ready, down := 0, 0
 	for name, in := range z.zones {
-		if in.ready > 0 {
-			z.blind = false
-		}
-		if in.ready+in.down == 0 {
+		ready, down = ready+in.ready, down+in.down
+		if in.nodes == 0 {
 			delete(z.zones, name)
 		}
 	}
+	z.blind = ready == 0 && down > 0
 }
 
 // drop takes a node off the counts; its zone stays, for its pace.
@@ -104,10 +106,18 @@ func (z *zones) drop(name string) {
 		return
 	}
 	delete(z.nodes, name)
-	if p.ready {
-		z.zones[p.zone].ready--
-	} else {
-		z.zones[p.zone].down--
+	z.zones[p.zone].add(p, -1)
+}
+
+// add counts n nodes such as p.
+func (in *zone) add(p place, n int) {
+	in.nodes += n
+	switch {
+	case !p.counted:
+	case p.ready:
+		in.ready += n
+	default:
+		in.down += n
 	}
 }
 

@@ -27,8 +27,11 @@ import (
 // Name is the controller's name in logs.
 const Name = "pod-garbage-collector-controller"
 
-// reason is what disrupted pods are told.
-const reason = "DeletionByPodGC"
+// What the pods of a node that is gone are told.
+const (
+	reason   = "DeletionByPodGC"
+	orphaned = "PodGC: node no longer exists"
+)
 
 // Config are the controller's limits. A zero value is replaced by the default.
 type Config struct {
@@ -63,7 +66,9 @@ func New(env loop.Env, cfg Config) (loop.Loop, error) {
 	cfg.complete()
 	c := &controller{env: env, cfg: cfg, gone: map[string]time.Time{}}
 	all := loop.Key("", "pods")
-	return loop.New(env, Name, 1, c.reconcile,
+	// One pod that cannot be removed must not put off all others.
+	retries := loop.Retries{First: 5 * time.Millisecond, Longest: cfg.Period}
+	return loop.NewRetrying(env, Name, 1, retries, c.reconcile,
 		loop.Watch(env.Cluster, &corev1.Node{}, loop.On[*corev1.Node]{
 			Created: func(_ context.Context, q loop.Queue, _ *corev1.Node) { q.Add(all) },
 			Updated: func(_ context.Context, q loop.Queue, old, n *corev1.Node) {
@@ -108,9 +113,9 @@ func (c *controller) reconcile(ctx context.Context, _ types.NamespacedName) (tim
 		case p.DeletionTimestamp != nil && node == "":
 			errs = append(errs, c.end(ctx, p, ""))
 		case missing[node]:
-			errs = append(errs, c.end(ctx, p, "PodGC: node no longer exists"))
+			errs = append(errs, c.end(ctx, p, orphaned))
 		case p.DeletionTimestamp != nil && nodes[node] != nil && outOfService(nodes[node]) && !ready(nodes[node]):
-			errs = append(errs, c.end(ctx, p, "PodGC: node has the out-of-service taint"))
+			errs = append(errs, c.end(ctx, p, ""))
 		case pods.Finished(p):
 			finished = append(finished, p)
 		}
@@ -178,17 +183,17 @@ func (c *controller) surplus(finished []*corev1.Pod) []*corev1.Pod {
 	return finished[:n]
 }
 
-// end fails a pod that has not finished, saying why if msg does, and removes
-// it at once: no kubelet will ever confirm it.
+// end fails a pod that has not finished, as one that was disrupted if msg says
+// by what, and removes it at once: no kubelet will ever confirm it.
 func (c *controller) end(ctx context.Context, shared *corev1.Pod, msg string) error {
 	p := shared.DeepCopy()
 	api := c.env.Cluster.Client()
 	var err error
-	switch {
-	case msg != "":
-		err = pods.Disrupt(ctx, api, p, reason, msg, true, c.env.Clock.Now())
-	case !pods.Finished(p):
-		p.Status.Phase = corev1.PodFailed
+	if !pods.Finished(p) {
+		p.Status.Phase, p.Status.ObservedGeneration = corev1.PodFailed, p.Generation
+		if msg != "" {
+			pods.Disrupt(p, reason, msg, c.env.Clock.Now())
+		}
 		err = api.Status().Update(ctx, p)
 	}
 	if err == nil {

@@ -1,6 +1,8 @@
 package podgc_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -50,19 +53,55 @@ func TestOrphans(t *testing.T) {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
 		held := pod("held", "gone", corev1.PodRunning, 0)
 		held.Finalizers = []string{"test/hold"}
-		c := start(t, node, held, pod("a", "n1", corev1.PodRunning, 0), pod("b", "gone", corev1.PodRunning, 0), pod("waiting", "", corev1.PodPending, 0))
+		failed := pod("failed", "gone", corev1.PodFailed, 0)
+		failed.Finalizers = held.Finalizers
+		c := start(t, node, held, failed, pod("a", "n1", corev1.PodRunning, 0), pod("b", "gone", corev1.PodRunning, 0), pod("waiting", "", corev1.PodPending, 0))
 		time.Sleep(39 * time.Second)
-		if got := left(t, c); got != "[a b held waiting]" {
+		if got := left(t, c); got != "[a b failed held waiting]" {
 			t.Errorf("in quarantine: %v", got)
 		}
 		time.Sleep(10 * time.Second)
-		if got := left(t, c); got != "[a held waiting]" {
+		if got := left(t, c); got != "[a failed held waiting]" {
 			t.Errorf("afterwards: %v", got)
 		}
 		c.Get(held, "ns", "held")
 		cond := held.Status.Conditions[0]
 		if held.Status.Phase != corev1.PodFailed || cond.Type != corev1.DisruptionTarget || cond.Reason != "DeletionByPodGC" || cond.Message != "PodGC: node no longer exists" {
 			t.Errorf("status %+v", held.Status)
+		}
+		c.Get(failed, "ns", "failed")
+		if failed.DeletionTimestamp == nil || len(failed.Status.Conditions) > 0 {
+			t.Errorf("a pod that failed by itself: %+v", failed.Status)
+		}
+	})
+}
+
+// held is an API that lets nobody delete a pod.
+type held struct {
+	client.WithWatch
+	name string
+}
+
+func (h held) Delete(ctx context.Context, o client.Object, opts ...client.DeleteOption) error {
+	if o.GetName() == h.name {
+		return apierrors.NewInternalError(errors.New("no webhook answers"))
+	}
+	return h.WithWatch.Delete(ctx, o, opts...)
+}
+
+// A pod that cannot be removed, however long, does not keep others.
+func TestOneThatStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, pod("stuck", "gone", corev1.PodRunning, 0))
+		c.API = held{c.API, "stuck"}
+		l, err := podgc.New(c.Env(nil), podgc.Config{})
+		c.Do(err)
+		c.Run(l)
+		time.Sleep(time.Hour)
+		c.Do(c.API.Create(t.Context(), pod("b", "elsewhere", corev1.PodRunning, 0)))
+		time.Sleep(70 * time.Second)
+		if got := left(t, c); got != "[stuck]" {
+			t.Errorf("left %s", got)
 		}
 	})
 }
@@ -93,7 +132,7 @@ func TestOutOfService(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		c.Get(terminating, "ns", "terminating")
-		if terminating.Status.Phase != corev1.PodFailed || len(terminating.Status.Conditions) == 0 {
+		if terminating.Status.Phase != corev1.PodFailed || len(terminating.Status.Conditions) > 0 {
 			t.Errorf("status %+v", terminating.Status)
 		}
 		c.Get(running, "ns", "running")

@@ -56,6 +56,8 @@ type controller struct {
 // tracked is what the watches know of one quota.
 type tracked struct {
 	hard corev1.ResourceList
+	// version is the newest that a watch told of.
+	version string
 	// changed is when its status changed last; lowering is since when there is
 	// something to take off, zero for not at all.
 	changed, lowering time.Time
@@ -68,7 +70,7 @@ func New(env loop.Env, kinds func() []*api.Kind) (loop.Loop, error) {
 		env: env, kinds: kinds,
 		quotas: map[types.NamespacedName]*tracked{}, namespaces: map[string]map[types.NamespacedName]struct{}{},
 	}
-	return loop.New(env, Name, workers, c.reconcile, c.watchQuotas(), newWatches(c))
+	return loop.New(env, Name, workers, c.reconcile, c.watchQuotas(), c.watchClasses(), newWatches(c))
 }
 
 func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
@@ -80,10 +82,10 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	used, next, err := c.count(ctx, &q, now)
 	status := corev1.ResourceQuotaStatus{Hard: quota.Add(nil, q.Spec.Hard), Used: used}
 	if q.Status.Hard != nil && q.Status.Used != nil && quota.Same(status.Hard, q.Status.Hard) && quota.Same(status.Used, q.Status.Used) {
-		c.settled(key, now, false)
+		c.settled(&q, now, false)
 		return next, err
 	}
-	if wait := c.settled(key, now, lower(used, q.Status.Used)); wait > 0 {
+	if wait := c.settled(&q, now, lower(used, q.Status.Used)); wait > 0 {
 		return wait, err
 	}
 	q.Status = status
@@ -106,11 +108,12 @@ func lower(used, was corev1.ResourceList) bool {
 	return false
 }
 
-// settled says how long to wait before the usage of a quota may be lowered.
-func (c *controller) settled(key types.NamespacedName, now time.Time, lowering bool) time.Duration {
+// settled says how long to wait before the usage of a quota may be lowered. A
+// version that no watch has told of is from a moment ago.
+func (c *controller) settled(q *corev1.ResourceQuota, now time.Time, lowering bool) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := c.quotas[key]
+	t := c.quotas[client.ObjectKeyFromObject(q)]
 	if t == nil {
 		return 0
 	}
@@ -120,6 +123,9 @@ func (c *controller) settled(key types.NamespacedName, now time.Time, lowering b
 	}
 	if t.lowering.IsZero() {
 		t.lowering = now
+	}
+	if loop.Older(t.version, q.ResourceVersion) {
+		t.changed, t.version = now, q.ResourceVersion
 	}
 	if wait := t.changed.Add(settle).Sub(now); wait > 0 && now.Sub(t.lowering) < patience {
 		return wait
@@ -135,7 +141,7 @@ func (c *controller) count(ctx context.Context, q *corev1.ResourceQuota, now tim
 	fresh, next := corev1.ResourceList{}, resync
 	var failed []error
 	for _, k := range countable(c.kinds()) {
-		e := quota.For(k.GR())
+		e := quota.For(k.GR(), view{ctx, c})
 		names := quota.Tracked(e, q.Spec.Hard)
 		if len(names) == 0 {
 			continue

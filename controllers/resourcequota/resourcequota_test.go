@@ -1,14 +1,17 @@
 package resourcequota_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,7 +26,7 @@ import (
 
 func kinds() []*api.Kind {
 	return slices.DeleteFunc(builtin.Kinds(), func(k *api.Kind) bool {
-		return !slices.Contains([]string{"pods", "services", "configmaps", "resourcequotas", "persistentvolumeclaims"}, k.Resource)
+		return !slices.Contains([]string{"pods", "services", "configmaps", "resourcequotas", "persistentvolumeclaims", "resourceclaims"}, k.Resource)
 	})
 }
 
@@ -201,6 +204,104 @@ func TestKindsThatComeBack(t *testing.T) {
 		c.Do(c.API.Delete(t.Context(), &corev1.ConfigMap{ObjectMeta: meta("m")}))
 		if got := used(t, c, "q"); got != "count/configmaps=0" {
 			t.Error(got)
+		}
+	})
+}
+
+// charged is a cluster in which the quota was charged a moment ago: who reads
+// it knows, the watch has yet to tell.
+type charged struct {
+	*clustertest.Cluster
+	quota  *corev1.ResourceQuota // nil before
+	writes int
+}
+
+func (c *charged) Client() client.WithWatch { return chargedClient{c.Cluster.Client(), c} }
+
+type chargedClient struct {
+	client.WithWatch
+	c *charged
+}
+
+func (c chargedClient) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	if q, ok := o.(*corev1.ResourceQuota); ok && c.c.quota != nil {
+		c.c.quota.DeepCopyInto(q)
+		return nil
+	}
+	return c.WithWatch.Get(ctx, key, o, opts...)
+}
+
+func (c chargedClient) Status() client.SubResourceWriter {
+	if c.c.quota == nil {
+		return c.WithWatch.Status()
+	}
+	return chargedStatus{c.WithWatch.Status(), c.c}
+}
+
+type chargedStatus struct {
+	client.SubResourceWriter
+	c *charged
+}
+
+func (c chargedStatus) Update(context.Context, client.Object, ...client.SubResourceUpdateOption) error {
+	c.c.writes++
+	return nil
+}
+
+// What was charged for an object that is about to be written is not taken off,
+// though another object that goes calls for a count.
+func TestChargeBeforeItsEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &corev1.ResourceQuota{ObjectMeta: meta("q"), Spec: corev1.ResourceQuotaSpec{Hard: list("pods=2")}}
+		c := &charged{Cluster: clustertest.New(t, q, pod("a", ""))}
+		env := c.Env(nil)
+		env.Cluster = c
+		l, err := resourcequota.New(env, kinds)
+		c.Do(err)
+		c.Run(l)
+		if got := used(t, c.Cluster, "q"); got != "pods=1" {
+			t.Fatal(got)
+		}
+		next := &corev1.ResourceQuota{}
+		c.Get(next, "ns", "q")
+		version, err := strconv.Atoi(next.ResourceVersion)
+		c.Do(err)
+		next.ResourceVersion, next.Status.Used = strconv.Itoa(version+10), list("pods=2")
+		c.quota = next
+		c.Do(c.API.Delete(t.Context(), pod("a", "")))
+		time.Sleep(40 * time.Millisecond)
+		synctest.Wait()
+		if c.writes > 0 {
+			t.Error("the charge is taken off at once")
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if c.writes == 0 {
+			t.Error("a charge for nothing stays")
+		}
+	})
+}
+
+// Devices of claims count under the names of the extended resources that a class
+// makes them stand for, from when it does.
+func TestDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}}
+		c := start(t, class,
+			&corev1.ResourceQuota{ObjectMeta: meta("q"), Spec: corev1.ResourceQuotaSpec{Hard: list("requests.example.com/gpu=9 requests.deviceclass.resource.kubernetes.io/gpu=9")}},
+			pod("a", "example.com/gpu=1"),
+			&resourcev1.ResourceClaim{ObjectMeta: meta("c"), Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2},
+			}}}}},
+		)
+		if got, want := used(t, c, "q"), "requests.deviceclass.resource.kubernetes.io/gpu=2 requests.example.com/gpu=1"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		c.Get(class, "", "gpu")
+		class.Spec.ExtendedResourceName = ptr.To("example.com/gpu")
+		c.Do(c.API.Update(t.Context(), class))
+		if got, want := used(t, c, "q"), "requests.deviceclass.resource.kubernetes.io/gpu=2 requests.example.com/gpu=3"; got != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
 	})
 }

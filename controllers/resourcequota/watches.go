@@ -61,6 +61,9 @@ func (c *controller) learn(q *corev1.ResourceQuota, charged bool) {
 	if charged {
 		t.changed = c.env.Clock.Now()
 	}
+	if t.version == "" || loop.Older(t.version, q.ResourceVersion) {
+		t.version = q.ResourceVersion
+	}
 }
 
 func (c *controller) forget(q *corev1.ResourceQuota) {
@@ -138,7 +141,7 @@ func (w *watches) follow(ctx context.Context, q loop.Queue, watched map[schema.G
 				continue
 			}
 			watched[k.GVR()] = informer
-			w.countAll(q, k)
+			w.countAll(ctx, q, k)
 		}
 		for gvr := range watched {
 			if !served[gvr] {
@@ -149,8 +152,8 @@ func (w *watches) follow(ctx context.Context, q loop.Queue, watched map[schema.G
 }
 
 // countAll looks at the quotas that waited for a kind.
-func (w *watches) countAll(q loop.Queue, k *api.Kind) {
-	e := quota.For(k.GR())
+func (w *watches) countAll(ctx context.Context, q loop.Queue, k *api.Kind) {
+	e := quota.For(k.GR(), view{ctx, w.controller})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for key, t := range w.quotas {
@@ -167,7 +170,7 @@ func (w *watches) watch(ctx context.Context, q loop.Queue, k *api.Kind) (cache.I
 	if err != nil {
 		return nil, nil, fmt.Errorf("watch %s: %w", k.GR(), err)
 	}
-	e := quota.For(k.GR())
+	e := quota.For(k.GR(), view{ctx, w.controller})
 	notify := func(o any, after time.Duration) {
 		m, err := meta.Accessor(o)
 		if err != nil {

@@ -212,8 +212,8 @@ func (c *controller) since(pod *corev1.Pod, taints []corev1.Taint, now time.Time
 			start = t.TimeAdded.Time
 		}
 	}
-	if pod.Status.StartTime != nil && pod.Status.StartTime.After(start) {
-		start = pod.Status.StartTime.Time // placed on a node that was tainted already
+	if placed := placed(pod); placed.After(start) {
+		start = placed // on a node that was tainted already
 	}
 	key := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 	c.mu.Lock()
@@ -223,6 +223,19 @@ func (c *controller) since(pod *corev1.Pod, taints []corev1.Taint, now time.Time
 	}
 	c.pending[key] = pending{uid: pod.UID, since: start}
 	return start
+}
+
+// placed is from when at the earliest a pod was on its node, whose kubelet may
+// not have said so yet.
+func placed(pod *corev1.Pod) time.Time {
+	at := pod.CreationTimestamp.Time
+	if c := pods.Condition(&pod.Status, corev1.PodScheduled); c != nil && c.Status == corev1.ConditionTrue && c.LastTransitionTime.After(at) {
+		at = c.LastTransitionTime.Time
+	}
+	if s := pod.Status.StartTime; s != nil && s.After(at) {
+		at = s.Time
+	}
+	return at
 }
 
 // settle stops a pod's time and reports whether it ran.
@@ -236,8 +249,10 @@ func (c *controller) settle(key types.NamespacedName) bool {
 
 func (c *controller) evict(ctx context.Context, key types.NamespacedName, pod *corev1.Pod) error {
 	c.events.Eventf(reference(pod), corev1.EventTypeNormal, reason, "Marking for deletion Pod %s", key)
-	err := pods.Disrupt(ctx, c.env.Cluster.Client(), pod, "DeletionByTaintManager",
-		"Taint manager: deleting due to NoExecute taint", false, c.env.Clock.Now())
+	var err error
+	if pods.Disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", c.env.Clock.Now()) {
+		err = c.env.Cluster.Client().Status().Update(ctx, pod)
+	}
 	if err == nil {
 		uid := pod.UID
 		err = c.env.Cluster.Client().Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}},

@@ -82,6 +82,32 @@ func TestTolerationSeconds(t *testing.T) {
 	})
 }
 
+// A pod that comes to a node which was tainted long ago has its full time
+// there, from when it was placed, though no kubelet has started it yet.
+func TestPlacedOnTaintedNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t)
+		long := metav1.NewTime(time.Now().Add(-time.Hour))
+		taint(t, c, corev1.Taint{Key: evict.Key, Value: evict.Value, Effect: evict.Effect, TimeAdded: &long})
+		synctest.Wait()
+		bare, waited := pod("bare", ptr.To[int64](60)), pod("waited", ptr.To[int64](60))
+		waited.CreationTimestamp = long
+		waited.Status.Conditions = []corev1.PodCondition{{
+			Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
+		}}
+		c.Do(c.API.Create(t.Context(), bare))
+		c.Do(c.API.Create(t.Context(), waited))
+		time.Sleep(50 * time.Second)
+		if got := left(t, c); got != "[bare waited]" {
+			t.Errorf("left %s", got)
+		}
+		time.Sleep(15 * time.Second)
+		if got := left(t, c); got != "[]" {
+			t.Errorf("left %s", got)
+		}
+	})
+}
+
 func TestTaintRemovedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := start(t, pod("p", ptr.To[int64](60)))

@@ -54,7 +54,7 @@ func (w *jsonWalk) value(t reflect.Type, depth int) bool {
 
 func (w *jsonWalk) leaf(t reflect.Type, s string) bool {
 	if t == quantityType {
-		w.refused = refuse(s)
+		w.refused = Check(s)
 	}
 	return w.refused == nil
 }

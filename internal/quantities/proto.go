@@ -73,7 +73,7 @@ func (w protoWalk) field(value []byte, t reflect.Type, number uint64, depth int)
 		return nil
 	case t == quantityType:
 		if number == 1 {
-			return refuse(string(value))
+			return Check(string(value))
 		}
 		return nil
 	}

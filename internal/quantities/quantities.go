@@ -22,8 +22,6 @@ const (
 	// maxExponent bounds how large and how small a quantity may be. 10^999
 	// and 10^-999 are computed in less than a microsecond.
 	maxExponent = 999
-	// maxPatience is an exponent up to which the arithmetic takes milliseconds.
-	maxPatience = 99_999
 	// maxDigits bounds a run of digits: trailing zeros are taken off one by
 	// one, each a division of the whole.
 	maxDigits = 1000
@@ -35,19 +33,8 @@ const (
 
 var quantityType = reflect.TypeFor[resource.Quantity]()
 
-// Check refuses a text that is about to be parsed as a quantity when that is out
-// of all bounds.
-func Check(s string) error { return refuse(s) }
-
-// Endless says that a text, should it be parsed as a quantity, would keep a core
-// busy for longer than some milliseconds. It may just as well be a commit or a
-// checksum: short ones that look so are not meant.
-func Endless(s string) bool { return refuseAbove(s, maxPatience) != nil }
-
-// refuse says why a quantity is not even to be parsed.
-func refuse(s string) error { return refuseAbove(s, maxExponent) }
-
-func refuseAbove(s string, most int64) error {
+// Check says why a text is not even to be parsed as a quantity.
+func Check(s string) error {
 	s = strings.TrimSpace(s)
 	run := 0
 	for i := range len(s) {
@@ -63,7 +50,7 @@ func refuseAbove(s string, most int64) error {
 	}
 	// What is no number is another suffix, or one that the parser refuses.
 	if n, err := strconv.ParseInt(s[e+1:], 10, 64); err == nil {
-		if n = int64(int32(n)); n > most || n < -most { //nolint:gosec // the parser truncates too
+		if n = int64(int32(n)); n > maxExponent || n < -maxExponent { //nolint:gosec // the parser truncates too
 			return resource.ErrSuffix
 		}
 	}

@@ -99,15 +99,15 @@ func (claims) Charged(w Write) bool {
 
 // deviceClaims measures ResourceClaims: the devices of each class that they
 // may be given at most.
-type deviceClaims struct{}
+type deviceClaims struct{ view View }
 
 const countDeviceClaims corev1.ResourceName = "count/resourceclaims.resource.k8s.io"
 
-func (deviceClaims) Tracks(name corev1.ResourceName) bool {
-	return name == countDeviceClaims || strings.HasSuffix(string(name), corev1.ResourceClaimsPerClass)
+func (d deviceClaims) Tracks(name corev1.ResourceName) bool {
+	return name == countDeviceClaims || strings.HasSuffix(string(name), corev1.ResourceClaimsPerClass) || d.backed(name)
 }
 
-func (deviceClaims) Usage(obj runtime.Object, _ time.Time) corev1.ResourceList {
+func (d deviceClaims) Usage(obj runtime.Object, now time.Time) corev1.ResourceList {
 	claim, ok := obj.(*resourcev1.ResourceClaim)
 	if !ok {
 		return nil
@@ -136,7 +136,7 @@ func (deviceClaims) Usage(obj runtime.Object, _ time.Time) corev1.ResourceList {
 			used = Add(used, corev1.ResourceList{name: *resource.NewQuantity(n, resource.DecimalSI)})
 		}
 	}
-	return used
+	return d.addExtended(used, claim, now)
 }
 
 func (deviceClaims) InScope(corev1.ScopedResourceSelectorRequirement, runtime.Object) bool {

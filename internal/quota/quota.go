@@ -39,9 +39,9 @@ type Write struct {
 	Object, Old    runtime.Object
 }
 
-// For returns the evaluator for a resource. What is not known better is
-// counted.
-func For(gr schema.GroupResource) Evaluator {
+// For returns the evaluator for a resource in a cluster. What is not known better
+// is counted.
+func For(gr schema.GroupResource, view View) Evaluator {
 	switch gr {
 	case schema.GroupResource{Resource: "pods"}:
 		return pods{}
@@ -50,7 +50,7 @@ func For(gr schema.GroupResource) Evaluator {
 	case schema.GroupResource{Resource: "persistentvolumeclaims"}:
 		return claims{}
 	case schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}:
-		return deviceClaims{}
+		return deviceClaims{view}
 	}
 	c := count{names: []corev1.ResourceName{countName(gr)}}
 	if gr.Group == "" && slices.Contains([]string{"configmaps", "resourcequotas", "replicationcontrollers", "secrets"}, gr.Resource) {

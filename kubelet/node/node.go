@@ -1,5 +1,5 @@
-// Package node registers the node, keeps its status and its Lease, and knows
-// what the machine has.
+// Package node registers the node and its CSINode, keeps its status and its
+// Lease, and knows what the machine has.
 package node
 
 import (
@@ -232,6 +232,9 @@ func (n *Node) register(ctx context.Context) error {
 			}
 			have = next
 		}
+	}
+	if err := n.publishCSINode(ctx, have.UID); err != nil {
+		return fmt.Errorf("publish CSINode: %w", err)
 	}
 	n.set(have)
 	return n.report(ctx, true)

@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,8 +12,10 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
@@ -139,6 +142,37 @@ func TestRegister(t *testing.T) {
 	}
 	if c := find(t, n, corev1.NodeReady); c.Status != corev1.ConditionTrue || c.Reason != "KubeletReady" {
 		t.Errorf("%+v", c)
+	}
+
+	// The list of its CSI drivers belongs to this node, not to an earlier one of its name.
+	drivers := func() *storagev1.CSINode {
+		t.Helper()
+		list := &storagev1.CSINode{}
+		if err := b.api.Get(t.Context(), ctrl.ObjectKey{Name: "n"}, list); err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	owner := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "n", UID: n.UID}}
+	own := drivers()
+	if !reflect.DeepEqual(own.OwnerReferences, owner) {
+		t.Errorf("CSINode %+v", own)
+	}
+	own.Spec.Drivers = []storagev1.CSINodeDriver{{Name: "example.com", NodeID: "n"}}
+	if err := b.api.Update(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []types.UID{n.UID, "earlier"} {
+		own.OwnerReferences[0].UID = of
+		if err := b.api.Update(t.Context(), own); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Register(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := drivers(); !reflect.DeepEqual(got.OwnerReferences, owner) || (len(got.Spec.Drivers) == 1) != (of == n.UID) {
+			t.Errorf("CSINode of %s: %+v", of, got)
+		}
 	}
 
 	// A node that is known keeps what others gave it.

@@ -2,11 +2,13 @@ package pods
 
 import (
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -129,7 +131,7 @@ func fits(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
 	if most := room.Pods().Value(); most > 0 && int64(len(others))+1 > most {
 		return &rejection{"OutOfpods", fmt.Sprintf("Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", len(others), most)}
 	}
-	want := resource.PodRequests(pod, resource.PodResourcesOptions{})
+	want := resource.PodRequests(withoutClaimed(pod), resource.PodResourcesOptions{})
 	used := corev1.ResourceList{}
 	for _, o := range others {
 		for name, q := range resource.PodRequests(o, resource.PodResourcesOptions{}) {
@@ -147,7 +149,7 @@ func fits(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
 		name := corev1.ResourceName(n)
 		ask, have, all := want[name], used[name], room[name]
 		if _, known := room[name]; !known && strings.Contains(n, "/") && !strings.Contains(n, "kubernetes.io/") {
-			continue // no node has it: it is the cluster's, or a device of a claim
+			continue // no node has it: it is the cluster's
 		}
 		sum := have.DeepCopy()
 		sum.Add(ask)
@@ -167,6 +169,26 @@ func fits(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *rejection {
 			n, value(&ask), value(&have), value(&all))}
 	}
 	return nil
+}
+
+// withoutClaimed is the pod without its requests for extended resources that a
+// claim gives it devices for.
+func withoutClaimed(pod *corev1.Pod) *corev1.Pod {
+	s := pod.Status.ExtendedResourceClaimStatus
+	if s == nil {
+		return pod
+	}
+	out := pod.DeepCopy()
+	for _, list := range [][]corev1.Container{out.Spec.InitContainers, out.Spec.Containers} {
+		for i := range list {
+			maps.DeleteFunc(list[i].Resources.Requests, func(name corev1.ResourceName, _ apiresource.Quantity) bool {
+				return slices.ContainsFunc(s.RequestMappings, func(m corev1.ContainerExtendedResourceRequest) bool {
+					return m.ContainerName == list[i].Name && m.ResourceName == string(name)
+				})
+			})
+		}
+	}
+	return out
 }
 
 type hostPort struct {

@@ -16,11 +16,14 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"time"
 
+	"github.com/coredns/coredns/plugin/pkg/edns"
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/netutil"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -50,6 +53,7 @@ const ttl = 5
 // Limits of the server.
 const (
 	maxQueries  = 1000 // at a time; more are refused
+	maxConns    = 1000 // over TCP; more wait, and take no file descriptors from the rest of Proa
 	idleTimeout = 10 * time.Second
 )
 
@@ -98,6 +102,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		udp.Close()
 		return fmt.Errorf("DNS: %w", err)
 	}
+	tcp = netutil.LimitListener(tcp, maxConns)
 	servers := []*dns.Server{
 		{PacketConn: udp, Handler: s, UDPSize: dns.MaxMsgSize},
 		{Listener: tcp, Handler: s, IdleTimeout: func() time.Duration { return idleTimeout }, MaxTCPQueries: -1},
@@ -128,11 +133,23 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 
 // ServeDNS implements dns.Handler.
 func (s *Server) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
+	// CoreDNS's own server catches what its plugins trip over. One question must
+	// not end a process that is much more than a DNS server.
+	defer func() {
+		if p := recover(); p != nil {
+			s.cfg.Logger.Error("a DNS query panicked", "panic", p, "stack", string(debug.Stack()))
+			s.refuse(w, r, dns.RcodeServerFailure)
+		}
+	}()
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	default:
 		s.refuse(w, r, dns.RcodeRefused)
+		return
+	}
+	if m, err := edns.Version(r); err != nil {
+		s.write(w, m)
 		return
 	}
 	if len(r.Question) != 1 || r.Opcode != dns.OpcodeQuery {
@@ -155,6 +172,10 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 func (s *Server) refuse(w dns.ResponseWriter, r *dns.Msg, rcode int) {
 	m := new(dns.Msg)
 	m.SetRcode(r, rcode)
+	s.write(w, m)
+}
+
+func (s *Server) write(w dns.ResponseWriter, m *dns.Msg) {
 	if err := w.WriteMsg(m); err != nil {
 		s.cfg.Logger.Debug("write a DNS answer", "error", err)
 	}

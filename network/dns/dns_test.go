@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache/informertest"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllertest"
 
 	proadns "github.com/proa-dev/proa/network/dns"
 )
@@ -66,7 +67,8 @@ func upstream(t *testing.T) (resolvConf string) {
 	return file
 }
 
-func start(t *testing.T) string {
+// start runs a server; the informer tells it of further slices.
+func start(t *testing.T) (addr string, endpoints *controllertest.FakeInformer) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	informers := &informertest.FakeInformers{}
@@ -119,12 +121,12 @@ func start(t *testing.T) string {
 			{Addresses: []string{"10.42.0.8"}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(false)}},
 		},
 	})
-	return fmt.Sprintf("127.0.0.1:%d", port)
+	return fmt.Sprintf("127.0.0.1:%d", port), slices
 }
 
 // The table follows the Kubernetes DNS specification, section by section.
 func TestAnswers(t *testing.T) {
-	addr := start(t)
+	addr, _ := start(t)
 	for _, c := range []struct {
 		name  string
 		qtype uint16
@@ -182,12 +184,18 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestBadQueries(t *testing.T) {
-	addr := start(t)
+	addr, _ := start(t)
 	m := new(dns.Msg)
 	m.SetNotify("cluster.local.")
 	got, _, err := new(dns.Client).ExchangeContext(t.Context(), m, addr)
 	if err != nil || got.Rcode != dns.RcodeNotImplemented {
 		t.Errorf("NOTIFY: %v, %v", got, err)
+	}
+	m = new(dns.Msg)
+	m.SetQuestion("web.shop.svc.cluster.local.", dns.TypeA)
+	m.SetEdns0(1232, false).IsEdns0().SetVersion(1)
+	if got, _, err = new(dns.Client).ExchangeContext(t.Context(), m, addr); err != nil || got.Rcode != dns.RcodeBadVers {
+		t.Errorf("EDNS of a later version: %v, %v", got, err)
 	}
 	// Garbage is not answered, and the next query is.
 	c, err := net.Dial("udp", addr)
@@ -203,4 +211,51 @@ func TestBadQueries(t *testing.T) {
 	if got, _, err = new(dns.Client).ExchangeContext(t.Context(), m, addr); err != nil || len(got.Answer) != 1 {
 		t.Errorf("after garbage: %v, %v", got, err)
 	}
+}
+
+// Endpoints move from slice to slice, and slices from Service to Service.
+func TestSlicesChange(t *testing.T) {
+	addr, informer := start(t)
+	ask := func(name string, qtype uint16) string {
+		t.Helper()
+		m := new(dns.Msg)
+		m.SetQuestion(name, qtype)
+		got, _, err := new(dns.Client).ExchangeContext(t.Context(), m, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var have []string
+		for _, rr := range got.Answer {
+			have = append(have, strings.TrimPrefix(rr.String(), rr.Header().String()))
+		}
+		slices.Sort(have)
+		return strings.Join(have, " ")
+	}
+	check := func(when, name string, qtype uint16, want string) {
+		t.Helper()
+		if got := ask(name, qtype); got != want {
+			t.Errorf("%s: %s is %q, want %q", when, name, got, want)
+		}
+	}
+	slice := func(name, service string, addresses ...string) *discoveryv1.EndpointSlice {
+		s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: service}}}
+		for _, a := range addresses {
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}})
+		}
+		return s
+	}
+	first, second := slice("a", "idle", "10.42.1.1", "10.42.1.2"), slice("b", "idle", "10.42.1.2")
+	informer.Add(first)
+	informer.Add(second)
+	left := slice("a", "idle", "10.42.1.1")
+	informer.Update(first, left)
+	check("moved", "idle.shop.svc.cluster.local.", dns.TypeA, "10.42.1.1 10.42.1.2")
+	check("moved", "2.1.42.10.in-addr.arpa.", dns.TypePTR, "10-42-1-2.idle.shop.svc.cluster.local.")
+
+	given := slice("b", "db", "10.42.1.2")
+	informer.Update(second, given)
+	check("given away", "idle.shop.svc.cluster.local.", dns.TypeA, "10.42.1.1")
+	check("given away", "2.1.42.10.in-addr.arpa.", dns.TypePTR, "10-42-1-2.db.shop.svc.cluster.local.")
+	informer.Update(given, slice("b", "", "10.42.1.2"))
+	check("nobody's", "2.1.42.10.in-addr.arpa.", dns.TypePTR, "")
 }

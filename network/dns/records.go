@@ -201,7 +201,7 @@ func (z *zone) ports(svc *corev1.Service, key types.NamespacedName, port, proto,
 		a.exists = true
 	}
 	for i := range a.records {
-		a.records[i].(*dns.SRV).Weight = uint16(100 / len(a.records))
+		a.records[i].(*dns.SRV).Weight = uint16(max(1, 100/len(a.records)))
 	}
 	return a
 }
@@ -294,7 +294,8 @@ func (s *Server) reply(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, a 
 	m.Answer, m.Extra = a.records, a.extra
 	qtype := r.Question[0].Qtype
 	if a.chase != "" && qtype != dns.TypeCNAME {
-		m.Answer = append(m.Answer, s.follow(ctx, w, r, a.chase, qtype)...)
+		more, cut := s.follow(ctx, w, r, a.chase, qtype)
+		m.Answer, m.Truncated = append(m.Answer, more...), cut
 	}
 	rand.Shuffle(len(a.records), func(i, j int) { a.records[i], a.records[j] = a.records[j], a.records[i] })
 	if len(a.records) == 0 {
@@ -305,24 +306,23 @@ func (s *Server) reply(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, a 
 	}
 	state := request.Request{W: w, Req: r}
 	state.SizeAndDo(m)
-	if err := w.WriteMsg(state.Scrub(m)); err != nil {
-		s.cfg.Logger.Debug("write a DNS answer", "error", err)
-	}
+	s.write(w, state.Scrub(m))
 }
 
-// follow resolves the target of a CNAME, here or elsewhere.
-func (s *Server) follow(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, target string, qtype uint16) []dns.RR {
+// follow resolves the target of a CNAME, here or elsewhere. cut says that there
+// is more than fits a packet.
+func (s *Server) follow(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, target string, qtype uint16) (answer []dns.RR, cut bool) {
 	if a, ok := s.zone.answer(strings.ToLower(target), target, qtype); ok {
-		return a.records // one step: a chain of ExternalNames may be a ring
+		return a.records, false // one step: a chain of ExternalNames may be a ring
 	}
 	q := r.Copy()
 	q.Question[0].Name = target
 	got := &capture{ResponseWriter: w}
 	s.forward.serve(ctx, got, q)
 	if got.msg == nil {
-		return nil
+		return nil, false
 	}
-	return got.msg.Answer
+	return got.msg.Answer, got.msg.Truncated
 }
 
 // capture keeps an answer in place of sending it.

@@ -26,8 +26,11 @@ type zone struct {
 	spaces map[string]int
 	// byAddr leads from cluster IPs to Services.
 	byAddr map[netip.Addr]types.NamespacedName
-	// hosts leads from endpoint addresses to the slices that list them.
-	hosts map[netip.Addr]map[types.NamespacedName]bool
+	// owners are the Services that slices are kept for: a label may come to name another.
+	owners map[types.NamespacedName]types.NamespacedName
+	// hosts leads from endpoint addresses to the Services that have them, and in
+	// how many slices: one that moves is in two for a moment.
+	hosts map[netip.Addr]map[types.NamespacedName]int
 }
 
 func newZone(domain string, address netip.Addr) *zone {
@@ -37,7 +40,8 @@ func newZone(domain string, address netip.Addr) *zone {
 		slices:   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
 		spaces:   map[string]int{},
 		byAddr:   map[netip.Addr]types.NamespacedName{},
-		hosts:    map[netip.Addr]map[types.NamespacedName]bool{},
+		owners:   map[types.NamespacedName]types.NamespacedName{},
+		hosts:    map[netip.Addr]map[types.NamespacedName]int{},
 	}
 }
 
@@ -112,36 +116,43 @@ func (z *zone) setService(old, now *corev1.Service) {
 
 func (z *zone) setSlice(old, now *discoveryv1.EndpointSlice) {
 	any := cmp.Or(now, old)
-	key := types.NamespacedName{Namespace: any.Namespace, Name: any.Labels[discoveryv1.LabelServiceName]}
-	if key.Name == "" {
-		return
-	}
+	name := types.NamespacedName{Namespace: any.Namespace, Name: any.Name}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	if held := z.slices[key][any.Name]; held != nil {
-		delete(z.slices[key], any.Name)
-		for _, ip := range addressesOf(held) {
-			delete(z.hosts[ip], key)
-			if len(z.hosts[ip]) == 0 {
-				delete(z.hosts, ip)
-			}
-		}
+	if key, ok := z.owners[name]; ok {
+		delete(z.owners, name)
+		z.dropSlice(key, name.Name)
 	}
-	if now == nil {
-		if len(z.slices[key]) == 0 {
-			delete(z.slices, key)
-		}
+	key := types.NamespacedName{Namespace: any.Namespace, Name: any.Labels[discoveryv1.LabelServiceName]}
+	if now == nil || key.Name == "" {
 		return
 	}
 	if z.slices[key] == nil {
 		z.slices[key] = map[string]*discoveryv1.EndpointSlice{}
 	}
-	z.slices[key][any.Name] = now
+	z.slices[key][name.Name], z.owners[name] = now, key
 	for _, ip := range addressesOf(now) {
 		if z.hosts[ip] == nil {
-			z.hosts[ip] = map[types.NamespacedName]bool{}
+			z.hosts[ip] = map[types.NamespacedName]int{}
 		}
-		z.hosts[ip][key] = true
+		z.hosts[ip][key]++
+	}
+}
+
+// dropSlice forgets a slice of a Service; z.mu is held.
+func (z *zone) dropSlice(key types.NamespacedName, name string) {
+	for _, ip := range addressesOf(z.slices[key][name]) {
+		if z.hosts[ip][key]--; z.hosts[ip][key] > 0 {
+			continue
+		}
+		delete(z.hosts[ip], key)
+		if len(z.hosts[ip]) == 0 {
+			delete(z.hosts, ip)
+		}
+	}
+	delete(z.slices[key], name)
+	if len(z.slices[key]) == 0 {
+		delete(z.slices, key)
 	}
 }
 

@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // change is the step from one state of a front to the next; old or new is nil
@@ -15,6 +17,7 @@ type state struct {
 	*table
 	programs map[string]program // by front id
 	shared   map[element]int    // how many fronts need it
+	ranges   []netip.Prefix     // what strays is confined to
 }
 
 func newState(t *table) *state {
@@ -62,6 +65,20 @@ func (s *state) put(changes []change) error {
 	}
 	s.removeChains(removed)
 	return nil
+}
+
+// confine writes the rules for packets to a cluster IP that no front took:
+// refused where a Service has the address, dropped where none has it (yet).
+// Passing one on would leave a flow behind, and the kernel asks the rules only
+// about the first packet of a flow: for two minutes, every connection from the
+// same port would miss the Service that has come meanwhile.
+func (s *state) confine(ranges []netip.Prefix) {
+	s.ranges = ranges
+	s.conn.FlushChain(s.chains[chainStrays])
+	s.refuseStrays()
+	for _, r := range ranges {
+		s.rule(chainStrays, s.inPrefix(s.loadDest(reg), r, expr.CmpOpEq), []expr.Any{drop()})
+	}
 }
 
 // step notes that e moves one way, unless that undoes the other way.

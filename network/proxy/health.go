@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,7 @@ import (
 )
 
 // healthServers answer on the healthCheckNodePort of Services whose external
-// traffic stays on the node: 200 where this node has an endpoint, else 503.
+// traffic stays on the node: 200 where this node has a ready endpoint, else 503.
 // A load balancer asks them.
 type healthServers struct {
 	logger *slog.Logger
@@ -63,7 +64,7 @@ func (h *healthServers) set(ctx context.Context, key types.NamespacedName, svc *
 	}
 	local := map[string]bool{}
 	for _, f := range list {
-		for _, e := range f.external {
+		for _, e := range f.healthy { // who terminates still serves, but a load balancer must look elsewhere
 			local[e.addr.String()] = true
 		}
 	}
@@ -89,6 +90,7 @@ func (s *healthServer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	n := s.local.Load()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.FormatInt(n, 10))
 	if n == 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}

@@ -5,11 +5,13 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 )
 
 // endpoint is one address and port that traffic may go to.
@@ -44,6 +46,12 @@ type front struct {
 	// cluster is who serves pods and this node where external is limited to
 	// this node's endpoints (externalTrafficPolicy: Local).
 	cluster []endpoint
+	// serving are all endpoints that serve, be it while they terminate. UDP flows
+	// to them go on, whatever is chosen for new ones. Rules do not depend on it.
+	serving []endpoint
+	// healthy counts this node's endpoints that are ready, where externalLocal.
+	// Rules do not depend on it either.
+	healthy []endpoint
 	// externalLocal keeps the client's address and uses this node's endpoints alone.
 	externalLocal bool
 	// known says that some endpoint exists, be it on another node: what has
@@ -74,11 +82,7 @@ func fronts(svc *corev1.Service, parts []*discoveryv1.EndpointSlice, node string
 				f.clusterIP = a
 			}
 		}
-		for _, text := range svc.Spec.LoadBalancerSourceRanges {
-			if r, err := netip.ParsePrefix(text); err == nil && r.Addr().Is4() == (family == corev1.IPv4Protocol) {
-				f.sourceRanges = append(f.sourceRanges, r.Masked())
-			}
-		}
+		f.sourceRanges = sourceRanges(svc, family)
 		if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 			f.affinity = 3 * time.Hour
 			if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
@@ -91,26 +95,55 @@ func fronts(svc *corev1.Service, parts []*discoveryv1.EndpointSlice, node string
 	return list
 }
 
+// sourceRanges reads a Service's ranges of one family, which the API allows
+// spaces around. One that cannot be read lets nobody in, rather than everyone.
+func sourceRanges(svc *corev1.Service, family corev1.IPFamily) []netip.Prefix {
+	var list []netip.Prefix
+	for _, text := range svc.Spec.LoadBalancerSourceRanges {
+		r, err := netip.ParsePrefix(strings.TrimSpace(text))
+		switch {
+		case err != nil && family == corev1.IPv6Protocol:
+			r = netip.PrefixFrom(netip.IPv6Unspecified(), 128)
+		case err != nil:
+			r = netip.PrefixFrom(netip.IPv4Unspecified(), 32)
+		}
+		if r.Addr().Is4() == (family == corev1.IPv4Protocol) {
+			list = append(list, r.Masked())
+		}
+	}
+	return list
+}
+
 // serve chooses the endpoints by the Service's traffic policies.
 func (f *front) serve(svc *corev1.Service, portName string, parts []*discoveryv1.EndpointSlice, node string, family corev1.IPFamily) {
-	all := choose(parts, portName, f.protocol, family, "")
-	f.known = len(all) > 0
-	f.internal, f.external, f.cluster = all, all, all
+	list := list(parts, portName, f.protocol, family)
+	all := list.on("")
+	f.cluster, f.serving = all.chosen(), all.serving()
+	f.known = len(f.cluster) > 0
+	f.internal, f.external = f.cluster, f.cluster
+	here := list.on(node)
 	if p := svc.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
-		f.internal = choose(parts, portName, f.protocol, family, node)
+		f.internal = here.chosen()
 	}
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		f.externalLocal = true
-		f.external = choose(parts, portName, f.protocol, family, node)
+		f.external, f.healthy = here.chosen(), here.ready
 	}
 }
 
-// choose returns the endpoints of a port that are ready; when there are none,
-// those that still serve while they terminate (KEP-1669). A node limits the
-// choice to that node.
-func choose(list []*discoveryv1.EndpointSlice, portName string, protocol corev1.Protocol, family corev1.IPFamily, node string) []endpoint {
-	var ready, leaving []endpoint
-	for _, s := range list {
+// candidate is an endpoint that traffic may go to, now or until it has terminated.
+type candidate struct {
+	endpoint
+	node    string
+	leaving bool
+}
+
+type candidates []candidate
+
+// list returns the endpoints of a port that serve.
+func list(parts []*discoveryv1.EndpointSlice, portName string, protocol corev1.Protocol, family corev1.IPFamily) candidates {
+	var out candidates
+	for _, s := range parts {
 		if string(s.AddressType) != string(family) {
 			continue
 		}
@@ -120,7 +153,7 @@ func choose(list []*discoveryv1.EndpointSlice, portName string, protocol corev1.
 		}
 		for i := range s.Endpoints {
 			e := &s.Endpoints[i]
-			if node != "" && (e.NodeName == nil || *e.NodeName != node) || len(e.Addresses) == 0 {
+			if len(e.Addresses) == 0 {
 				continue
 			}
 			addr, ok := addrOf(e.Addresses[0], family)
@@ -128,20 +161,49 @@ func choose(list []*discoveryv1.EndpointSlice, portName string, protocol corev1.
 				continue
 			}
 			c := e.Conditions
-			switch {
-			case c.Ready == nil || *c.Ready:
-				ready = append(ready, endpoint{addr, port})
-			case c.Serving != nil && *c.Serving && c.Terminating != nil && *c.Terminating:
-				leaving = append(leaving, endpoint{addr, port})
+			ready := ptr.Deref(c.Ready, true)
+			if ready || ptr.Deref(c.Serving, true) && ptr.Deref(c.Terminating, false) {
+				out = append(out, candidate{endpoint{addr, port}, ptr.Deref(e.NodeName, ""), !ready})
 			}
 		}
 	}
-	if len(ready) == 0 {
-		ready = leaving
-	}
-	slices.SortFunc(ready, endpoint.compare)
-	return slices.Compact(ready)
+	return out
 }
+
+// pool is what there is to choose from, sorted.
+type pool struct{ ready, leaving []endpoint }
+
+// on is the pool of one node; "" is all of them.
+func (list candidates) on(node string) pool {
+	var p pool
+	for _, c := range list {
+		switch {
+		case node != "" && c.node != node:
+		case c.leaving:
+			p.leaving = append(p.leaving, c.endpoint)
+		default:
+			p.ready = append(p.ready, c.endpoint)
+		}
+	}
+	p.ready, p.leaving = sorted(p.ready), sorted(p.leaving)
+	return p
+}
+
+func sorted(list []endpoint) []endpoint {
+	slices.SortFunc(list, endpoint.compare)
+	return slices.Compact(list)
+}
+
+// chosen are the endpoints that are ready; when there are none, those that
+// still serve while they terminate (KEP-1669).
+func (p pool) chosen() []endpoint {
+	if len(p.ready) == 0 {
+		return p.leaving
+	}
+	return p.ready
+}
+
+func (p pool) serving() []endpoint { return sorted(slices.Concat(p.ready, p.leaving)) }
 
 func portOf(s *discoveryv1.EndpointSlice, name string, protocol corev1.Protocol) (uint16, bool) {
 	for _, p := range s.Ports {

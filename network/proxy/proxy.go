@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,8 +25,10 @@ import (
 	"github.com/mdlayher/netlink"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proa-dev/proa/client"
 )
@@ -51,8 +54,11 @@ type Proxy struct {
 	mu       sync.Mutex
 	services map[types.NamespacedName]*corev1.Service
 	slices   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice
-	dirty    map[types.NamespacedName]bool
-	wake     chan struct{}
+	// owners are the Services that slices are kept for: a label may come to name another.
+	owners map[types.NamespacedName]types.NamespacedName
+	ranges map[string][]string // ServiceCIDR -> its networks
+	dirty  map[types.NamespacedName]bool
+	wake   chan struct{}
 
 	applied map[types.NamespacedName][]front
 	state   *state
@@ -72,6 +78,8 @@ func New(cluster client.Cluster, cfg Config) *Proxy {
 		health:   newHealthServers(cfg.Logger),
 		services: map[types.NamespacedName]*corev1.Service{},
 		slices:   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
+		owners:   map[types.NamespacedName]types.NamespacedName{},
+		ranges:   map[string][]string{},
 		dirty:    map[types.NamespacedName]bool{},
 		wake:     make(chan struct{}, 1),
 		applied:  map[types.NamespacedName][]front{},
@@ -164,30 +172,34 @@ func prepareKernel(f family) error {
 	return nil
 }
 
-// follow collects Services and EndpointSlices and waits for the first state.
+// follow collects Services, EndpointSlices and ServiceCIDRs, and waits for the
+// first state.
 func (p *Proxy) follow(ctx context.Context) error {
-	services, err := p.cluster.Cache().GetInformer(ctx, &corev1.Service{})
-	if err != nil {
-		return err
-	}
-	slices, err := p.cluster.Cache().GetInformer(ctx, &discoveryv1.EndpointSlice{})
-	if err != nil {
-		return err
-	}
-	a, err := services.AddEventHandler(handler(p.setService))
-	if err != nil {
-		return err
-	}
-	b, err := slices.AddEventHandler(handler(p.setSlice))
-	if err != nil {
-		return errors.Join(err, services.RemoveEventHandler(a))
-	}
-	context.AfterFunc(ctx, func() {
-		if err := errors.Join(services.RemoveEventHandler(a), slices.RemoveEventHandler(b)); err != nil {
-			p.cfg.Logger.Warn("stop following Services", "error", err)
+	var synced []cache.DoneChecker
+	for _, f := range []struct {
+		kind ctrl.Object
+		to   cache.ResourceEventHandler
+	}{
+		{&corev1.Service{}, handler(p.setService)},
+		{&discoveryv1.EndpointSlice{}, handler(p.setSlice)},
+		{&networkingv1.ServiceCIDR{}, handler(p.setRange)},
+	} {
+		informer, err := p.cluster.Cache().GetInformer(ctx, f.kind)
+		if err != nil {
+			return err
 		}
-	})
-	if !cache.WaitFor(ctx, "", a.HasSyncedChecker(), b.HasSyncedChecker()) {
+		followed, err := informer.AddEventHandler(f.to)
+		if err != nil {
+			return err
+		}
+		context.AfterFunc(ctx, func() {
+			if err := informer.RemoveEventHandler(followed); err != nil {
+				p.cfg.Logger.Warn("stop following Services", "error", err)
+			}
+		})
+		synced = append(synced, followed.HasSyncedChecker())
+	}
+	if !cache.WaitFor(ctx, "", synced...) {
 		return ctx.Err()
 	}
 	return nil
@@ -222,30 +234,62 @@ func (p *Proxy) setService(svc *corev1.Service, gone bool) {
 }
 
 func (p *Proxy) setSlice(slice *discoveryv1.EndpointSlice, gone bool) {
-	name := slice.Labels[discoveryv1.LabelServiceName]
-	if name == "" {
+	name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}
+	key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if was, held := p.owners[name]; held && (gone || was != key) {
+		delete(p.owners, name)
+		delete(p.slices[was], slice.Name)
+		if len(p.slices[was]) == 0 {
+			delete(p.slices, was)
+		}
+		p.touch(was)
+	}
+	if gone || key.Name == "" {
 		return
 	}
-	key := types.NamespacedName{Namespace: slice.Namespace, Name: name}
+	if p.slices[key] == nil {
+		p.slices[key] = map[string]*discoveryv1.EndpointSlice{}
+	}
+	p.slices[key][slice.Name], p.owners[name] = slice, key
+	p.touch(key)
+}
+
+func (p *Proxy) setRange(c *networkingv1.ServiceCIDR, gone bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if gone {
-		delete(p.slices[key], slice.Name)
-		if len(p.slices[key]) == 0 {
-			delete(p.slices, key)
-		}
+		delete(p.ranges, c.Name)
 	} else {
-		if p.slices[key] == nil {
-			p.slices[key] = map[string]*discoveryv1.EndpointSlice{}
-		}
-		p.slices[key][slice.Name] = slice
+		p.ranges[c.Name] = c.Spec.CIDRs
 	}
-	p.touch(key)
+	p.signal()
+}
+
+// serviceRanges lists the networks of Services of this family, in order.
+func (p *Proxy) serviceRanges() []netip.Prefix {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []netip.Prefix
+	for _, cidrs := range p.ranges {
+		for _, c := range cidrs {
+			if n, err := netip.ParsePrefix(c); err == nil && n.Addr().BitLen() == int(p.family.addrLen)*8 {
+				list = append(list, n.Masked())
+			}
+		}
+	}
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return slices.Compact(list)
 }
 
 // touch marks a Service for the next transaction; p.mu is held.
 func (p *Proxy) touch(key types.NamespacedName) {
 	p.dirty[key] = true
+	p.signal()
+}
+
+func (p *Proxy) signal() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -271,10 +315,7 @@ func (p *Proxy) takeDirty() map[types.NamespacedName]bool {
 		taken[key] = true
 		delete(p.dirty, key)
 	}
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	p.signal()
 	return taken
 }
 
@@ -296,11 +337,16 @@ func (p *Proxy) restart(ctx context.Context) error {
 // sync writes the rules of some Services in one transaction.
 func (p *Proxy) sync(ctx context.Context, keys map[types.NamespacedName]bool) error {
 	var changes []change
+	stale := staleFlows{pods: p.cfg.PodCIDR}
 	next := map[types.NamespacedName][]front{}
 	for key := range keys {
 		now := p.current(ctx, key)
 		next[key] = now
 		changes = append(changes, diff(p.applied[key], now)...)
+		stale.note(p.applied[key], now)
+	}
+	if ranges := p.serviceRanges(); !slices.Equal(ranges, p.state.ranges) {
+		p.state.confine(ranges)
 	}
 	if err := p.state.put(changes); err != nil {
 		return err
@@ -315,7 +361,7 @@ func (p *Proxy) sync(ctx context.Context, keys map[types.NamespacedName]bool) er
 			p.applied[key] = now
 		}
 	}
-	return p.after(changes)
+	return p.after(changes, &stale)
 }
 
 // current computes the fronts of one Service and its health check.
@@ -333,7 +379,7 @@ func (p *Proxy) current(ctx context.Context, key types.NamespacedName) []front {
 }
 
 // after ends what the kernel remembers of endpoints that are gone.
-func (p *Proxy) after(changes []change) error {
+func (p *Proxy) after(changes []change, stale *staleFlows) error {
 	for _, c := range changes {
 		if c.new != nil && c.old != nil && c.new.affinity > 0 {
 			if err := p.state.forget(c.new); err != nil {
@@ -344,7 +390,7 @@ func (p *Proxy) after(changes []change) error {
 	if err := p.state.conn.Flush(); err != nil {
 		return err
 	}
-	if err := endFlows(p.family, changes); err != nil {
+	if err := stale.end(p.family); err != nil {
 		p.cfg.Logger.Warn("end flows to endpoints that are gone", "error", err)
 	}
 	return nil

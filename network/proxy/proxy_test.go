@@ -1,12 +1,14 @@
 package proxy_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -19,6 +21,7 @@ import (
 	"github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
@@ -71,6 +74,7 @@ type bench struct {
 	informer *informertest.FakeInformers
 	services *controllertest.FakeInformer
 	slices   *controllertest.FakeInformer
+	ranges   *controllertest.FakeInformer
 }
 
 type fakeCluster struct{ cache cache.Cache }
@@ -186,6 +190,8 @@ func (b *bench) start() (stop func()) {
 	b.services, err = b.informer.FakeInformerFor(ctx, &corev1.Service{})
 	b.must(err)
 	b.slices, err = b.informer.FakeInformerFor(ctx, &discoveryv1.EndpointSlice{})
+	b.must(err)
+	b.ranges, err = b.informer.FakeInformerFor(ctx, &networkingv1.ServiceCIDR{})
 	b.must(err)
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- inside(b.node, func() error { return p.Run(ctx, func() { close(ready) }) }) }()
@@ -387,6 +393,129 @@ func TestEndpointsChange(t *testing.T) {
 	})
 }
 
+// exchange asks over a connection that stays and returns the answer, empty for none.
+func exchange(c net.Conn) string {
+	c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+	buf := make([]byte, 100)
+	if _, err := c.Write([]byte("?")); err != nil {
+		return ""
+	}
+	n, err := c.Read(buf)
+	if err != nil {
+		return ""
+	}
+	return string(buf[:n])
+}
+
+// A client over UDP stays with an endpoint for as long as that serves, and gets
+// another one then: its flow never ends by itself.
+func TestFlowsFollowEndpoints(t *testing.T) {
+	b := newBench(t, 1, 2, 3)
+	stop := b.start()
+	b.services.Add(service(nil))
+	slice := endpoints(1)
+	b.slices.Add(slice)
+	eventually(t, "an answer", func() bool { return answers(b.pods[3], "10.43.0.7:80", 1)["1"] == 1 })
+	dial := func(ns netns.NsHandle, addr string) (c net.Conn) {
+		b.must(inside(ns, func() (err error) { c, err = net.Dial("udp", addr); return err }))
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	clients := map[string]net.Conn{
+		"by the cluster IP": dial(b.pods[3], "10.43.0.7:80"), "by a node port": dial(b.pods[3], "192.168.77.1:30080"), "from the node": dial(b.node, "10.43.0.7:80"),
+	}
+	all := func(want string) {
+		t.Helper()
+		for who, c := range clients {
+			eventually(t, who+": pod "+want, func() bool { return exchange(c) == want })
+		}
+	}
+	all("1")
+	update := func(pods ...int) {
+		next := endpoints(pods...)
+		b.slices.Update(slice, next)
+		slice = next
+	}
+	update(-1, 2)
+	eventually(t, "pod 2 alone gets new clients", func() bool { return answers(b.node, "10.43.0.7:80", 5)["2"] == 5 })
+	for who, c := range clients {
+		if got := exchange(c); got != "1" {
+			t.Errorf("%s: %q answers, not pod 1, which still serves", who, got)
+		}
+	}
+	update(2)
+	all("2")
+
+	// The endpoint changes while no proxy runs.
+	stop()
+	b.informer = &informertest.FakeInformers{}
+	b.start()
+	b.services.Add(service(nil))
+	b.slices.Add(endpoints(1))
+	all("1")
+}
+
+// A slice is its Service's by a label alone, which may change.
+func TestSliceChangesHands(t *testing.T) {
+	b := newBench(t, 1, 3)
+	b.start()
+	b.services.Add(service(nil))
+	b.services.Add(service(func(s *corev1.Service) {
+		s.Name, s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.Type = "other", "10.43.0.8", []string{"10.43.0.8"}, corev1.ServiceTypeClusterIP
+		s.Spec.Ports[0].NodePort, s.Spec.Ports[1].NodePort = 0, 0
+	}))
+	slice := endpoints(1)
+	b.slices.Add(slice)
+	eventually(t, "the first Service answers", func() bool { return answers(b.node, "10.43.0.7:80", 1)["1"] == 1 })
+	next := endpoints(1)
+	next.Labels = map[string]string{discoveryv1.LabelServiceName: "other"}
+	b.slices.Update(slice, next)
+	eventually(t, "the second Service answers, the first does not", func() bool {
+		return answers(b.node, "10.43.0.8:80", 1)["1"] == 1 && answers(b.node, "10.43.0.7:80", 1)["1"] == 0
+	})
+	last := endpoints(1)
+	last.Labels = nil
+	b.slices.Update(next, last)
+	eventually(t, "neither answers", func() bool { return answers(b.node, "10.43.0.8:80", 1)["1"] == 0 })
+}
+
+// A connection that was tried before its Service came must not spoil later
+// ones from the same port: the kernel keeps what it decided for a flow.
+func TestConnectionBeforeService(t *testing.T) {
+	b := newBench(t, 1, 2)
+	b.start()
+	b.ranges.Add(&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.43.0.0/16", "fd00::/112"}}})
+	eventually(t, "what no Service has goes nowhere", func() bool {
+		_, err := ask(b.node, "udp", "10.43.0.9:80")
+		return errors.Is(err, syscall.EPERM)
+	})
+	dial := func(ns netns.NsHandle, timeout time.Duration) error {
+		return inside(ns, func() error {
+			d := net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{Port: 33333}}
+			c, err := d.Dial("tcp4", "10.43.0.7:80")
+			if err != nil {
+				return err
+			}
+			c.(*net.TCPConn).SetLinger(0) // frees the port
+			return c.Close()
+		})
+	}
+	for who, ns := range map[string]netns.NsHandle{"the node": b.node, "a pod": b.pods[2]} {
+		var late net.Error
+		if err := dial(ns, 100*time.Millisecond); !errors.As(err, &late) || !late.Timeout() {
+			t.Errorf("%s, without a Service: %v, want a timeout", who, err)
+		}
+	}
+	b.services.Add(service(nil))
+	b.slices.Add(endpoints(1))
+	eventually(t, "the Service answers", func() bool { return answers(b.node, "10.43.0.7:80", 1)["1"] == 1 })
+	for who, ns := range map[string]netns.NsHandle{"the node": b.node, "a pod": b.pods[2]} {
+		if err := dial(ns, 5*time.Second); err != nil {
+			t.Errorf("%s, from the port that was in use before: %v", who, err)
+		}
+	}
+}
+
 func TestSessionAffinity(t *testing.T) {
 	b := newBench(t, 1, 2, 3)
 	b.start()
@@ -413,8 +542,11 @@ func TestSessionAffinity(t *testing.T) {
 func TestExternalTrafficPolicyLocal(t *testing.T) {
 	b := newBench(t, 1, 3)
 	b.start()
-	b.services.Add(service(func(s *corev1.Service) { s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal }))
-	b.slices.Add(endpoints(1))
+	b.services.Add(service(func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 30099
+	}))
+	slice := endpoints(1)
+	b.slices.Add(slice)
 	eventually(t, "the node port answers", func() bool { return answers(b.node, "192.168.77.1:30080", 1)["1"] == 1 })
 
 	// Somebody outside, behind a link of the node's.
@@ -437,6 +569,52 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 	}))
 	if a, err := ask(outside, "tcp", "10.99.0.1:30080"); err != nil || a != "1 10.99.0.2" {
 		t.Errorf("the client's address must be kept: %q, %v", a, err)
+	}
+
+	// The load balancer's address lets in whom the Service names, spaces or not.
+	balancer := func(ranges ...string) *corev1.Service {
+		return service(func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 30099
+			s.Spec.LoadBalancerSourceRanges = ranges
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "10.99.0.1"}}
+		})
+	}
+	open, closed := balancer(" 10.99.0.0/16 "), balancer(" 10.98.0.0/16 ")
+	b.services.Update(closed, open)
+	eventually(t, "the load balancer's address answers", func() bool { return answers(outside, "10.99.0.1:80", 1)["1"] == 1 })
+	b.services.Update(open, closed)
+	eventually(t, "it does not answer who is not named", func() bool { return answers(outside, "10.99.0.1:80", 1)["1"] == 0 })
+
+	// A load balancer is told to look elsewhere while those that terminate still serve.
+	health := func() (code int, weight string) {
+		b.must(inside(b.node, func() error {
+			c, err := net.Dial("tcp", "127.0.0.1:30099")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+				return err
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				return err
+			}
+			code, weight = resp.StatusCode, resp.Header.Get("X-Load-Balancing-Endpoint-Weight")
+			return resp.Body.Close()
+		}))
+		return code, weight
+	}
+	if code, weight := health(); code != http.StatusOK || weight != "1" {
+		t.Errorf("health with a ready endpoint: %d, weight %q", code, weight)
+	}
+	b.slices.Update(slice, endpoints(-1))
+	eventually(t, "no health without a ready endpoint", func() bool {
+		code, weight := health()
+		return code == http.StatusServiceUnavailable && weight == "0"
+	})
+	if a, err := ask(outside, "tcp", "10.99.0.1:30080"); err != nil || a != "1 10.99.0.2" {
+		t.Errorf("an endpoint that terminates must serve: %q, %v", a, err)
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 //	prerouting, output ─> services ─> @service-ips, @service-nodeports ─> svc-…, ext-…: DNAT
 //	postrouting: masquerade what is marked, and pods that reach themselves
 //	input, forward, output (before DNAT) ─> refused: Services without endpoints
-//	forward, output (after DNAT) ─> strays: ports that a cluster IP does not have
+//	forward, output (after DNAT) ─> strays: ports that a cluster IP does not have,
+//	    and addresses for Services that no Service has
 type table struct {
 	family
 	conn  *nftables.Conn
@@ -81,9 +82,13 @@ func (t *table) reset() error {
 	t.rule(chainServices, local(false), []expr.Any{loadProtocol(reg), loadPort(regAt + 1)}, lookup(t.servicePorts))
 	t.rule(chainRefused, t.loadFront(), lookup(t.refusedIPs))
 	t.rule(chainRefused, local(false), []expr.Any{loadProtocol(reg), loadPort(regAt + 1)}, lookup(t.refusedPorts))
-	t.rule(chainStrays, []expr.Any{t.loadDest(reg), &expr.Lookup{SourceRegister: reg, SetName: t.clusterIPs.Name, SetID: t.clusterIPs.ID}, goTo(chainReject)})
+	t.refuseStrays()
 	t.rule(chainReject, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: t.unreachable}})
 	return nil
+}
+
+func (t *table) refuseStrays() {
+	t.rule(chainStrays, []expr.Any{t.loadDest(reg), &expr.Lookup{SourceRegister: reg, SetName: t.clusterIPs.Name, SetID: t.clusterIPs.ID}, goTo(chainReject)})
 }
 
 func (t *table) baseChains() {

@@ -36,6 +36,8 @@ func applyArgs(p *core.Profile, path *field.Path, args runtime.Object) field.Err
 		return applySpread(p, path, a)
 	case *configv1.VolumeBindingArgs:
 		return applyVolumes(p, path, a)
+	case *configv1.DynamicResourcesArgs:
+		return applyDevices(p, path, a)
 	}
 	return field.ErrorList{field.Invalid(path, fmt.Sprintf("%T", args), "has to match plugin args")}
 }
@@ -244,6 +246,22 @@ func applyVolumes(p *core.Profile, path *field.Path, a *configv1.VolumeBindingAr
 		var wrong field.ErrorList
 		p.Capacity, wrong = shapeOf(path.Child("shape"), a.Shape)
 		errs = append(errs, wrong...)
+	}
+	return errs
+}
+
+func applyDevices(p *core.Profile, path *field.Path, a *configv1.DynamicResourcesArgs) (errs field.ErrorList) {
+	if t := a.FilterTimeout; t != nil {
+		p.FilterTimeout = t.Duration
+		if t.Duration < 0 {
+			errs = append(errs, field.Invalid(path.Child("filterTimeout"), t, "must be zero or positive"))
+		}
+	}
+	if t := a.BindingTimeout; t != nil {
+		p.BindingTimeout = t.Duration
+		if t.Duration < time.Second {
+			errs = append(errs, field.Invalid(path.Child("bindingTimeout"), t, "must be at least 1 second"))
+		}
 	}
 	return errs
 }

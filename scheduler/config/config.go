@@ -209,7 +209,7 @@ func known() []plugin {
 		{name: "VolumeZone", points: filter, filter: core.VolumeZone},
 		{name: "PodTopologySpread", points: both, filter: core.PodTopologySpread, weight: func(w *core.Weights) *int64 { return &w.Spread }},
 		{name: "InterPodAffinity", points: both, filter: core.InterPodAffinity, weight: func(w *core.Weights) *int64 { return &w.PodAffinity }},
-		{name: "DynamicResources", points: both, filter: core.DynamicResources},
+		{name: "DynamicResources", points: both, filter: core.DynamicResources, weight: func(w *core.Weights) *int64 { return &w.Devices }},
 		{name: "DefaultPreemption", points: []string{"postFilter"}},
 		{name: "NodeResourcesBalancedAllocation", points: score, weight: func(w *core.Weights) *int64 { return &w.Balanced }},
 		{name: "ImageLocality", points: score, weight: func(w *core.Weights) *int64 { return &w.Image }},

@@ -66,6 +66,8 @@ profiles:
           nodeSelectorTerms: [{matchExpressions: [{key: team, operator: In, values: [x]}]}]
   - name: VolumeBinding
     args: {bindTimeoutSeconds: 5}
+  - name: DynamicResources
+    args: {filterTimeout: 3s, bindingTimeout: 2m}
 extenders:
 - urlPrefix: http://127.0.0.1:1/
   filterVerb: filter
@@ -88,7 +90,8 @@ extenders:
 		t.Errorf("weights %+v, want %+v", p.Weights, want)
 	}
 	if p.Name != "packer" || p.Percentage != 70 || p.Preempts || p.SystemSpread || len(p.Spread) != 1 || p.Enforced == nil ||
-		p.RequiredAffinityWeight != 7 || !p.IgnoreOthersPreferences || p.BindTimeout != 5*time.Second {
+		p.RequiredAffinityWeight != 7 || !p.IgnoreOthersPreferences || p.BindTimeout != 5*time.Second ||
+		p.FilterTimeout != 3*time.Second || p.BindingTimeout != 2*time.Minute {
 		t.Errorf("got %+v", p)
 	}
 	f := p.Fit
@@ -116,6 +119,7 @@ func TestInvalid(t *testing.T) {
 		{"strategy", head + "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: Best}}}]}]\n", `Unsupported value: "Best"`},
 		{"shape", head + "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: RequestedToCapacityRatio}}}]}]\n", "must be specified when type is RequestedToCapacityRatio"},
 		{"candidates", head + "profiles: [{pluginConfig: [{name: DefaultPreemption, args: {minCandidateNodesPercentage: 0, minCandidateNodesAbsolute: 0}}]}]\n", "cannot be zero at the same time as minCandidateNodesAbsolute"},
+		{"devices", head + "profiles: [{pluginConfig: [{name: DynamicResources, args: {bindingTimeout: 10ms}}]}]\n", "bindingTimeout: Invalid value: \"10ms\": must be at least 1 second"},
 		{"constraint", head + "profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{maxSkew: 0, topologyKey: a, whenUnsatisfiable: DoNotSchedule}]}}]}]\n",
 			"defaultConstraints[0].maxSkew: Invalid value: 0: not in valid range (0, inf)"},
 	} {

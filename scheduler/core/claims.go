@@ -26,6 +26,7 @@ type claimsView struct {
 	disks     []*corev1.Volume // that only some pods may share
 	zones     []zoneDemand
 	attached  map[string]string // driver by volume
+	required  []string          // drivers among them that must be on the node
 }
 
 // delayedClaim waits for its first consumer to have a node.
@@ -76,6 +77,7 @@ func (s *Snapshot) claimsOf(p *Pod) (v *claimsView, f Filter, refusal string) {
 	if on.Has(NodeVolumeLimits) {
 		v.attached = map[string]string{}
 		s.attachedBy(obj, v.attached)
+		v.required = s.requiredOf(v.attached)
 	}
 	return v, Fits, ""
 }

@@ -69,15 +69,19 @@ func (c *class) resourcesFit(s *Snapshot, slot int32) bool {
 	}
 	for _, x := range n.scalars {
 		allocatable, requested := s.scalar(x.name, slot)
-		if x.quantity > allocatable-requested && !c.ignores(x.name) {
+		if x.quantity > allocatable-requested && !c.ignores(s, x.name, allocatable) {
 			return false
 		}
 	}
 	return true
 }
 
-// ignores says that somebody else accounts for a resource.
-func (c *class) ignores(name corev1.ResourceName) bool {
+// ignores says that somebody else accounts for a resource: the allocator of
+// devices does where a node has none of what they stand for.
+func (c *class) ignores(s *Snapshot, name corev1.ResourceName, allocatable int64) bool {
+	if allocatable == 0 && s.devices != nil && c.rules.Filters.Has(DynamicResources) && s.devices.Backs(name) {
+		return true
+	}
 	fit := &c.rules.Fit
 	if len(fit.Ignored)+len(fit.IgnoredGroups) == 0 {
 		return false
@@ -108,7 +112,7 @@ func (c *class) shortages(s *Snapshot, slot int32) (reasons []string, hopeless b
 	check("memory", n.memory, s.allocatable[memory][slot], s.requested[memory][slot])
 	check("ephemeral-storage", n.ephemeral, s.allocatable[ephemeral][slot], s.requested[ephemeral][slot])
 	for _, x := range n.scalars {
-		if allocatable, requested := s.scalar(x.name, slot); !c.ignores(x.name) {
+		if allocatable, requested := s.scalar(x.name, slot); !c.ignores(s, x.name, allocatable) {
 			check(string(x.name), x.quantity, allocatable, requested)
 		}
 	}
@@ -251,6 +255,8 @@ type candidate struct {
 	slot  int32
 	n     int
 	extra int64 // score of what a bucket knows nothing of
+
+	devices int64 // how well they meet claims, to be scaled
 }
 
 // totals returns the score of each candidate. Scores by labels are scaled by
@@ -268,8 +274,22 @@ func (g *group) totals(s *Snapshot, list []candidate) []int64 {
 		g.addPreferences(s, list, out)
 		g.addDrawn(list, out)
 		g.addSpread(list, out)
+		g.addDevices(list, out)
 	}
 	return out
+}
+
+func (g *group) addDevices(list []candidate, out []int64) {
+	var most int64
+	for _, c := range list {
+		most = max(most, c.devices)
+	}
+	if most == 0 {
+		return
+	}
+	for i, c := range list {
+		out[i] += g.rules.Weights.Devices * (maxScore * c.devices / most)
+	}
 }
 
 func (g *group) addPreferences(s *Snapshot, list []candidate, out []int64) {

@@ -6,7 +6,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
 )
 
 // sharedDisk says that a volume is a disk which a node mounts for one pod, or
@@ -67,27 +69,36 @@ func (s *Snapshot) attachedBy(obj *corev1.Pod, into map[string]string) {
 	}
 }
 
+// requiredOf lists, in order, the drivers that keep pods off nodes without them.
+func (s *Snapshot) requiredOf(attached map[string]string) (required []string) {
+	for _, name := range attached {
+		if d := s.storage.drivers[name]; d != nil && ptr.Deref(d.Spec.PreventPodSchedulingIfMissing, false) {
+			required = append(required, name)
+		}
+	}
+	slices.Sort(required)
+	return slices.Compact(required)
+}
+
 // overLimit says why the node's drivers cannot attach the pod's volumes.
 func (v *claimsView) overLimit(s *Snapshot, slot int32) string {
 	if len(v.attached) == 0 {
 		return ""
 	}
 	row := &s.nodes[slot]
-	node := s.storage.nodes[row.name]
-	limits := map[string]int32{}
-	installed := map[string]bool{}
-	if node != nil {
-		for _, d := range node.Spec.Drivers {
-			installed[d.Name] = true
-			if d.Allocatable != nil && d.Allocatable.Count != nil {
-				limits[d.Name] = *d.Allocatable.Count
-			}
+	var drivers []storagev1.CSINodeDriver
+	if node := s.storage.nodes[row.name]; node != nil {
+		drivers = node.Spec.Drivers
+	}
+	for _, name := range v.required {
+		if !slices.ContainsFunc(drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == name }) {
+			return fmt.Sprintf("%s CSI driver is not installed on the node", name)
 		}
 	}
-	for _, driver := range v.attached {
-		d := s.storage.drivers[driver]
-		if d != nil && d.Spec.PreventPodSchedulingIfMissing != nil && *d.Spec.PreventPodSchedulingIfMissing && !installed[driver] {
-			return fmt.Sprintf("%s CSI driver is not installed on the node", driver)
+	limits := map[string]int32{}
+	for _, d := range drivers {
+		if d.Allocatable != nil && d.Allocatable.Count != nil {
+			limits[d.Name] = *d.Allocatable.Count
 		}
 	}
 	if len(limits) == 0 {

@@ -28,7 +28,7 @@ type Preemption struct {
 // Preempt looks for pods of lower priority whose eviction makes the pod fit.
 // d is the diagnosis of the very same state. Without a way it returns nil and
 // the reason in upstream's words; settled then says that the pod's nomination
-// still stands.
+// stays: nobody found that it is in vain.
 func (s *Snapshot) Preempt(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionBudget) (way *Preemption, reason string, settled bool) {
 	ways, reason, settled := s.Ways(p, d, budgets)
 	if len(ways) == 0 {
@@ -52,7 +52,7 @@ func (s *Snapshot) anyBelow(priority int32) bool {
 // Ways is Preempt without the choice: there may be several nodes.
 func (s *Snapshot) Ways(p *Pod, d *Diagnosis, budgets []*policyv1.PodDisruptionBudget) (ways []*Preemption, reason string, settled bool) {
 	if policy := p.Object.Spec.PreemptionPolicy; policy != nil && *policy == corev1.PreemptNever {
-		return nil, "not eligible due to preemptionPolicy=Never.", false
+		return nil, "not eligible due to preemptionPolicy=Never.", true
 	}
 	if n, ok := s.nominated[p.UID()]; ok && slices.Contains(d.candidates, n.slot) && s.clearing(p, n.slot) {
 		return nil, "not eligible due to a terminating pod on the nominated node.", true
@@ -263,8 +263,9 @@ func (a *Preemption) earliest() int64 {
 }
 
 // trial puts pods on one slot and takes them off, to see whether another pod
-// would fit then. Only what that pod is compared with is kept right; end puts
-// everything back. There is one trial at a time.
+// would fit then. Only what filters compare that pod with is kept right, since
+// trials are most of a preemption; end puts everything back. There is one trial
+// at a time.
 type trial struct {
 	*attempt
 	slot    int32
@@ -283,9 +284,12 @@ type change struct {
 func (a *attempt) try(slot int32) *trial {
 	row := &a.s.nodes[slot]
 	t := &trial{attempt: a, slot: slot, before: row.pods, ports: row.ports}
-	row.pods, row.ports = slices.Clone(row.pods), slices.Clone(row.ports)
+	row.pods = slices.Clone(row.pods)
+	if len(a.pod.ports) > 0 {
+		row.ports = slices.Clone(row.ports)
+	}
 	for _, r := range a.group.relations {
-		if r.tally != nil && !slices.Contains(t.tallies, r.tally) {
+		if r.tally != nil && r.kind.filters() && !slices.Contains(t.tallies, r.tally) {
 			t.tallies = append(t.tallies, r.tally)
 		}
 	}
@@ -331,14 +335,18 @@ func (t *trial) charge(pod *Pod, sign int64) {
 	s := t.s
 	s.charge(t.slot, pod, sign)
 	row := &s.nodes[t.slot]
-	for _, port := range pod.ports {
-		if sign > 0 {
-			row.ports = append(row.ports, port)
-		} else if i := slices.Index(row.ports, port); i >= 0 {
-			row.ports = slices.Delete(row.ports, i, i+1)
+	if len(t.pod.ports) > 0 {
+		for _, port := range pod.ports {
+			if sign > 0 {
+				row.ports = append(row.ports, port)
+			} else if i := slices.Index(row.ports, port); i >= 0 {
+				row.ports = slices.Delete(row.ports, i, i+1)
+			}
 		}
 	}
-	s.useClaims(pod, int(sign))
+	if t.claims != nil {
+		s.useClaims(pod, int(sign))
+	}
 	for _, tally := range t.tallies {
 		if tally.counts(s.namespaces, pod) {
 			tally.count.add(t.slot, sign)

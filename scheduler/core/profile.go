@@ -44,13 +44,16 @@ type Profile struct {
 	Capacity []Point
 	// BindTimeout is how long a pod with a node waits for its volumes.
 	BindTimeout time.Duration
+	// FilterTimeout is how long devices are searched on one node; zero is for
+	// ever. BindingTimeout is how long allocated ones may take to be ready.
+	FilterTimeout, BindingTimeout time.Duration
 	// Gates says that scheduling gates hold pods back.
 	Gates bool
 }
 
 // Weights of the scores.
 type Weights struct {
-	Fit, Balanced, Image, NodeAffinity, Taint, Spread, PodAffinity, Volumes int64
+	Fit, Balanced, Image, NodeAffinity, Taint, Spread, PodAffinity, Volumes, Devices int64
 }
 
 // Strategy says how the room that is left on a node is scored.
@@ -93,7 +96,7 @@ func DefaultProfile() *Profile {
 	return &Profile{
 		Name:    corev1.DefaultSchedulerName,
 		Filters: AllFilters,
-		Weights: Weights{Fit: 1, Balanced: 1, Image: 1, NodeAffinity: 2, Taint: 3, Spread: 2, PodAffinity: 2, Volumes: 1},
+		Weights: Weights{Fit: 1, Balanced: 1, Image: 1, NodeAffinity: 2, Taint: 3, Spread: 2, PodAffinity: 2, Volumes: 1, Devices: 2},
 		Fit:     Fit{Resources: []WeightedResource{{corev1.ResourceCPU, 1}, {corev1.ResourceMemory, 1}}},
 
 		Balanced:               []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory},
@@ -105,6 +108,8 @@ func DefaultProfile() *Profile {
 		CandidatesAtLeast:      100,
 		Capacity:               []Point{{0, 100}, {100, 0}},
 		BindTimeout:            10 * time.Minute,
+		FilterTimeout:          10 * time.Second,
+		BindingTimeout:         10 * time.Minute,
 		Gates:                  true,
 	}
 }

@@ -22,6 +22,11 @@ const (
 	drawn      // preferences, its own and others'
 )
 
+// filters says that it keeps pods off nodes; the others are scores.
+func (k relationKind) filters() bool {
+	return k == spreadHard || k == nearby || k == apart || k == refused
+}
+
 // relation sums by domain what a tally or a carried term counts by slot. It
 // is part of a group, which tells it of slots that changed.
 type relation struct {

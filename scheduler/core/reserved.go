@@ -33,16 +33,22 @@ func (s *Snapshot) Unreserved(node string) func(*Pod) bool {
 	return func(p *Pod) bool {
 		r, known := byPriority[p.Priority]
 		if !known {
-			r = &reserved{}
-			for _, n := range s.nodes[slot].nominated {
-				if n.pod.Priority >= p.Priority {
-					r.add(&n.pod.needs)
-				}
-			}
+			r = s.reservedFrom(p.Priority, slot)
 			byPriority[p.Priority] = r
 		}
 		return s.hasRoom(p, slot, r)
 	}
+}
+
+// reservedFrom sums up what is nominated to a slot, from a priority upwards.
+func (s *Snapshot) reservedFrom(priority int32, slot int32) *reserved {
+	r := &reserved{}
+	for _, n := range s.nodes[slot].nominated {
+		if n.pod.Priority >= priority {
+			r.add(&n.pod.needs)
+		}
+	}
+	return r
 }
 
 // hasRoom says whether the pod fits beside what is reserved for others.
@@ -75,7 +81,7 @@ func (s *Snapshot) hasRoom(p *Pod, slot int32, r *reserved) bool {
 			}
 		}
 		allocatable, requested := s.scalar(x.name, slot)
-		if !c.ignores(x.name) && !fits(x.quantity, r.scalars[x.name], mine, allocatable, requested) {
+		if !c.ignores(s, x.name, allocatable) && !fits(x.quantity, r.scalars[x.name], mine, allocatable, requested) {
 			return false
 		}
 	}

@@ -17,7 +17,7 @@ type attempt struct {
 	pod    *Pod
 	group  *group
 	claims *claimsView
-	// devices is nil for pods without resource claims.
+	// devices is nil for pods that want none.
 	devices DeviceView
 }
 
@@ -35,7 +35,7 @@ func (s *Snapshot) attemptOf(p *Pod) (*attempt, *Diagnosis) {
 		return nil, s.refuse(f, refusal)
 	}
 	a := &attempt{s: s, pod: p, claims: claims}
-	if s.devices != nil && len(p.Object.Spec.ResourceClaims) > 0 && p.rules.Filters.Has(DynamicResources) {
+	if s.WantsDevices(p) {
 		if a.devices, refusal = s.devices.For(p.Object); refusal != "" {
 			return nil, s.refuse(DynamicResources, refusal)
 		}
@@ -59,6 +59,9 @@ func (s *Snapshot) Schedule(p *Pod) (node string, why *Diagnosis) {
 	if len(list) == 0 {
 		list = a.candidates(false)
 	}
+	if why := a.failed(); why != nil {
+		return "", why
+	}
 	if len(list) == 0 {
 		return "", a.diagnose()
 	}
@@ -80,6 +83,9 @@ func (s *Snapshot) Feasible(p *Pod) ([]Feasible, *Diagnosis) {
 		return nil, why
 	}
 	list := a.candidates(true)
+	if why := a.failed(); why != nil {
+		return nil, why
+	}
 	if len(list) == 0 {
 		return nil, a.diagnose()
 	}
@@ -87,15 +93,17 @@ func (s *Snapshot) Feasible(p *Pod) ([]Feasible, *Diagnosis) {
 	for i, total := range a.group.totals(s, list) {
 		out[i] = Feasible{s.nodes[list[i].slot].node, total}
 	}
-	// A pod with a nomination is to have that node, if it still can.
-	if n, ok := s.nominated[p.UID()]; ok {
-		for i := range out {
-			if list[i].slot == n.slot {
-				return out[i : i+1], nil
-			}
-		}
-	}
 	return out, nil
+}
+
+// Nominee returns the node that a pod is nominated to, if it can take the pod:
+// it is asked for before others are looked at.
+func (s *Snapshot) Nominee(p *Pod) []Feasible {
+	n, ok := s.nominated[p.UID()]
+	if !ok || !s.Passes(p, s.nodes[n.slot].name) {
+		return nil
+	}
+	return []Feasible{{Node: s.nodes[n.slot].node}}
 }
 
 // Passes says whether a node can take a pod now.
@@ -148,6 +156,9 @@ func (a *attempt) each() (list []candidate) {
 		c := candidate{slot: slot, n: 1}
 		if a.claims != nil {
 			c.extra = a.claims.score(s, slot)
+		}
+		if a.devices != nil {
+			c.devices = a.devices.Score(s.nodes[slot].name)
 		}
 		if list = append(list, c); len(list) == enough {
 			break
@@ -242,8 +253,15 @@ func (a *attempt) now(slot int32, live bool) (f Filter, reasons []string, hopele
 }
 
 // fitsBesideNominated says whether the pod fits beside the pods that are
-// nominated to the slot and that it may not push aside.
+// nominated to the slot and that it may not push aside. Most often the room
+// alone tells that it does not.
 func (a *attempt) fitsBesideNominated(slot int32) bool {
+	if len(a.s.nodes[slot].nominated) == 0 {
+		return true
+	}
+	if !a.s.hasRoom(a.pod, slot, a.s.reservedFrom(a.pod.Priority, slot)) {
+		return false
+	}
 	f, _, _, _ := a.besideNominated(slot)
 	return f == Fits
 }
@@ -286,7 +304,7 @@ func (s *Snapshot) MightFit(p *Pod, node string) bool {
 		return false
 	}
 	for _, x := range n.scalars {
-		if allocatable, _ := s.scalar(x.name, slot); x.quantity > allocatable && !c.ignores(x.name) {
+		if allocatable, _ := s.scalar(x.name, slot); x.quantity > allocatable && !c.ignores(s, x.name, allocatable) {
 			return false
 		}
 	}
@@ -351,6 +369,8 @@ func (p *Pod) Claims(name types.NamespacedName) bool {
 type Diagnosis struct {
 	// Failed are the filters that kept it off some node.
 	Failed FilterSet
+	// Err says that nothing was decided: the pod is to be tried again.
+	Err error
 
 	refusal    string // that holds for all nodes
 	nodes      int
@@ -403,6 +423,17 @@ func (s *Snapshot) Reject(p *Pod, rejected []Rejected) *Diagnosis {
 			d.candidates = append(d.candidates, slot)
 		}
 	}
+	return d
+}
+
+// failed is the diagnosis of a pod for which a filter broke off, nil if none
+// did. Nodes that were found before that do not count, as upstream's do not.
+func (a *attempt) failed() *Diagnosis {
+	if a.devices == nil || a.devices.Err() == nil {
+		return nil
+	}
+	d := a.s.refuse(DynamicResources, a.devices.Err().Error())
+	d.Err = fmt.Errorf("running %q filter plugin: %w", "DynamicResources", a.devices.Err())
 	return d
 }
 

@@ -67,9 +67,7 @@ func newTerm(obj *corev1.Pod, in *corev1.PodAffinityTerm) *term {
 	if in.NamespaceSelector != nil {
 		t.nsSelector, nsKey = parseSelector(in.NamespaceSelector)
 	}
-	selector, _ := parseSelector(in.LabelSelector)
-	t.selector = narrow(selector, obj.Labels, in.MatchLabelKeys, selection.In)
-	t.selector = narrow(t.selector, obj.Labels, in.MismatchLabelKeys, selection.NotIn)
+	t.selector, _ = parseSelector(in.LabelSelector) // holds matchLabelKeys since the pod was made
 	t.key = strings.Join([]string{t.topologyKey, strings.Join(t.namespaces, ","), nsKey, selectorKey(t.selector)}, "\x00")
 	return t
 }
@@ -95,13 +93,13 @@ func selectorKey(s labels.Selector) string {
 }
 
 // narrow adds the pod's own values of some labels to a selector.
-func narrow(s labels.Selector, own map[string]string, keys []string, op selection.Operator) labels.Selector {
+func narrow(s labels.Selector, own map[string]string, keys []string) labels.Selector {
 	for _, key := range keys {
 		value, ok := own[key]
 		if !ok {
 			continue
 		}
-		if r, err := labels.NewRequirement(key, op, []string{value}); err == nil && selectorKey(s) != "!" {
+		if r, err := labels.NewRequirement(key, selection.In, []string{value}); err == nil && selectorKey(s) != "!" {
 			s = s.Add(*r)
 		}
 	}
@@ -140,7 +138,7 @@ func spreadTermsOf(obj *corev1.Pod) (hard, soft []*spreadTerm) {
 		in := &obj.Spec.TopologySpreadConstraints[i]
 		t := newSpreadTerm(obj, in)
 		selector, _ := parseSelector(in.LabelSelector)
-		t.selector = narrow(selector, obj.Labels, in.MatchLabelKeys, selection.In)
+		t.selector = narrow(selector, obj.Labels, in.MatchLabelKeys)
 		t.key = strings.Join([]string{obj.Namespace, selectorKey(t.selector)}, "\x00")
 		if t.hard {
 			hard = append(hard, t)

@@ -3,9 +3,6 @@
 // claims but is not written yet; the choice of devices is made by the allocator
 // that upstream publishes.
 //
-// Device taint rules, extended resources that are backed by devices, and
-// conditions for binding are not regarded.
-//
 // Devices is not safe for concurrent use.
 package devices
 
@@ -15,7 +12,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -28,41 +24,50 @@ import (
 	"k8s.io/dynamic-resource-allocation/structured"
 	"k8s.io/utils/ptr"
 
+	_ "github.com/proa-dev/proa/internal/expressions" // selectors compute within bounds
 	"github.com/proa-dev/proa/scheduler/core"
 )
 
-const (
-	// allocationTimeout bounds the search on one node.
-	allocationTimeout = 10 * time.Second
-	// expressions is how many compiled ones are kept.
-	expressions = 1000
-)
+// expressions is how many compiled ones are kept.
+const expressions = 1000
 
 // Devices implements core.Devices.
 type Devices struct {
 	ctx     context.Context // of the allocator's searches
 	claims  map[types.NamespacedName]*resourcev1.ResourceClaim
-	slices  map[string]*resourcev1.ResourceSlice
+	offers  map[string]offer // by the name of the slice
+	rules   map[string]*resourcev1.DeviceTaintRule
+	limits  map[string]Limits // by the name of the scheduler
 	classes map[string]*resourcev1.DeviceClass
-	pending map[types.UID]*resourcev1.AllocationResult
-	cache   *cel.Cache
+	// resources are the extended ones that classes stand for.
+	resources map[corev1.ResourceName]*resourcev1.DeviceClass
+	// extended are the claims that were made for extended resources, by pod.
+	extended map[types.UID]*resourcev1.ResourceClaim
+	pending  map[types.UID]*resourcev1.AllocationResult
+	cache    *cel.Cache
 }
 
 // New returns Devices that knows of none. Searches end with ctx.
 func New(ctx context.Context) *Devices {
 	return &Devices{
-		ctx:     ctx,
-		claims:  map[types.NamespacedName]*resourcev1.ResourceClaim{},
-		slices:  map[string]*resourcev1.ResourceSlice{},
-		classes: map[string]*resourcev1.DeviceClass{},
-		pending: map[types.UID]*resourcev1.AllocationResult{},
-		cache:   cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}),
+		ctx:      ctx,
+		claims:   map[types.NamespacedName]*resourcev1.ResourceClaim{},
+		offers:   map[string]offer{},
+		rules:    map[string]*resourcev1.DeviceTaintRule{},
+		limits:   map[string]Limits{},
+		classes:  map[string]*resourcev1.DeviceClass{},
+		extended: map[types.UID]*resourcev1.ResourceClaim{},
+		pending:  map[types.UID]*resourcev1.AllocationResult{},
+		cache:    cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}),
 	}
 }
 
+// features are those that are on in upstream 1.37. FractionalCapacityRange is so
+// where nobody has to be compatible with 1.36; validation counts as it does.
 func features() structured.Features {
 	return structured.Features{
 		AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true,
+		DeviceBindingAndStatus: true, FractionalCapacityRange: true,
 	}
 }
 
@@ -73,6 +78,9 @@ func keyOf(c *resourcev1.ResourceClaim) types.NamespacedName {
 // SetClaim adds or replaces a claim.
 func (d *Devices) SetClaim(c *resourcev1.ResourceClaim) {
 	d.claims[keyOf(c)] = c
+	if pod, ok := ownerOf(c); ok {
+		d.extended[pod] = c
+	}
 	if c.Status.Allocation != nil {
 		delete(d.pending, c.UID)
 	}
@@ -81,20 +89,24 @@ func (d *Devices) SetClaim(c *resourcev1.ResourceClaim) {
 // RemoveClaim forgets a claim.
 func (d *Devices) RemoveClaim(c *resourcev1.ResourceClaim) {
 	delete(d.claims, keyOf(c))
+	if pod, ok := ownerOf(c); ok && d.extended[pod] != nil && d.extended[pod].UID == c.UID {
+		delete(d.extended, pod)
+	}
 	delete(d.pending, c.UID)
 }
 
-// SetSlice adds or replaces devices of a node, or of several.
-func (d *Devices) SetSlice(s *resourcev1.ResourceSlice) { d.slices[s.Name] = s }
-
-// RemoveSlice forgets them.
-func (d *Devices) RemoveSlice(name string) { delete(d.slices, name) }
-
-// SetClass adds or replaces a device class.
-func (d *Devices) SetClass(c *resourcev1.DeviceClass) { d.classes[c.Name] = c }
+// SetClass adds or replaces a device class. It says whether other extended
+// resources are backed by devices than before.
+func (d *Devices) SetClass(c *resourcev1.DeviceClass) (remapped bool) {
+	d.classes[c.Name] = c
+	return d.remap()
+}
 
 // RemoveClass forgets it.
-func (d *Devices) RemoveClass(name string) { delete(d.classes, name) }
+func (d *Devices) RemoveClass(name string) (remapped bool) {
+	delete(d.classes, name)
+	return d.remap()
+}
 
 // List implements structured.DeviceClassLister.
 func (d *Devices) List() ([]*resourcev1.DeviceClass, error) {
@@ -116,7 +128,12 @@ type view struct {
 	claims    []*resourcev1.ResourceClaim
 	selectors []*nodeaffinity.NodeSelector // of those that are allocated
 	missing   []*resourcev1.ResourceClaim  // the others
+	extended  *extended                    // nil for none
+	spoiled   []*resourcev1.ResourceClaim  // allocated, but in vain
 	allocator structured.Allocator
+	reasons   map[string]string // of nodes that were checked
+	ranks     map[string]int64  // of those, for claims that prefer some devices
+	err       error             // that ends the attempt
 }
 
 // For implements core.Devices.
@@ -154,10 +171,11 @@ func (d *Devices) view(pod *corev1.Pod) (*view, string) {
 			return nil, refusal
 		}
 	}
-	if len(v.claims) == 0 {
+	v.extended = d.extendedOf(pod)
+	if len(v.claims) == 0 && v.extended == nil {
 		return nil, ""
 	}
-	if len(v.missing) > 0 {
+	if len(v.missing) > 0 || v.extended != nil {
 		var err error
 		if v.allocator, err = d.allocator(); err != nil {
 			return nil, err.Error()
@@ -178,6 +196,9 @@ func (v *view) add(claim *resourcev1.ResourceClaim) (refusal string) {
 				return err.Error()
 			}
 			v.selectors = append(v.selectors, selector)
+		}
+		if v.devices.spoiled(v.pod, claim) {
+			v.spoiled = append(v.spoiled, claim)
 		}
 		return ""
 	}
@@ -243,36 +264,88 @@ func (d *Devices) allocator() (structured.Allocator, error) {
 	for _, a := range d.pending {
 		note(a)
 	}
-	return structured.NewAllocator(d.ctx, features(), state, d, slices.Collect(maps.Values(d.slices)), d.cache)
+	return structured.NewAllocator(d.ctx, features(), state, d, d.tainted(), d.cache)
 }
 
-// Check implements core.DeviceView.
+// Err implements core.DeviceView.
+func (v *view) Err() error { return v.err }
+
+// Check implements core.DeviceView. Nodes are looked at once: those that fail
+// are asked again why.
 func (v *view) Check(node *corev1.Node) string {
-	for _, s := range v.selectors {
-		if !s.Match(node) {
-			return "resourceclaim not available on the node"
-		}
+	if v.err != nil {
+		return v.err.Error()
 	}
-	_, reason := v.allocate(node)
+	reason, known := v.reasons[node.Name]
+	if !known {
+		reason = v.check(node)
+		if v.reasons == nil {
+			v.reasons = map[string]string{}
+		}
+		v.reasons[node.Name] = reason
+	}
 	return reason
 }
 
-func (v *view) allocate(node *corev1.Node) ([]resourcev1.AllocationResult, string) {
-	if len(v.missing) == 0 {
+func (v *view) check(node *corev1.Node) string {
+	const unavailable = "resourceclaim not available on the node"
+	if v.extended != nil && v.extended.stale != nil {
+		return "cannot schedule extended resource claim"
+	}
+	for _, s := range v.selectors {
+		if !s.Match(node) {
+			return unavailable
+		}
+	}
+	if len(v.spoiled) > 0 {
+		return unavailable
+	}
+	granted, reason := v.allocate(node)
+	if reason == "" {
+		v.rank(node.Name, granted)
+	}
+	return reason
+}
+
+// allocate finds devices on a node for all claims that have none, the one for
+// extended resources last.
+func (v *view) allocate(node *corev1.Node) ([]Reservation, string) {
+	claims := v.missing
+	var mappings []corev1.ContainerExtendedResourceRequest
+	if v.extended != nil {
+		claim, of := v.claimOn(node)
+		if claim != nil {
+			claims, mappings = append(slices.Clone(claims), claim), of
+		}
+	}
+	if len(claims) == 0 {
 		return nil, ""
 	}
-	ctx, cancel := context.WithTimeout(v.devices.ctx, allocationTimeout)
-	defer cancel()
-	results, err := v.allocator.Allocate(ctx, node, v.missing)
+	ctx := v.devices.ctx
+	if limit := v.devices.limitsOf(v.pod).Filter; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	results, err := v.allocator.Allocate(ctx, node, claims)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, "timed out trying to allocate devices"
-	case err != nil:
+		v.err = fmt.Errorf("node %s: timed out trying to allocate devices", node.Name)
+		return nil, v.err.Error()
+	case errors.Is(err, structured.ErrFailedAllocationOnNode):
 		return nil, err.Error()
-	case len(results) != len(v.missing):
+	case err != nil:
+		v.err = err
+		return nil, err.Error()
+	case len(results) != len(claims):
 		return nil, "cannot allocate all claims"
 	}
-	return results, ""
+	out := make([]Reservation, len(claims))
+	for i := range claims {
+		out[i] = Reservation{Claim: claims[i], Allocation: &results[i]}
+	}
+	out[len(out)-1].Mappings = mappings
+	return out, ""
 }
 
 // Plan is what must be written before a pod with resource claims is bound.
@@ -284,34 +357,35 @@ type Plan struct {
 type Reservation struct {
 	Claim      *resourcev1.ResourceClaim
 	Allocation *resourcev1.AllocationResult
+	// Mappings say which container gets what of a claim for extended resources,
+	// which is yet to be made. Others have none.
+	Mappings []corev1.ContainerExtendedResourceRequest
 }
 
 // Plan says how the claims of a pod are met on the node that was chosen, and
-// keeps the devices from other pods. nil means that nothing is to be written.
-func (d *Devices) Plan(pod *corev1.Pod, node *corev1.Node) *Plan {
-	v, refusal := d.view(pod)
-	if v == nil || refusal != "" {
-		return nil
+// keeps the devices from other pods. nil means that nothing is to be written,
+// unless a reason says that the node cannot meet them after all.
+func (d *Devices) Plan(pod *corev1.Pod, node *corev1.Node) (plan *Plan, reason string) {
+	v, reason := d.view(pod)
+	if v == nil {
+		return nil, reason
 	}
-	results, reason := v.allocate(node)
+	granted, reason := v.allocate(node)
 	if reason != "" {
-		return nil
+		return nil, reason
 	}
-	plan := &Plan{}
+	for _, r := range granted {
+		d.pending[r.Claim.UID] = r.Allocation
+	}
 	for _, c := range v.claims {
-		r := Reservation{Claim: c}
-		if i := slices.Index(v.missing, c); i >= 0 {
-			r.Allocation = &results[i]
-			d.pending[c.UID] = r.Allocation
-		}
-		if r.Allocation != nil || !resourceclaim.IsReservedForPod(pod, c, false) {
-			plan.Claims = append(plan.Claims, r)
+		if !slices.Contains(v.missing, c) && !resourceclaim.IsReservedForPod(pod, c, false) {
+			granted = append(granted, Reservation{Claim: c})
 		}
 	}
-	if len(plan.Claims) == 0 {
-		return nil
+	if len(granted) == 0 {
+		return nil, ""
 	}
-	return plan
+	return &Plan{Claims: granted}, ""
 }
 
 // Withdraw takes the promises of a plan back that were not written.
@@ -324,15 +398,21 @@ func (d *Devices) Withdraw(p *Plan) {
 }
 
 // Idle returns an allocated claim of the pod that does not suit any of the
-// nodes and that nobody else uses: freed, it may be allocated elsewhere.
+// nodes, or is spoiled, and that nobody else uses: freed, it may be allocated
+// elsewhere.
 func (d *Devices) Idle(pod *corev1.Pod) *resourcev1.ResourceClaim {
 	v, _ := d.view(pod)
 	if v == nil {
 		return nil
 	}
-	for _, c := range v.claims {
-		users := c.Status.ReservedFor
-		if c.Status.Allocation != nil && c.Status.Allocation.NodeSelector != nil && (len(users) == 0 || len(users) == 1 && users[0].UID == pod.UID) {
+	candidates := v.spoiled
+	if len(candidates) == 0 {
+		candidates = slices.DeleteFunc(v.claims, func(c *resourcev1.ResourceClaim) bool {
+			return c.Status.Allocation == nil || c.Status.Allocation.NodeSelector == nil
+		})
+	}
+	for _, c := range candidates {
+		if users := c.Status.ReservedFor; len(users) == 0 || len(users) == 1 && users[0].UID == pod.UID {
 			return c
 		}
 	}

@@ -2,6 +2,7 @@ package devices_test
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -72,8 +73,8 @@ func TestAllocation(t *testing.T) {
 		t.Errorf("a pod without claims: %v, %q", v, refusal)
 	}
 
-	plan := d.Plan(pod("p", "one"), node("a"))
-	if plan == nil || len(plan.Claims) != 1 || plan.Claims[0].Allocation.Devices.Results[0].Device != "gpu-0" {
+	plan, reason := d.Plan(pod("p", "one"), node("a"))
+	if reason != "" || plan == nil || len(plan.Claims) != 1 || plan.Claims[0].Allocation.Devices.Results[0].Device != "gpu-0" {
 		t.Fatalf("plan %+v", plan)
 	}
 	refused("under way", "resource claim ns/one is in the process of being allocated", pod("q", "one"))
@@ -88,5 +89,27 @@ func TestAllocation(t *testing.T) {
 	check("allocated elsewhere", "resourceclaim not available on the node", pod("p", "one"), "b")
 	if got := d.Idle(pod("p", "one")); got == nil || got.Name != "one" {
 		t.Errorf("idle: %v", got)
+	}
+}
+
+// A search that takes too long is not begun again on other nodes.
+func TestSearchTakesTooLong(t *testing.T) {
+	d := devices.New(t.Context())
+	d.SetLimits("", devices.Limits{Filter: time.Nanosecond})
+	d.SetSlice(slice("slice", resourcev1.Device{Name: "gpu-0"}))
+	d.SetClass(&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}})
+	d.SetClaim(claim("one"))
+	v, refusal := d.For(pod("p", "one"))
+	if v == nil {
+		t.Fatal(refusal)
+	}
+	const want = "node a: timed out trying to allocate devices"
+	for _, name := range []string{"a", "b"} {
+		if got := v.Check(node(name)); got != want {
+			t.Errorf("node %s: %q", name, got)
+		}
+	}
+	if v.Err() == nil || v.Err().Error() != want {
+		t.Errorf("error %v", v.Err())
 	}
 }

@@ -158,13 +158,6 @@ func (q *Queue) Get(uid types.UID) (*Item, bool) {
 	return it, ok
 }
 
-// Each calls f for every waiting pod.
-func (q *Queue) Each(f func(*Item)) {
-	for _, it := range q.items {
-		f(it)
-	}
-}
-
 // Delete forgets a pod.
 func (q *Queue) Delete(uid types.UID) {
 	if it, ok := q.items[uid]; ok {

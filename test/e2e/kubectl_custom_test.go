@@ -104,6 +104,7 @@ func TestKubectlCustomResources(t *testing.T) {
 	e.fails("field label not supported: spec.masts", "get", "boats", "--field-selector=spec.masts=x")
 
 	// change
+	check(`^boat.sea.example.com/b configured$`, "apply", "-f", file(t, newBoat("b", "blue", "5")))
 	check(`patched`, "patch", "boat", "b", "--type=merge", "-p", `{"spec":{"crew":4}}`)
 	e.fails("spec: Invalid value: too heavy", "patch", "boat", "b", "--type=merge", "-p", `{"spec":{"crew":41}}`)
 	e.fails(`unknown field "spec.wings"`, "create", "-f", file(t, strings.Replace(newBoat("c", "red", "1"), "crew:", "wings: 2, crew:", 1)))

@@ -73,7 +73,9 @@ func (w *warner) spec(root *field.Path, s *corev1.PodSpec, meta *metav1.ObjectMe
 	for _, k := range slices.Sorted(maps.Keys(s.NodeSelector)) {
 		w.label(path.Child("nodeSelector").Key(k), "", k)
 	}
-	w.affinity(path.Child("affinity", "nodeAffinity"), s.Affinity)
+	if s.Affinity != nil {
+		w.affinity(path.Child("affinity", "nodeAffinity"), s.Affinity.NodeAffinity)
+	}
 	for i, t := range s.TopologySpreadConstraints {
 		at := path.Child("topologySpreadConstraints").Index(i)
 		w.label(at.Child("topologyKey"), t.TopologyKey+" is ", t.TopologyKey)
@@ -102,7 +104,9 @@ func (w *warner) spec(root *field.Path, s *corev1.PodSpec, meta *metav1.ObjectMe
 	if s.TerminationGracePeriodSeconds != nil && *s.TerminationGracePeriodSeconds < 0 {
 		w.add(path.Child("terminationGracePeriodSeconds"), "must be >= 0; negative values are invalid and will be treated as 1")
 	}
-	w.podAffinity(path.Child("affinity"), s.Affinity)
+	if s.Affinity != nil {
+		w.podAffinity(path.Child("affinity"), s.Affinity)
+	}
 	if s.DNSConfig != nil {
 		for i, ns := range s.DNSConfig.Nameservers {
 			w.ip(path.Child("dnsConfig", "nameservers").Index(i), ns)
@@ -150,16 +154,16 @@ func (w *warner) term(path *field.Path, t corev1.NodeSelectorTerm) {
 	}
 }
 
-func (w *warner) affinity(path *field.Path, a *corev1.Affinity) {
-	if a == nil || a.NodeAffinity == nil {
+func (w *warner) affinity(path *field.Path, a *corev1.NodeAffinity) {
+	if a == nil {
 		return
 	}
-	if r := a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
+	if r := a.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
 		for i, t := range r.NodeSelectorTerms {
 			w.term(path.Child("requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms").Index(i), t)
 		}
 	}
-	for i, t := range a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+	for i, t := range a.PreferredDuringSchedulingIgnoredDuringExecution {
 		at := path.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("preference")
 		w.term(at, t.Preference)
 		// What is required is checked; what is preferred never was.
@@ -174,9 +178,6 @@ func (w *warner) affinity(path *field.Path, a *corev1.Affinity) {
 }
 
 func (w *warner) podAffinity(path *field.Path, a *corev1.Affinity) {
-	if a == nil {
-		return
-	}
 	terms := func(path *field.Path, must []corev1.PodAffinityTerm, prefer []corev1.WeightedPodAffinityTerm) {
 		const text = "a null labelSelector results in matching no pod"
 		for i, t := range must {

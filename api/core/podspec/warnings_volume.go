@@ -1,6 +1,7 @@
 package podspec
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -69,13 +70,25 @@ func ClaimWarnings(path *field.Path, s *corev1.PersistentVolumeClaimSpec) []stri
 }
 
 // source is a file that a volume shows, and what it is made of.
-type source struct{ path, of string }
+type source struct {
+	path string
+	of   origin
+}
+
+// origin is what a file is made of; nothing where the volume says it.
+type origin struct {
+	kind string
+	name *string
+}
 
 func (s source) String() string {
-	if s.of == "" {
+	switch {
+	case s.of.kind == "":
 		return fmt.Sprintf("%q", s.path)
+	case s.of.name == nil:
+		return fmt.Sprintf("%q (%s)", s.path, s.of.kind)
 	}
-	return fmt.Sprintf("%q (%s)", s.path, s.of)
+	return fmt.Sprintf("%q (%s %q)", s.path, s.of.kind, *s.of.name)
 }
 
 // overlaps warns of volumes that show two things at one path, or one below the
@@ -85,11 +98,11 @@ func (w *warner) overlaps(volumes []corev1.Volume) {
 		v := &volumes[i]
 		switch {
 		case v.ConfigMap != nil:
-			w.collisions(v.Name, fmt.Sprintf("ConfigMap %q", v.ConfigMap.Name), keySources(v.ConfigMap.Items, ""))
+			w.collisions(v.Name, fmt.Sprintf("ConfigMap %q", v.ConfigMap.Name), keySources(v.ConfigMap.Items, origin{}))
 		case v.Secret != nil:
-			w.collisions(v.Name, fmt.Sprintf("Secret %q", v.Secret.SecretName), keySources(v.Secret.Items, ""))
+			w.collisions(v.Name, fmt.Sprintf("Secret %q", v.Secret.SecretName), keySources(v.Secret.Items, origin{}))
 		case v.DownwardAPI != nil:
-			w.collisions(v.Name, "DownwardAPI", fieldSources(v.DownwardAPI.Items, ""))
+			w.collisions(v.Name, "DownwardAPI", fieldSources(v.DownwardAPI.Items, origin{}))
 		case v.Projected != nil:
 			var all []source
 			for j := range v.Projected.Sources {
@@ -118,7 +131,7 @@ func (w *warner) collisions(volume, kind string, files []source) {
 	}
 }
 
-func keySources(items []corev1.KeyToPath, of string) []source {
+func keySources(items []corev1.KeyToPath, of origin) []source {
 	var out []source
 	for _, i := range items {
 		out = append(out, source{i.Path, of})
@@ -126,7 +139,7 @@ func keySources(items []corev1.KeyToPath, of string) []source {
 	return out
 }
 
-func fieldSources(items []corev1.DownwardAPIVolumeFile, of string) []source {
+func fieldSources(items []corev1.DownwardAPIVolumeFile, of origin) []source {
 	var out []source
 	for _, i := range items {
 		out = append(out, source{i.Path, of})
@@ -137,26 +150,21 @@ func fieldSources(items []corev1.DownwardAPIVolumeFile, of string) []source {
 func projectedSources(p *corev1.VolumeProjection) []source {
 	switch {
 	case p.ConfigMap != nil:
-		return keySources(p.ConfigMap.Items, fmt.Sprintf("ConfigMap %q", p.ConfigMap.Name))
+		return keySources(p.ConfigMap.Items, origin{"ConfigMap", &p.ConfigMap.Name})
 	case p.Secret != nil:
-		return keySources(p.Secret.Items, fmt.Sprintf("Secret %q", p.Secret.Name))
+		return keySources(p.Secret.Items, origin{"Secret", &p.Secret.Name})
 	case p.DownwardAPI != nil:
-		return fieldSources(p.DownwardAPI.Items, "DownwardAPI")
+		return fieldSources(p.DownwardAPI.Items, origin{kind: "DownwardAPI"})
 	case p.ServiceAccountToken != nil:
-		return []source{{p.ServiceAccountToken.Path, "ServiceAccountToken"}}
+		return []source{{p.ServiceAccountToken.Path, origin{kind: "ServiceAccountToken"}}}
 	case p.ClusterTrustBundle != nil:
-		b, name := p.ClusterTrustBundle, ""
-		if b.Name != nil {
-			name = *b.Name
-		} else if b.SignerName != nil {
-			name = *b.SignerName
-		}
-		return []source{{b.Path, fmt.Sprintf("ClusterTrustBundle %q", name)}}
+		b := p.ClusterTrustBundle
+		return []source{{b.Path, origin{"ClusterTrustBundle", cmp.Or(b.Name, b.SignerName, new(string))}}}
 	case p.PodCertificate != nil:
 		return []source{
-			{p.PodCertificate.CertificateChainPath, "PodCertificate chain"},
-			{p.PodCertificate.KeyPath, "PodCertificate key"},
-			{p.PodCertificate.CredentialBundlePath, "PodCertificate credential bundle"},
+			{p.PodCertificate.CertificateChainPath, origin{kind: "PodCertificate chain"}},
+			{p.PodCertificate.KeyPath, origin{kind: "PodCertificate key"}},
+			{p.PodCertificate.CredentialBundlePath, origin{kind: "PodCertificate credential bundle"}},
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/proa-dev/proa/api/admissionregistration"
 	"github.com/proa-dev/proa/apiserver/admission/match"
+	"github.com/proa-dev/proa/internal/expressions"
 )
 
 // head is what both kinds of policies have, compiled.
@@ -25,7 +26,7 @@ type head struct {
 func refuses(f *admissionv1.FailurePolicyType) bool { return f == nil || *f != admissionv1.Ignore }
 
 func newHead(failure *admissionv1.FailurePolicyType, m *admissionv1.MatchResources, kind *admissionv1.ParamKind, conditions []admissionv1.MatchCondition, variables []admissionv1.Variable) (*head, error) {
-	compiler, err := plugincel.NewCompositedCompiler(match.Environment())
+	compiler, err := plugincel.NewCompositedCompiler(expressions.Environment())
 	if err != nil {
 		return nil, err
 	}

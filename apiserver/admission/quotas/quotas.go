@@ -74,7 +74,7 @@ func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
 	if a.Namespace == "" || a.Operation != admission.Create && a.Operation != admission.Update || quota.Ignored(a.GVR.GroupResource()) {
 		return nil
 	}
-	e := quota.For(a.GVR.GroupResource())
+	e := quota.For(a.GVR.GroupResource(), view{p.cfg.Lookup.Source})
 	if !e.Charged(quota.Write{
 		Create: a.Operation == admission.Create, Update: a.Operation == admission.Update,
 		Subresource: a.Subresource, Object: a.Object, Old: a.OldObject,

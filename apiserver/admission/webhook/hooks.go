@@ -16,6 +16,7 @@ import (
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/admission/match"
 	"github.com/proa-dev/proa/apiserver/webhookclient"
+	"github.com/proa-dev/proa/internal/expressions"
 )
 
 type object = api.Object
@@ -41,7 +42,7 @@ func (h *hook) harmless() bool {
 
 // compilers returns the compiler of match conditions, made when the first is.
 func compilers() func() match.Compiler {
-	return sync.OnceValue(func() match.Compiler { return plugincel.NewConditionCompiler(match.Environment()) })
+	return sync.OnceValue(func() match.Compiler { return plugincel.NewConditionCompiler(expressions.Environment()) })
 }
 
 // configured are the webhooks of all configurations of a kind.

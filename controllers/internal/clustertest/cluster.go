@@ -19,6 +19,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -66,7 +67,7 @@ func New(t testing.TB, objs ...client.Object) *Cluster {
 	c := &Cluster{t: t, gets: map[string]int{}}
 	c.API = fake.NewClientBuilder().WithObjects(objs...).WithRESTMapper(mapper()).
 		WithStatusSubresource(&autoscalingv2.HorizontalPodAutoscaler{}). // the fake knows v1 alone
-		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}, &networkingv1.ServiceCIDR{}).
+		WithGlobalResourceVersionCounter().WithStatusSubresource(&corev1.ResourceQuota{}, &networkingv1.ServiceCIDR{}, &resourcev1.ResourceClaim{}, &resourcev1.DeviceTaintRule{}).
 		WithInterceptorFuncs(interceptor.Funcs{Create: c.create, Update: update, Delete: c.remove, SubResourceUpdate: updateSubresource, SubResourceGet: getScale}).Build()
 	var err error
 	c.cache, err = cache.New(&rest.Config{}, cache.Options{
@@ -361,7 +362,7 @@ func spec(o client.Object) any {
 }
 
 // clusterScoped are the kinds without a namespace that tests use.
-var clusterScoped = []string{"Node", "Namespace", "PersistentVolume", "ClusterRole", "ServiceCIDR", "IPAddress", "VolumeAttributesClass"}
+var clusterScoped = []string{"Node", "Namespace", "PersistentVolume", "ClusterRole", "ServiceCIDR", "IPAddress", "VolumeAttributesClass", "ResourceSlice", "DeviceTaintRule"}
 
 func mapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(scheme.Scheme.PrioritizedVersionsAllGroups())

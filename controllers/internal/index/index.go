@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -17,8 +18,8 @@ import (
 )
 
 const (
-	// Controller finds pods, ReplicaSets, ControllerRevisions and Jobs by the
-	// UID of their controller.
+	// Controller finds pods, ReplicaSets, ControllerRevisions, Jobs and resource
+	// claims by the UID of their controller.
 	Controller = "metadata.controllerUID"
 	// Orphan is Controller's value for objects without a controller.
 	Orphan = "none"
@@ -26,6 +27,11 @@ const (
 	PodNode = "spec.nodeName"
 	// PodClaim finds pods by the volume claims that they name.
 	PodClaim = "spec.volumes.claimName"
+	// PodResourceClaim finds pods by the resource claims that they use.
+	PodResourceClaim = "resourceClaimName"
+	// PodClaimTemplate finds pods by the templates of resource claims that they
+	// name.
+	PodClaimTemplate = "spec.resourceClaims.resourceClaimTemplateName"
 	// VolumeClaim finds volumes by the claim that they are for, "namespace/name",
 	// or Orphan.
 	VolumeClaim = "spec.claimRef"
@@ -42,8 +48,11 @@ func Install(ctx context.Context, c cache.Cache) error {
 		{&appsv1.ReplicaSet{}, Controller, controllerUID},
 		{&appsv1.ControllerRevision{}, Controller, controllerUID},
 		{&batchv1.Job{}, Controller, controllerUID},
+		{&resourcev1.ResourceClaim{}, Controller, controllerUID},
 		{&corev1.Pod{}, PodNode, podNode},
 		{&corev1.Pod{}, PodClaim, podClaims},
+		{&corev1.Pod{}, PodResourceClaim, podResourceClaims},
+		{&corev1.Pod{}, PodClaimTemplate, podClaimTemplates},
 		{&corev1.PersistentVolume{}, VolumeClaim, volumeClaim},
 	} {
 		if err := c.IndexField(ctx, x.obj, x.field, x.fn); err != nil {
@@ -73,6 +82,28 @@ func podClaims(obj client.Object) []string {
 		return nil
 	}
 	return slices.Collect(podrefs.Claims(pod))
+}
+
+func podResourceClaims(obj client.Object) []string {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil
+	}
+	return slices.Collect(podrefs.ResourceClaims(pod))
+}
+
+func podClaimTemplates(obj client.Object) []string {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil
+	}
+	var names []string
+	for _, c := range pod.Spec.ResourceClaims {
+		if c.ResourceClaimTemplateName != nil {
+			names = append(names, *c.ResourceClaimTemplateName)
+		}
+	}
+	return names
 }
 
 func volumeClaim(obj client.Object) []string {

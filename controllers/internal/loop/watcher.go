@@ -58,7 +58,9 @@ func (w *watch[T]) follow(ctx context.Context, q Queue) error {
 	if err != nil {
 		return fmt.Errorf("watch %T: %w", w.obj, err)
 	}
-	if !w.cluster.Cache().WaitForCacheSync(ctx) || !toolscache.WaitForCacheSync(ctx.Done(), reg.HasSynced) {
+	// Other kinds are not waited for: one that cannot be read would hold up all
+	// loops.
+	if !toolscache.WaitForCacheSync(ctx.Done(), reg.HasSynced) {
 		return fmt.Errorf("watch %T: %w", w.obj, ctx.Err())
 	}
 	return nil

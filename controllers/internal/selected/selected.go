@@ -4,10 +4,11 @@ package selected
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	endpointutil "k8s.io/endpointslice/util"
@@ -32,13 +33,44 @@ func Pods(ctx context.Context, r client.Reader, svc *corev1.Service) ([]*corev1.
 	return out, nil
 }
 
-// Watch queues the Services whose endpoints a change of a pod concerns.
-func Watch(env loop.Env) source.Source {
-	changed := func(ctx context.Context, q loop.Queue, old, pod any) {
+// Services knows the Services by namespace, so that the change of a pod is
+// compared with those it may concern and with no others.
+type Services struct {
+	env loop.Env
+
+	mu   sync.RWMutex
+	held map[string]map[string]*corev1.Service // by namespace and name
+}
+
+// Follow makes Services for one loop, to be fed by its sources.
+func Follow(env loop.Env) *Services {
+	return &Services{env: env, held: map[string]map[string]*corev1.Service{}}
+}
+
+// Changes queues the Services that appear, change or go.
+func (s *Services) Changes() source.Source {
+	set := func(_ context.Context, q loop.Queue, svc *corev1.Service) {
+		s.set(svc)
+		q.Add(loop.Key(svc.Namespace, svc.Name))
+	}
+	return loop.Watch(s.env.Cluster, &corev1.Service{}, loop.On[*corev1.Service]{
+		Created: set,
+		Updated: func(ctx context.Context, q loop.Queue, _, svc *corev1.Service) { set(ctx, q, svc) },
+		Deleted: func(_ context.Context, q loop.Queue, svc *corev1.Service) {
+			s.remove(svc)
+			q.Add(loop.Key(svc.Namespace, svc.Name))
+		},
+	})
+}
+
+// Pods queues the Services whose endpoints a change of a pod concerns. One that
+// Changes has not told of yet is queued by Changes, and finds the pod then.
+func (s *Services) Pods() source.Source {
+	changed := func(q loop.Queue, old, pod any) {
 		key := endpointutil.GetPodUpdateProjectionKey(old, pod)
-		names, err := endpointutil.GetServicesToUpdate(services{ctx: ctx, reader: env.Cluster.Client()}, key)
+		names, err := endpointutil.GetServicesToUpdate(lister{services: s}, key)
 		if err != nil {
-			env.Logger.Error("finding the services of a pod", "err", err)
+			s.env.Logger.Error("finding the services of a pod", "err", err)
 			return
 		}
 		for name := range names {
@@ -48,42 +80,63 @@ func Watch(env loop.Env) source.Source {
 			}
 		}
 	}
-	return loop.Watch(env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
-		Created: func(ctx context.Context, q loop.Queue, p *corev1.Pod) { changed(ctx, q, nil, p) },
-		Updated: func(ctx context.Context, q loop.Queue, old, p *corev1.Pod) { changed(ctx, q, old, p) },
-		Deleted: func(ctx context.Context, q loop.Queue, p *corev1.Pod) { changed(ctx, q, p, nil) },
+	return loop.Watch(s.env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
+		Created: func(_ context.Context, q loop.Queue, p *corev1.Pod) { changed(q, nil, p) },
+		Updated: func(_ context.Context, q loop.Queue, old, p *corev1.Pod) { changed(q, old, p) },
+		Deleted: func(_ context.Context, q loop.Queue, p *corev1.Pod) { changed(q, p, nil) },
 	})
 }
 
-// services is client-go's lister over a cache, for k8s.io/endpointslice. It
-// lives for one event.
-type services struct {
-	ctx       context.Context
-	reader    client.Reader
+func (s *Services) set(svc *corev1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in := s.held[svc.Namespace]
+	if in == nil {
+		in = map[string]*corev1.Service{}
+		s.held[svc.Namespace] = in
+	}
+	in[svc.Name] = svc
+}
+
+func (s *Services) remove(svc *corev1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.held[svc.Namespace], svc.Name)
+	if len(s.held[svc.Namespace]) == 0 {
+		delete(s.held, svc.Namespace)
+	}
+}
+
+// lister is client-go's lister over Services, for k8s.io/endpointslice.
+type lister struct {
+	services  *Services
 	namespace string
+	corelisters.ServiceListerExpansion
 	corelisters.ServiceNamespaceListerExpansion
 }
 
-func (s services) Services(namespace string) corelisters.ServiceNamespaceLister {
-	s.namespace = namespace
-	return s
+func (l lister) Services(namespace string) corelisters.ServiceNamespaceLister {
+	l.namespace = namespace
+	return l
 }
 
-func (s services) List(selector labels.Selector) ([]*corev1.Service, error) {
-	var list corev1.ServiceList
-	err := s.reader.List(s.ctx, &list, client.InNamespace(s.namespace), client.UnsafeDisableDeepCopy,
-		client.MatchingLabelsSelector{Selector: selector})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]*corev1.Service, len(list.Items))
-	for i := range list.Items {
-		out[i] = &list.Items[i]
+func (l lister) List(selector labels.Selector) ([]*corev1.Service, error) {
+	l.services.mu.RLock()
+	defer l.services.mu.RUnlock()
+	var out []*corev1.Service
+	for _, svc := range l.services.held[l.namespace] {
+		if selector.Matches(labels.Set(svc.Labels)) {
+			out = append(out, svc)
+		}
 	}
 	return out, nil
 }
 
-func (s services) Get(name string) (*corev1.Service, error) {
-	svc := &corev1.Service{}
-	return svc, s.reader.Get(s.ctx, types.NamespacedName{Namespace: s.namespace, Name: name}, svc)
+func (l lister) Get(name string) (*corev1.Service, error) {
+	l.services.mu.RLock()
+	defer l.services.mu.RUnlock()
+	if svc := l.services.held[l.namespace][name]; svc != nil {
+		return svc, nil
+	}
+	return nil, apierrors.NewNotFound(corev1.Resource("services"), name)
 }
