@@ -39,6 +39,15 @@ func TestStaticPodWaitsForItsPredecessor(t *testing.T) {
 		if all := b.manager.Pods(); len(all) != 1 || all[0].UID != "c" || all[0].Status.Phase != corev1.PodRunning {
 			t.Errorf("pods: %v", all)
 		}
+		b.stop() // and changed once more while no kubelet runs
+		b.start(t.TempDir())
+		b.runtime.ClearLog()
+		b.manager.Update(static("d"))
+		if err := b.manager.Reconcile(b.ctx, true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(31 * time.Second)
+		b.wantLog("stop c/0 30s", "exit c/0 137", "stop sandbox p/0", "sandbox p/0", "start c/0")
 	})
 }
 
