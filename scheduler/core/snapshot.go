@@ -93,7 +93,7 @@ type placed struct {
 	pod   *Pod
 	slot  int32
 	index int // in the row's pods
-	// leaving says that its deletion was ordered, even if that is not seen yet.
+	// leaving says that it is to be deleted, even if that is not seen yet.
 	leaving bool
 }
 
@@ -391,10 +391,10 @@ func (s *Snapshot) PutPod(pod *Pod, node string) {
 	s.Denominate(pod.UID())
 }
 
-// Leaves notes that a pod's deletion has been ordered.
-func (s *Snapshot) Leaves(uid types.UID) {
+// Leaves notes that a pod is to be deleted, or is not to be any more.
+func (s *Snapshot) Leaves(uid types.UID, leaves bool) {
 	if at, ok := s.pods[uid]; ok {
-		at.leaving = true
+		at.leaving = leaves
 	}
 }
 
