@@ -282,20 +282,6 @@ func (g *group) totals(s *Snapshot, list []candidate) []int64 {
 	return out
 }
 
-// addDevices prefers nodes whose devices are what claims name first.
-func (g *group) addDevices(list []candidate, out []int64) {
-	var highest int64
-	for _, c := range list {
-		highest = max(highest, c.devices)
-	}
-	if highest == 0 {
-		return
-	}
-	for i, c := range list {
-		out[i] += g.rules.Weights.Devices * (maxScore * c.devices / highest)
-	}
-}
-
 func (g *group) addPreferences(s *Snapshot, list []candidate, out []int64) {
 	var preference, disliked int64
 	for _, c := range list {
