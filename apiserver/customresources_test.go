@@ -16,8 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
 	"sigs.k8s.io/yaml"
 
 	"github.com/proa-dev/proa/apiserver/apiservertest"
@@ -187,7 +189,27 @@ func TestCustomResources(t *testing.T) {
 	if err != nil || second.GetAPIVersion() != "example.com/v2" || second.Object["spec"].(map[string]any)["ports"] != nil {
 		t.Errorf("as v2: %v, %v", second, err)
 	}
+	// Clients that prefer protobuf get the metadata so, and objects in JSON.
+	m, err := metadata.NewForConfigOrDie(s.Config("admin")).Resource(gadgetsGVR).Namespace("default").Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := <-m.ResultChan(); e.Type != watch.Added || e.Object.(*metav1.PartialObjectMetadata).Name != "a" {
+		t.Errorf("metadata: %v", e)
+	}
+	m.Stop()
 	d := discovery.NewDiscoveryClientForConfigOrDie(s.Config("admin"))
+	for _, path := range []string{"", "/a", "?watch=1&timeoutSeconds=1", "/a/scale"} {
+		contentType, want := "", "application/json"
+		if path == "/a/scale" {
+			want = "application/vnd.kubernetes.protobuf"
+		}
+		err := d.RESTClient().Get().RequestURI("/apis/example.com/v1/namespaces/default/gadgets"+path).
+			SetHeader("Accept", "application/vnd.kubernetes.protobuf,application/json").Do(ctx).ContentType(&contentType).Error()
+		if err != nil || contentType != want {
+			t.Errorf("%s in %s, want %s: %v", path, contentType, want, err)
+		}
+	}
 	found, err := d.ServerResourcesForGroupVersion("example.com/v1")
 	if err != nil || len(found.APIResources) != 3 || found.APIResources[0].ShortNames[0] != "gd" {
 		t.Errorf("discovered: %v, %v", found, err)

@@ -125,7 +125,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	if err := registry.Authorize(ctx, s.cfg.Authorizer, attributesOf(u, info)); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeoutOf(r))
+	timeout, err := timeoutOf(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	defer handlers.Bound(ctx, w, r.ContentLength != 0)()
 	s.route(w, r.WithContext(ctx), info)
@@ -190,16 +194,22 @@ func privileged(u user.Info) bool {
 }
 
 // timeoutOf is the time a request gets; clients may ask for less.
-func timeoutOf(r *http.Request) time.Duration {
+func timeoutOf(r *http.Request) (time.Duration, error) {
 	if r.URL.RawQuery == "" {
-		return requestTimeout
+		return requestTimeout, nil
 	}
-	if v := r.URL.Query().Get("timeout"); v != "" {
-		if d, err := time.ParseDuration(v); err == nil && d > 0 && d < requestTimeout {
-			return d
-		}
+	v := r.URL.Query().Get("timeout")
+	if v == "" {
+		return requestTimeout, nil
 	}
-	return requestTimeout
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err))
+	}
+	if d <= 0 {
+		return requestTimeout, nil
+	}
+	return min(d, requestTimeout), nil
 }
 
 // response remembers the status code and how much was written.

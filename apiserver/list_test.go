@@ -72,6 +72,7 @@ func TestListRefuses(t *testing.T) {
 		{"labelSelector=a%3D%3D%3Db", 400, ""},
 		{"fieldSelector=spec.nothing%3Db", 400, `"spec.nothing" is not a known field selector: only "metadata.name", "metadata.namespace"`},
 		{"limit=x", 400, ""},
+		{"timeout=soon", 400, "invalid timeout specified in the request URL"},
 		{"continue=" + gone, 410, "The provided continue parameter is too old to display a consistent list result."},
 		{"watch=1&resourceVersionMatch=NotOlderThan&resourceVersion=1", 422, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"},
 	} {

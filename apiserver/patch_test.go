@@ -201,6 +201,10 @@ func TestScale(t *testing.T) {
 	if a.text("kind") != "Scale" || a.at("spec.replicas") != 2.0 || a.text("status.selector") != "a=b" {
 		t.Error(a.body)
 	}
+	row := f.expect(200, "GET", at, "", "Accept: application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
+	if got := fmt.Sprint(row.at("rows").([]any)[0].(map[string]any)["cells"].([]any)[:3]); got != "[d 2 0]" {
+		t.Errorf("as kubectl shows it: %s", got)
+	}
 	f.expect(200, "PATCH", at+"?fieldManager=two", `{"spec":{"replicas":5}}`, mergePatch)
 	d := f.expect(200, "GET", deployments+"/d", "")
 	if d.at("spec.replicas") != 5.0 || d.at("metadata.generation") != 2.0 {

@@ -280,8 +280,10 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		Certificates: certificates{k.cluster, func() uidType { return p.node.Get().UID }},
 		Reader:       k.cluster.Reader(), Logger: k.log, Now: now, Plugins: k.cfg.VolumePlugins,
 		StorageDir: k.cfg.StorageDir, Node: p.node.Get})
-	p.images = images.New(images.Config{Client: p.cri, Now: now})
-	p.gc = &images.Collector{Client: p.cri, Logger: k.log, High: 85, Low: 80, MinAge: 2 * time.Minute, Now: now,
+	if p.images, err = images.New(images.Config{Client: p.cri, Now: now, Dir: filepath.Join(k.cfg.RootDir, "images")}); err != nil {
+		return p, err
+	}
+	p.gc = &images.Collector{Client: p.cri, Puller: p.images, Logger: k.log, High: 85, Low: 80, MinAge: 2 * time.Minute, Now: now,
 		Mounted: func() []string { return imageVolumes(p.pods.Pods()) }, Removed: func() { p.metrics.Collected("space") }}
 	p.writer = status.NewWriter(k.cluster.Client(), k.log)
 	p.pods, err = pods.New(ctx, pods.Config{
@@ -290,7 +292,7 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		Volumes: p.volumes, Objects: p.objects, Images: p.images, Cgroups: p.cgroups, Status: p.writer, Services: k.services,
 		Node: p.node.Get, HostIPs: p.node.HostIPs, Recorder: recorder, Clock: k.cfg.Clock, Logger: k.log,
 		PodLogsDir: k.cfg.PodLogsDir, ContainerLogsDir: k.cfg.ContainerLogsDir, SeccompDir: filepath.Join(k.cfg.RootDir, "seccomp"),
-		AppArmor: appArmor(), Metrics: p.metrics,
+		Unified: p.cgroups.Unified(), AppArmor: appArmor(), Metrics: p.metrics,
 	})
 	if err != nil {
 		return p, err

@@ -69,12 +69,7 @@ func (s *Scheduler) conclude(it *queue.Item, nodes []core.Feasible, why *core.Di
 	now := time.Now()
 	pod := it.Pod
 	if err != nil {
-		s.queue.Retry(it, now)
-		s.counts.tried(it, pod.Profile().Name, resultError, now)
-		s.denominate(pod.UID())
-		return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
-			s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), "")
-		})}
+		return s.fail(it, err, now)
 	}
 	if why == nil && len(nodes) == 0 {
 		why = s.snapshot.Reject(pod, rejected)

@@ -80,6 +80,9 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 // priority allows.
 func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) step {
 	pod, message := it.Pod, why.Message()
+	if why.Err != nil {
+		return s.fail(it, why.Err, now)
+	}
 	if why.NoNodes() {
 		s.denominate(pod.UID())
 		return s.setAside(it, why.Failed, message, now)
@@ -116,6 +119,18 @@ func (s *Scheduler) reject(it *queue.Item, why *core.Diagnosis, now time.Time) s
 		return step{alone: func(ctx context.Context) step { return s.consultWays(ctx, it, why, ways) }}
 	}
 	return s.clear(it, why, s.snapshot.Choose(pod, ways))
+}
+
+// fail lets a pod try again after a rest about which nothing could be decided,
+// and says why.
+func (s *Scheduler) fail(it *queue.Item, err error, now time.Time) step {
+	pod := it.Pod
+	s.queue.Retry(it, now)
+	s.counts.tried(it, pod.Profile().Name, resultError, now)
+	s.denominate(pod.UID())
+	return step{do: s.inOrder(pod.UID(), func(ctx context.Context) {
+		s.report(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), "")
+	})}
 }
 
 // setAside lets a pod wait until something changes, and says why.

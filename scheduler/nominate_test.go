@@ -92,3 +92,37 @@ func TestNominationInVain(t *testing.T) {
 		})
 	}
 }
+
+// A pod that waits for a node to be cleared gives it up to one of higher
+// priority, and says so.
+func TestDisplaced(t *testing.T) { synctest.Test(t, testDisplaced) }
+
+func testDisplaced(t *testing.T) {
+	c := newFakeCluster(t)
+	c.graceful = true
+	c.add(newNode("n", "4"))
+	start(t, c)
+	c.add(newPod("low", "4", priority(1)))
+	c.eventually(t, "low is placed", func() bool { return c.node("low") == "n" })
+	for i, name := range []string{"middle", "high"} {
+		c.add(newPod(name, "4", priority(int32(2+i))))
+		c.eventually(t, "nominated", func() bool { return c.nominated(name) == "n" })
+		synctest.Wait()
+	}
+	c.eventually(t, "the nomination is withdrawn", func() bool { return c.nominated("middle") == "" })
+	if err := c.delete(newPod("low", "4")); err != nil {
+		t.Fatal(err)
+	}
+	c.soon(t, "high gets the node", func() bool { return c.node("high") == "n" })
+}
+
+// A scheduler that starts goes on with what another one announced.
+func TestAnnouncedByAnother(t *testing.T) { synctest.Test(t, testAnnouncedByAnother) }
+
+func testAnnouncedByAnother(t *testing.T) {
+	c := newFakeCluster(t)
+	c.add(newNode("idle", "8"), newNode("small", "1"))
+	c.add(newPod("p", "1", func(p *corev1.Pod) { p.Status.NominatedNodeName = "small" }))
+	start(t, c)
+	c.eventually(t, "the node that was announced", func() bool { return c.node("p") == "small" })
+}

@@ -99,7 +99,7 @@ type Scheduler struct {
 	// asked is the one about whom extenders are asked.
 	asked   *absence
 	budgets map[types.NamespacedName]*policyv1.PodDisruptionBudget
-	// chores are API calls that informer handlers want made, one a pod.
+	// chores are API calls that others than the worker want made, by pod.
 	chores map[types.UID]task
 	// writing is closed when the last task that concerns a pod is done.
 	writing map[types.UID]chan struct{}

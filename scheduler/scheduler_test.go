@@ -313,35 +313,6 @@ func testGracefulVictims(t *testing.T) {
 	}
 }
 
-// A claim gets its device, and the pod its node, where there is one.
-func TestDevices(t *testing.T) { synctest.Test(t, testDevices) }
-
-func testDevices(t *testing.T) {
-	c := newFakeCluster(t)
-	name := func(s string) *string { return &s }
-	claims := func(p *corev1.Pod) {
-		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: name("claim")}}
-	}
-	c.add(newNode("a", "8"), newNode("b", "8"),
-		&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}},
-		&resourcev1.ResourceClaim{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "claim", UID: "uid-claim"},
-			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
-				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}}}}},
-		})
-	start(t, c)
-	c.add(newPod("p", "1", claims))
-	c.eventually(t, "no device yet", func() bool {
-		return c.hasEvent("p Warning FailedScheduling: 0/2 nodes are available: 2 cannot allocate all claims.")
-	})
-	c.add(&resourcev1.ResourceSlice{
-		ObjectMeta: metav1.ObjectMeta{Name: "slice"},
-		Spec: resourcev1.ResourceSliceSpec{Driver: "example.com", NodeName: name("b"),
-			Pool: resourcev1.ResourcePool{Name: "b", Generation: 1, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "gpu-0"}}},
-	})
-	c.eventually(t, "bound where the device is", func() bool { return c.node("p") == "b" })
-}
-
 // A pod whose claim is to be made from a template does not try before, and
 // loses no time then.
 func TestClaimFromTemplate(t *testing.T) {

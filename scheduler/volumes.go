@@ -155,8 +155,7 @@ func (s *Scheduler) unpark(uid types.UID, p *parked) {
 		return
 	}
 	delete(s.parked, uid)
-	s.chores[uid] = func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node) }
-	s.wakeUp()
+	s.later(uid, func(ctx context.Context) { s.bind(ctx, p.item, p.pod, p.plan.Node) })
 }
 
 // giveUp schedules a parked pod anew, and says why.
@@ -167,15 +166,14 @@ func (s *Scheduler) giveUp(uid types.UID, p *parked, why string) {
 	if !again && !p.waits {
 		return
 	}
-	s.chores[uid] = func(ctx context.Context) {
+	s.later(uid, func(ctx context.Context) {
 		if p.waits {
 			s.unreserve(ctx, p.pod.Object, p.claims)
 		}
 		if again {
 			s.report(ctx, p.pod, corev1.PodReasonSchedulerError, why, "")
 		}
-	}
-	s.wakeUp()
+	})
 }
 
 const preBind = `running PreBind plugin "VolumeBinding": binding volumes: `

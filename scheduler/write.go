@@ -37,6 +37,17 @@ func (s *Scheduler) inOrder(uid types.UID, do task) task {
 	}
 }
 
+// later has a task done that an informer or another task wants, after those that
+// concern the same pod already. The lock is held.
+func (s *Scheduler) later(uid types.UID, do task) {
+	if first := s.chores[uid]; first != nil {
+		second := do
+		do = func(ctx context.Context) { first(ctx); second(ctx) }
+	}
+	s.chores[uid] = do
+	s.wakeUp()
+}
+
 // bare is the pod by name, for calls that write their answer into it.
 func bare(obj *corev1.Pod) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID}}
@@ -101,12 +112,11 @@ func (s *Scheduler) reportGated(obj *corev1.Pod) {
 	if c == nil {
 		return
 	}
-	s.chores[obj.UID] = func(ctx context.Context) {
+	s.later(obj.UID, func(ctx context.Context) {
 		if err := s.patchStatus(ctx, obj, map[string]any{"conditions": []*corev1.PodCondition{c}}); err != nil {
 			s.logger.Warn("update pod status", "pod", ctrlKey(obj), "error", err)
 		}
-	}
-	s.wakeUp()
+	})
 }
 
 func note(message string) string {
@@ -161,14 +171,7 @@ func (s *Scheduler) patchStatus(ctx context.Context, obj *corev1.Pod, status map
 // evict makes room for a pod. It returns false if a victim could not be
 // evicted: the pod should then not wait for it.
 func (s *Scheduler) evict(ctx context.Context, pod *core.Pod, way *core.Preemption) bool {
-	for _, other := range way.Displaced {
-		if err := s.patchStatus(ctx, other.Object, map[string]any{"nominatedNodeName": nil}); err != nil {
-			s.logger.Warn("withdraw nomination", "pod", ctrlKey(other.Object), "error", err)
-		}
-		s.mu.Lock()
-		s.again(other.UID())
-		s.mu.Unlock()
-	}
+	s.displace(way)
 	ok := true
 	for _, victim := range way.Victims {
 		if victim.Object.DeletionTimestamp != nil || s.evictParked(pod, victim, way.Node) {
@@ -180,6 +183,25 @@ func (s *Scheduler) evict(ctx context.Context, pod *core.Pod, way *core.Preempti
 		}
 	}
 	return ok
+}
+
+// displace withdraws the nominations of lower pods to a node that is cleared,
+// and lets them look for another.
+func (s *Scheduler) displace(way *core.Preemption) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, other := range way.Displaced {
+		if s.snapshot.Nominated(other.UID()) != way.Node {
+			continue // decided anew meanwhile
+		}
+		s.denominate(other.UID())
+		s.later(other.UID(), func(ctx context.Context) {
+			if err := s.patchStatus(ctx, other.Object, map[string]any{"nominatedNodeName": nil}); err != nil {
+				s.logger.Warn("withdraw nomination", "pod", ctrlKey(other.Object), "error", err)
+			}
+		})
+		s.again(other.UID())
+	}
 }
 
 // evictParked takes back a decision that waits for volumes or devices: that pod

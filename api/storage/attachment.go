@@ -47,7 +47,8 @@ func VolumeAttachment() *api.Kind {
 			}),
 			ValidateUpdate: api.CheckUpdate(validateAttachmentUpdate),
 		},
-		ResetFields: map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
+		ResetFields:            map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
+		RequireVersionOnUpdate: true,
 	}
 }
 

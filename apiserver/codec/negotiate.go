@@ -43,17 +43,21 @@ type Accepted struct {
 	Profile string
 }
 
-// Negotiate picks the first clause of an Accept header that is known.
-// as tells which transformations the endpoint has.
-func Negotiate(header string, as func(a Accepted) bool) (Accepted, bool) {
+// Negotiate picks the first clause of an Accept header that is known and that
+// the endpoint has.
+func Negotiate(header string, has func(a Accepted) bool) (Accepted, bool) {
+	var usual Accepted
 	switch header { // what most clients send
-	case "", "*/*", MediaJSON, "application/json, */*":
-		return Accepted{}, true
 	case MediaProtobuf, "application/vnd.kubernetes.protobuf, */*", "application/vnd.kubernetes.protobuf,application/json":
-		return Accepted{Format: Protobuf}, true
+		usual.Format = Protobuf
+		fallthrough
+	case "", "*/*", MediaJSON, "application/json, */*":
+		if has(usual) {
+			return usual, true
+		}
 	}
 	for _, clause := range byQuality(header) {
-		if a, ok := clause.accepted(); ok && (a.As == "" || as != nil && as(a)) {
+		if a, ok := clause.accepted(); ok && has(a) {
 			return a, true
 		}
 	}
@@ -135,9 +139,12 @@ func (c clause) accepted() (Accepted, bool) {
 	return a, true
 }
 
-// IsTransform says whether a asks for one of the meta.k8s.io transformations
-// that every resource has.
-func IsTransform(a Accepted) bool {
+// IsKnown says whether a asks for an object itself or for one of the meta.k8s.io
+// transformations that every resource has.
+func IsKnown(a Accepted) bool {
+	if a.As == "" {
+		return true
+	}
 	if a.Group != "meta.k8s.io" || a.Version != "v1" && a.Version != "v1beta1" {
 		return false
 	}

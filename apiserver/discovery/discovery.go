@@ -82,7 +82,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) (bool, error) {
 		return true, apierrors.NewMethodNotSupported(metav1.Unversioned.WithResource("").GroupResource(), strings.ToLower(r.Method))
 	}
 	root := path == "/api" || path == "/apis"
-	accepted, ok := codec.Negotiate(r.Header.Get("Accept"), func(a codec.Accepted) bool { return root && aggregated(a) })
+	accepted, ok := codec.Negotiate(r.Header.Get("Accept"), func(a codec.Accepted) bool { return a.As == "" || root && aggregated(a) })
 	if !ok {
 		return true, apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", metav1.Unversioned.WithResource("").GroupResource(), "",
 			"only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf", 0, true)

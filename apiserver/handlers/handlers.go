@@ -254,9 +254,19 @@ func (c *call) dispatch(ctx context.Context) error {
 
 // negotiate picks the format of the answer.
 func (c *call) negotiate() error {
+	k := c.target.Kind
 	accepted, ok := codec.Negotiate(c.r.Header.Get("Accept"), func(a codec.Accepted) bool {
-		// What is computed and never stored has no columns.
-		return codec.IsTransform(a) && (a.As != "Table" || !c.target.Kind.Virtual || len(c.target.Kind.Columns) > 0)
+		switch a.As {
+		case "Table": // what is computed and never stored has no columns
+			if k.Virtual && len(k.Columns) == 0 {
+				return false
+			}
+		case "": // custom resources have no protobuf form, but their metadata has
+			if k.Coerce != nil && a.Format == codec.Protobuf && c.target.Subresource != "scale" {
+				return false
+			}
+		}
+		return codec.IsKnown(a)
 	})
 	if !ok {
 		return notAcceptable()

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -53,8 +54,11 @@ func (c *call) result(code int, obj runtime.Object) error {
 	if !ok || c.accept.As == "" {
 		return c.object(code, obj)
 	}
-	if obj.GetObjectKind().GroupVersionKind() != c.target.Kind.GVK {
-		return c.object(code, obj) // a Scale, a TokenRequest
+	k := c.target.Kind
+	if _, scale := obj.(*autoscalingv1.Scale); scale {
+		k = table.Scales()
+	} else if obj.GetObjectKind().GroupVersionKind() != k.GVK {
+		return c.object(code, obj) // a TokenRequest
 	}
 	switch c.accept.As {
 	case "Table":
@@ -62,7 +66,7 @@ func (c *call) result(code int, obj runtime.Object) error {
 		if err != nil {
 			return err
 		}
-		return c.object(code, c.versioned(table.Of(c.target.Kind, o, metav1.ListMeta{ResourceVersion: o.GetResourceVersion()}, include)))
+		return c.object(code, c.versioned(table.Of(k, o, metav1.ListMeta{ResourceVersion: o.GetResourceVersion()}, include)))
 	case "PartialObjectMetadata":
 		return c.object(code, c.versioned(table.Partial(o)))
 	}

@@ -48,7 +48,7 @@ var newline = []byte("\n")
 
 // WriteError answers with err as a Status.
 func WriteError(w http.ResponseWriter, r *http.Request, c *codec.Codec, err error) {
-	accepted, _ := codec.Negotiate(r.Header.Get("Accept"), codec.IsTransform)
+	accepted, _ := codec.Negotiate(r.Header.Get("Accept"), codec.IsKnown)
 	status := StatusOf(err)
 	drain(w, r, int(status.Code))
 	if after := retryAfter(status); after > 0 {

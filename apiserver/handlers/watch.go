@@ -11,7 +11,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/proa-dev/proa/apiserver/codec"
@@ -50,11 +49,6 @@ func (c *call) watch(ctx context.Context) error {
 	}
 	if c.accept.Format == codec.YAML {
 		c.accept.Format = codec.JSON
-	}
-	if c.accept.Format == codec.Protobuf {
-		if _, custom := c.target.Kind.New().(runtime.Unstructured); custom {
-			return notAcceptable()
-		}
 	}
 	include, err := c.include()
 	if err != nil {

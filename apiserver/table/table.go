@@ -2,6 +2,7 @@
 package table
 
 import (
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -46,6 +47,16 @@ func of(k *api.Kind, columns []api.Column, objs []api.Object, meta metav1.ListMe
 		t.Rows = append(t.Rows, row)
 	}
 	return t
+}
+
+// Scales are the columns of the scale subresource.
+func Scales() *api.Kind {
+	type scale = autoscalingv1.Scale
+	return &api.Kind{Columns: []api.Column{
+		api.Col("Desired", "integer", "replicas is the desired number of instances for the scaled object.", func(s *scale) any { return int64(s.Spec.Replicas) }),
+		api.Col("Available", "integer", "replicas is the actual number of observed instances of the scaled object.", func(s *scale) any { return int64(s.Status.Replicas) }),
+		api.AgeColumn(),
+	}}
 }
 
 // Mark is the table of a bookmark, which has metadata alone.

@@ -105,6 +105,22 @@ func mounted() ([]hierarchy, error) {
 // V2 says that controllers are managed by the v2 tree.
 func (m *Manager) V2() bool { return m.v2 }
 
+// Unified is what every container's group is set to in the v2 tree, as upstream
+// has it by default: who is out of memory ends as a whole, since what is left of
+// it may run on and do nothing; and nobody swaps, where that can be forbidden.
+// With v1 it is nothing.
+func (m *Manager) Unified() map[string]string {
+	dir, ok := m.controller("memory", m.root)
+	if !m.v2 || !ok {
+		return nil
+	}
+	out := map[string]string{"memory.oom.group": "1"}
+	if _, err := os.Stat(filepath.Join(dir, "memory.swap.max")); err == nil {
+		out["memory.swap.max"] = "0"
+	}
+	return out
+}
+
 // Parent is the path of a pod's group, which runtimes want as cgroup parent.
 func (m *Manager) Parent(pod *corev1.Pod) string {
 	return m.path(pod.UID, spec.QOS(pod))

@@ -47,6 +47,9 @@ func TestPodGroups(t *testing.T) {
 			}
 		}
 	})
+	if whole := m.Unified()["memory.oom.group"] == "1"; whole != m.V2() {
+		t.Errorf("containers are killed as a whole: %v; cgroup v2: %v", whole, m.V2())
+	}
 	limits := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
 	for _, c := range []struct {
 		class string

@@ -1,7 +1,9 @@
 package images
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -22,17 +24,23 @@ type dockerEntry struct {
 	RegistryToken string `json:"registrytoken"`
 }
 
+// credential is what a secret holds for an image.
+type credential struct {
+	auth *runtimeapi.AuthConfig
+	from source
+}
+
 // credentials lists what the secrets hold for an image, most specific first.
 // A secret of another type is passed over, as upstream does; one that does
 // not parse is an error that the user must see.
-func credentials(image string, secrets []corev1.Secret) ([]*runtimeapi.AuthConfig, error) {
+func credentials(image string, secrets []corev1.Secret) ([]credential, error) {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return nil, err
 	}
 	type match struct {
-		key  string
-		auth *runtimeapi.AuthConfig
+		key string
+		credential
 	}
 	var found []match
 	for i := range secrets {
@@ -49,15 +57,29 @@ func credentials(image string, secrets []corev1.Secret) ([]*runtimeapi.AuthConfi
 			if err != nil {
 				return nil, fmt.Errorf("image pull secret %s/%s: %w", secrets[i].Namespace, secrets[i].Name, err)
 			}
-			found = append(found, match{server + repository, auth})
+			from, err := sourceOf(&secrets[i], auth)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, match{server + repository, credential{auth, from}})
 		}
 	}
 	sort.SliceStable(found, func(i, j int) bool { return len(found[i].key) > len(found[j].key) })
-	var out []*runtimeapi.AuthConfig
+	var out []credential
 	for _, m := range found {
-		out = append(out, m.auth)
+		out = append(out, m.credential)
 	}
 	return out, nil
+}
+
+// sourceOf names a secret and what it holds for an image.
+func sourceOf(s *corev1.Secret, auth *runtimeapi.AuthConfig) (source, error) {
+	data, err := json.Marshal([]string{auth.Username, auth.Password, auth.IdentityToken, auth.RegistryToken})
+	if err != nil {
+		return source{}, err
+	}
+	sum := sha256.Sum256(data)
+	return source{UID: s.UID, Namespace: s.Namespace, Name: s.Name, Hash: hex.EncodeToString(sum[:])}, nil
 }
 
 func parseSecret(s *corev1.Secret) (map[string]dockerEntry, error) {

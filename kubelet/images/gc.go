@@ -28,6 +28,9 @@ type Collector struct {
 	Mounted func() []string
 	// Removed is told of every image that went; may be nil.
 	Removed func()
+	// Puller remembers the images that it pulled until it is told that they are
+	// gone, by whomever.
+	Puller *Puller
 
 	mu   sync.Mutex
 	seen map[string]time.Time // when an image was last in use, or first seen
@@ -66,9 +69,17 @@ func (c *Collector) Collect(ctx context.Context, pressed bool) error {
 
 // idle lists the images that may go, the longest unused first.
 func (c *Collector) idle(ctx context.Context) ([]*runtimeapi.Image, error) {
+	pulled := c.Puller.Pulled() // before the list: what comes meanwhile is on neither
 	images, err := c.Client.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
+	}
+	for _, id := range pulled {
+		if !slices.ContainsFunc(images.Images, func(i *runtimeapi.Image) bool { return i.Id == id }) {
+			if err := c.Puller.Gone(id); err != nil {
+				return nil, err
+			}
+		}
 	}
 	containers, err := c.Client.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {

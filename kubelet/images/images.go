@@ -50,10 +50,11 @@ type Event func(kind, reason, message string)
 
 // Request is an image that a container wants.
 type Request struct {
-	Pod     *corev1.Pod
-	Image   string
-	Policy  corev1.PullPolicy
-	Secrets []corev1.Secret
+	Pod    *corev1.Pod
+	Image  string
+	Policy corev1.PullPolicy
+	// Secrets gets the pod's; nil has none.
+	Secrets func() []corev1.Secret
 	Sandbox *runtimeapi.PodSandboxConfig
 	Event   Event
 }
@@ -62,14 +63,17 @@ type Request struct {
 type Config struct {
 	Client *cri.Client
 	Now    func() time.Time
+	// Dir keeps who may use the images that were pulled.
+	Dir string
 	// Parallel bounds the pulls that run at once; 0 means 8.
 	Parallel int
 }
 
 // Puller pulls images. Safe for concurrent use.
 type Puller struct {
-	cfg  Config
-	slot chan struct{}
+	cfg     Config
+	slot    chan struct{}
+	records *records
 
 	mu      sync.Mutex
 	backoff map[backoffKey]*backoff
@@ -87,14 +91,18 @@ type backoff struct {
 }
 
 // New makes a puller.
-func New(cfg Config) *Puller {
+func New(cfg Config) (*Puller, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.Parallel <= 0 {
 		cfg.Parallel = defaultParallelPulls
 	}
-	return &Puller{cfg: cfg, slot: make(chan struct{}, cfg.Parallel), backoff: map[backoffKey]*backoff{}}
+	r, err := openRecords(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("records of images: %w", err)
+	}
+	return &Puller{cfg: cfg, slot: make(chan struct{}, cfg.Parallel), records: r, backoff: map[backoffKey]*backoff{}}, nil
 }
 
 // Status returns the image if it is on the node, else nil.
@@ -154,8 +162,9 @@ func PolicyOf(policy corev1.PullPolicy, image string) corev1.PullPolicy {
 	return corev1.PullIfNotPresent
 }
 
-// Present answers at once and without a pull when the image is on the node
-// and the policy lets it be used. Nil without an error means: Pull.
+// Present answers at once and without a pull when the image is on the node, the
+// policy lets it be used, and its registry let the pod have it before. Nil
+// without an error means: Pull.
 func (p *Puller) Present(ctx context.Context, req Request) (*runtimeapi.Image, error) {
 	ref, err := Normalize(req.Image)
 	if err != nil {
@@ -171,17 +180,38 @@ func (p *Puller) Present(ctx context.Context, req Request) (*runtimeapi.Image, e
 		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonInspect)
 		return nil, &Error{Reason: ReasonInspect, Message: message, Retry: p.cfg.Now().Add(firstBackOff)}
 	}
-	switch policy := PolicyOf(req.Policy, req.Image); {
-	case have != nil && policy != corev1.PullAlways:
+	policy := PolicyOf(req.Policy, req.Image)
+	usable := have != nil && policy != corev1.PullAlways && p.records.may(ref, have.Id, func() []source { return req.sources(ref) })
+	switch {
+	case usable:
 		req.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", req.Image))
 		return have, nil
-	case have == nil && policy == corev1.PullNever:
+	case policy == corev1.PullNever:
 		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", req.Image)
 		req.Event(corev1.EventTypeWarning, "ErrImageNeverPull", message)
 		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+ReasonNeverPull)
 		return nil, &Error{Reason: ReasonNeverPull, Message: message, Retry: p.cfg.Now().Add(firstBackOff)}
 	}
 	return nil, nil
+}
+
+// sources are those of the pod's secrets that hold something for the image.
+func (r *Request) sources(ref string) (out []source) {
+	found, err := credentials(ref, r.secrets())
+	if err != nil {
+		return nil // which a pull tells of
+	}
+	for _, c := range found {
+		out = append(out, c.from)
+	}
+	return out
+}
+
+func (r *Request) secrets() []corev1.Secret {
+	if r.Secrets == nil {
+		return nil
+	}
+	return r.Secrets()
 }
 
 // Pull pulls the image, or says why it does not.
@@ -274,14 +304,19 @@ func (p *Puller) Forget(pod types.UID) {
 func (p *Puller) pull(ctx context.Context, ref string, req Request) (*runtimeapi.Image, error) {
 	ctx, cancel := context.WithTimeout(ctx, defaultMaxPullDuration)
 	defer cancel()
-	candidates, err := credentials(ref, req.Secrets)
+	candidates, err := credentials(ref, req.secrets())
 	if err != nil {
 		return nil, err
 	}
+	if err := p.records.begin(ref); err != nil {
+		return nil, err
+	}
+	id, by := "", (*source)(nil)
+	defer func() { p.records.end(ref, id, by) }()
 	var errs []error
-	for _, auth := range append(candidates, nil) {
+	for _, c := range append(candidates, credential{}) {
 		got, err := p.cfg.Client.Images.PullImage(ctx, &runtimeapi.PullImageRequest{
-			Image: &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: req.Image}, Auth: auth, SandboxConfig: req.Sandbox})
+			Image: &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: req.Image}, Auth: c.auth, SandboxConfig: req.Sandbox})
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -290,10 +325,22 @@ func (p *Puller) pull(ctx context.Context, ref string, req Request) (*runtimeapi
 		if err == nil && image == nil {
 			err = fmt.Errorf("image %q vanished after it was pulled", req.Image)
 		}
-		return image, err
+		if err != nil {
+			return nil, err
+		}
+		if id = image.Id; c.auth != nil {
+			by = &c.from
+		}
+		return image, nil
 	}
 	if len(errs) == 1 {
 		return nil, errs[0]
 	}
 	return nil, errors.Join(errs...)
 }
+
+// Pulled lists the images that this node has pulled and not yet forgotten.
+func (p *Puller) Pulled() []string { return p.records.ids() }
+
+// Gone tells that an image is on the node no more.
+func (p *Puller) Gone(id string) error { return p.records.forget(id) }

@@ -3,6 +3,7 @@ package images_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/kubelet/cri"
@@ -29,6 +31,15 @@ func (s *spy) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, o
 	return s.Runtime.PullImage(ctx, req, opts...)
 }
 
+func puller(t *testing.T, client *cri.Client, dir string) *images.Puller {
+	t.Helper()
+	p, err := images.New(images.Config{Client: client, Now: time.Now, Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func TestPullUsesTheMostSpecificSecret(t *testing.T) {
 	secret := corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{
 		corev1.DockerConfigJsonKey: []byte(`{"auths":{
@@ -45,8 +56,8 @@ func TestPullUsesTheMostSpecificSecret(t *testing.T) {
 		"other.io/x":                  "",
 	} {
 		s := &spy{Runtime: &fakecri.Runtime{}}
-		p := images.New(images.Config{Client: &cri.Client{Images: s}, Now: time.Now})
-		_, err := p.Pull(t.Context(), images.Request{Pod: &corev1.Pod{}, Image: image, Secrets: []corev1.Secret{secret}, Event: func(string, string, string) {}})
+		p := puller(t, &cri.Client{Images: s}, t.TempDir())
+		_, err := p.Pull(t.Context(), images.Request{Pod: &corev1.Pod{}, Image: image, Secrets: func() []corev1.Secret { return []corev1.Secret{secret} }, Event: func(string, string, string) {}})
 		if err != nil {
 			t.Fatalf("%s: %v", image, err)
 		}
@@ -76,7 +87,7 @@ func TestPolicies(t *testing.T) {
 		if c.present {
 			r.Images = []string{"a:1", "a:latest"}
 		}
-		p := images.New(images.Config{Client: r.Client(), Now: time.Now})
+		p := puller(t, r.Client(), t.TempDir())
 		got, err := p.Present(t.Context(), images.Request{Pod: &corev1.Pod{}, Image: c.image, Policy: c.policy, Event: func(string, string, string) {}})
 		reason := ""
 		if e, ok := err.(*images.Error); ok { //nolint:errorlint // it is not wrapped here
@@ -126,7 +137,7 @@ func TestCollect(t *testing.T) {
 		{Id: "volume", RepoTags: []string{"docker.io/library/data:latest"}},
 	}}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	c := &images.Collector{Client: &cri.Client{Runtime: s, Images: s}, Logger: slog.New(slog.DiscardHandler), MinAge: 2 * time.Minute,
+	c := &images.Collector{Client: &cri.Client{Runtime: s, Images: s}, Puller: puller(t, &cri.Client{Images: s}, t.TempDir()), Logger: slog.New(slog.DiscardHandler), MinAge: 2 * time.Minute,
 		Now: func() time.Time { return now }, Mounted: func() []string { return []string{"data"} }}
 	collect := func(want ...string) {
 		t.Helper()
@@ -144,4 +155,87 @@ func TestCollect(t *testing.T) {
 	now = now.Add(2 * time.Minute)
 	s.used = nil
 	collect("idle", "running", "pulled")
+}
+
+// registry is a runtime whose registry lets nobody in without the password.
+type registry struct {
+	*fakecri.Runtime
+	password string // empty: everybody may
+	pulls    int
+}
+
+func (r *registry) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, opts ...grpc.CallOption) (*runtimeapi.PullImageResponse, error) {
+	r.pulls++
+	if r.password != "" && req.Auth.GetPassword() != r.password {
+		return nil, errors.New("denied")
+	}
+	return r.Runtime.PullImage(ctx, req, opts...)
+}
+
+// That an image is on the node gives nobody what its registry would refuse.
+func TestPrivateImagesAreNotEverybodys(t *testing.T) {
+	r := &registry{Runtime: &fakecri.Runtime{Images: []string{"example.com/brought:1"}}, password: "right"}
+	client, dir := &cri.Client{Runtime: r, Images: r}, t.TempDir()
+	p := puller(t, client, dir)
+	secret := func(uid types.UID, password string) []corev1.Secret {
+		return []corev1.Secret{{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: string("of-" + uid), UID: uid}, Type: corev1.SecretTypeDockerConfigJson,
+			Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{"auths":{"example.com":{"username":"u","password":"` + password + `"}}}`)}}}
+	}
+	// gets says whether a pod gets the image, and after how many pulls.
+	gets := func(image string, policy corev1.PullPolicy, secrets []corev1.Secret, want bool, pulls int) {
+		t.Helper()
+		before := r.pulls
+		req := images.Request{Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(fmt.Sprint(before))}}, Image: image, Policy: policy,
+			Secrets: func() []corev1.Secret { return secrets }, Event: func(string, string, string) {}}
+		have, err := p.Present(t.Context(), req)
+		if have == nil && err == nil {
+			have, err = p.Pull(t.Context(), req)
+		}
+		if (have != nil) != want || (err == nil) != want || r.pulls-before != pulls {
+			t.Errorf("%s: %v, %v after %d pulls; want %v after %d", image, have, err, r.pulls-before, want, pulls)
+		}
+	}
+	const image = "example.com/private:1"
+	gets("example.com/brought:1", "", nil, true, 0)
+	gets(image, "", nil, false, 1)
+	gets(image, "", secret("a", "right"), true, 1)
+	for range 2 { // the second time after a restart
+		gets(image, "", secret("a", "right"), true, 0)
+		gets(image, "", secret("a", "renewed"), true, 0) // the same secret
+		gets(image, "", secret("b", "right"), true, 0)   // another that holds the same
+		gets(image, "", secret("b", "wrong"), false, 2)
+		gets(image, "", nil, false, 1)
+		gets(image, corev1.PullNever, nil, false, 0)
+		gets("example.com/brought:1", "", nil, true, 0)
+		p = puller(t, client, dir)
+	}
+	r.password = ""
+	gets(image, "", nil, true, 1)
+	gets(image, "", nil, true, 0)
+	r.password = "changed"
+	gets(image, "", secret("b", "wrong"), true, 0) // it was everybody's once
+}
+
+// A pull that was cut short may have left its image: nobody knows for whom.
+func TestPullsThatWereCutShort(t *testing.T) {
+	r, dir := &fakecri.Runtime{}, t.TempDir()
+	var next *images.Puller
+	r.PullError = func(string) error { // the next life sees what the first has noted now
+		next = puller(t, r.Client(), dir)
+		return nil
+	}
+	req := images.Request{Pod: &corev1.Pod{}, Image: "example.com/a:1", Event: func(string, string, string) {}}
+	if _, err := puller(t, r.Client(), dir).Pull(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	p := next
+	if have, err := p.Present(t.Context(), req); have != nil || err != nil {
+		t.Errorf("the image is %v, %v", have, err)
+	}
+	if _, err := p.Pull(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if have, err := p.Present(t.Context(), req); have == nil || err != nil {
+		t.Errorf("the image is %v, %v", have, err)
+	}
 }

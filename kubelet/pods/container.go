@@ -306,7 +306,7 @@ func (w *worker) config(ctx context.Context, c *corev1.Container, image *runtime
 	config, err := spec.Container(spec.ContainerInput{
 		Pod: w.pod, Container: c, TargetID: w.target(c.Name), ImageRef: image.Id, Image: image, Env: env,
 		Mounts: mounts, Devices: devices, Groups: groups, Attempt: attempt, MessageFile: messageFile,
-		SeccompDir: w.m.cfg.SeccompDir, NodeMem: w.m.cfg.Node().Status.Capacity.Memory().Value(),
+		SeccompDir: w.m.cfg.SeccompDir, Unified: w.m.cfg.Unified, NodeMem: w.m.cfg.Node().Status.Capacity.Memory().Value(),
 	})
 	if err != nil {
 		return nil, &startError{"CreateContainerConfigError", err}

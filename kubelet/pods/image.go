@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,18 +66,16 @@ func (w *worker) wantImage(ctx context.Context, c *corev1.Container, k *containe
 		return nil, k.imageErr.Retry
 	}
 	req := images.Request{Pod: w.pod, Image: image, Policy: policy, Sandbox: w.sandboxConfig(),
-		Event: w.eventer(c.Name)}
-	if k.imageErr == nil || k.imageErr.Reason == images.ReasonInspect || k.imageErr.Reason == images.ReasonNeverPull {
-		have, err := w.m.cfg.Images.Present(ctx, req)
-		if have != nil {
-			k.imageErr = nil
-			return have, time.Time{}
-		}
-		if err != nil {
-			return nil, w.imageFailed(k, err)
-		}
+		Event: w.eventer(c.Name), Secrets: sync.OnceValue(func() []corev1.Secret { return w.pullSecrets(ctx) })}
+	have, err := w.m.cfg.Images.Present(ctx, req) // also after a failure: somebody may have brought it
+	if have != nil {
+		k.imageErr = nil
+		return have, time.Time{}
 	}
-	req.Secrets = w.pullSecrets(ctx)
+	if err != nil {
+		return nil, w.imageFailed(k, err)
+	}
+	req.Secrets() // here, since the pull runs beside the worker
 	w.startPull(k, req)
 	return nil, time.Time{}
 }

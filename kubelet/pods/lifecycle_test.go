@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/proa-dev/proa/kubelet/images"
 	"github.com/proa-dev/proa/kubelet/internal/fakecri"
 	"github.com/proa-dev/proa/kubelet/pods"
 )
@@ -38,6 +39,15 @@ func TestStaticPodWaitsForItsPredecessor(t *testing.T) {
 		if all := b.manager.Pods(); len(all) != 1 || all[0].UID != "c" || all[0].Status.Phase != corev1.PodRunning {
 			t.Errorf("pods: %v", all)
 		}
+		b.stop() // and changed once more while no kubelet runs
+		b.start(t.TempDir())
+		b.runtime.ClearLog()
+		b.manager.Update(static("d"))
+		if err := b.manager.Reconcile(b.ctx, true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(31 * time.Second)
+		b.wantLog("stop c/0 30s", "exit c/0 137", "stop sandbox p/0", "sandbox p/0", "start c/0")
 	})
 }
 
@@ -228,4 +238,21 @@ func TestChangedContainersAreMadeAnew(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A name that is no image's is looked at again now and then, and no more.
+func TestWrongImageNameIsNoBusyLoop(t *testing.T) {
+	run(t, &fakecri.Runtime{}, func(b *bench) {
+		p := pod("c")
+		p.Spec.Containers[0].Image = "Upper/Case"
+		b.manager.Update(p)
+		time.Sleep(16 * time.Minute)
+		s := b.last().ContainerStatuses[0].State.Waiting
+		if s == nil || s.Reason != images.ReasonInvalidName {
+			t.Errorf("state: %+v", s)
+		}
+		if n := len(b.recorder.Events); n > 10 {
+			t.Errorf("%d events in a quarter of an hour", n)
+		}
+	})
 }

@@ -73,11 +73,15 @@ func (b *bench) start(dir string) {
 	b.recorder = record.NewFakeRecorder(1000)
 	now := time.Now
 	store := objects.New(ctx, nil, slog.New(slog.DiscardHandler))
+	puller, err := images.New(images.Config{Client: b.runtime.Client(), Now: now, Dir: dir + "/images"})
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	m, err := pods.New(ctx, pods.Config{
 		CRI: b.runtime.Client(), RuntimeName: "fake", RuntimeHandler: func(context.Context, *corev1.Pod) (string, error) { return "", nil },
 		RecursiveReadOnly: func() bool { return false }, Cluster: spec.Cluster{Domain: "cluster.local"},
 		Volumes: volumes.New(volumes.Config{RootDir: dir + "/kubelet", Objects: store, Now: now}), Objects: store,
-		Images: images.New(images.Config{Client: b.runtime.Client(), Now: now}), Cgroups: noCgroups{}, Status: b,
+		Images: puller, Cgroups: noCgroups{}, Status: b,
 		Services: func(context.Context, string) ([]corev1.Service, error) { return nil, nil },
 		Node: func() *corev1.Node {
 			return &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "bad", Effect: corev1.TaintEffectNoExecute}, {Key: "new", Effect: corev1.TaintEffectNoSchedule}}}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}}}
@@ -510,6 +514,9 @@ func TestRejection(t *testing.T) {
 		{"SupplementalGroupsPolicyNotSupported", func(p *corev1.Pod) {
 			strict := corev1.SupplementalGroupsPolicyStrict
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{SupplementalGroupsPolicy: &strict}
+		}},
+		{"PodFeatureUnsupported", func(p *corev1.Pod) {
+			p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
 		}},
 		{"TaintToleration", func(p *corev1.Pod) { p.Spec.Tolerations = nil }},
 	} {

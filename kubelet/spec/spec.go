@@ -127,6 +127,8 @@ type ContainerInput struct {
 	// Groups are supplemental groups of mounted volumes.
 	Groups  []int64
 	NodeMem int64
+	// Unified is set in the container's group: cgroup v2 alone.
+	Unified map[string]string
 }
 
 // LogPath is a container's log below its pod's log directory.
@@ -153,6 +155,8 @@ func Container(in ContainerInput) (*runtimeapi.ContainerConfig, error) {
 	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
 		annotations[cri.AnnotationPodGracePeriod] = strconv.FormatInt(*g, 10)
 	}
+	resources := Resources(pod, c, in.NodeMem)
+	resources.Unified = in.Unified
 	config := &runtimeapi.ContainerConfig{
 		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: in.Attempt},
 		Image:       &runtimeapi.ImageSpec{Image: in.ImageRef, UserSpecifiedImage: c.Image},
@@ -170,7 +174,7 @@ func Container(in ContainerInput) (*runtimeapi.ContainerConfig, error) {
 		Tty:         c.TTY,
 		StopSignal:  stopSignal(c),
 		Linux: &runtimeapi.LinuxContainerConfig{
-			Resources:       Resources(pod, c, in.NodeMem),
+			Resources:       resources,
 			SecurityContext: security,
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -81,11 +82,7 @@ func fronts(svc *corev1.Service, parts []*discoveryv1.EndpointSlice, node string
 				f.clusterIP = a
 			}
 		}
-		for _, text := range svc.Spec.LoadBalancerSourceRanges {
-			if r, err := netip.ParsePrefix(text); err == nil && r.Addr().Is4() == (family == corev1.IPv4Protocol) {
-				f.sourceRanges = append(f.sourceRanges, r.Masked())
-			}
-		}
+		f.sourceRanges = sourceRanges(svc, family)
 		if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 			f.affinity = 3 * time.Hour
 			if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
@@ -94,6 +91,25 @@ func fronts(svc *corev1.Service, parts []*discoveryv1.EndpointSlice, node string
 		}
 		f.serve(svc, p.Name, parts, node, family)
 		list = append(list, f)
+	}
+	return list
+}
+
+// sourceRanges reads a Service's ranges of one family, which the API allows
+// spaces around. One that cannot be read lets nobody in, rather than everyone.
+func sourceRanges(svc *corev1.Service, family corev1.IPFamily) []netip.Prefix {
+	var list []netip.Prefix
+	for _, text := range svc.Spec.LoadBalancerSourceRanges {
+		r, err := netip.ParsePrefix(strings.TrimSpace(text))
+		switch {
+		case err != nil && family == corev1.IPv6Protocol:
+			r = netip.PrefixFrom(netip.IPv6Unspecified(), 128)
+		case err != nil:
+			r = netip.PrefixFrom(netip.IPv4Unspecified(), 32)
+		}
+		if r.Addr().Is4() == (family == corev1.IPv4Protocol) {
+			list = append(list, r.Masked())
+		}
 	}
 	return list
 }

@@ -571,6 +571,20 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 		t.Errorf("the client's address must be kept: %q, %v", a, err)
 	}
 
+	// The load balancer's address lets in whom the Service names, spaces or not.
+	balancer := func(ranges ...string) *corev1.Service {
+		return service(func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 30099
+			s.Spec.LoadBalancerSourceRanges = ranges
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "10.99.0.1"}}
+		})
+	}
+	open, closed := balancer(" 10.99.0.0/16 "), balancer(" 10.98.0.0/16 ")
+	b.services.Update(closed, open)
+	eventually(t, "the load balancer's address answers", func() bool { return answers(outside, "10.99.0.1:80", 1)["1"] == 1 })
+	b.services.Update(open, closed)
+	eventually(t, "it does not answer who is not named", func() bool { return answers(outside, "10.99.0.1:80", 1)["1"] == 0 })
+
 	// A load balancer is told to look elsewhere while those that terminate still serve.
 	health := func() (code int, weight string) {
 		b.must(inside(b.node, func() error {

@@ -256,10 +256,11 @@ func alike(shares []float64) int64 {
 
 // candidate is a feasible slot, or the best of a bucket of n alike ones.
 type candidate struct {
-	slot int32
-	n    int
-	// Scores of what a bucket knows nothing of; that by devices is not scaled.
-	extra, devices int64
+	slot  int32
+	n     int
+	extra int64 // score of what a bucket knows nothing of
+
+	devices int64 // how well they meet claims, to be scaled
 }
 
 // totals returns the score of each candidate. Scores by labels are scaled by

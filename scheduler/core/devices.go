@@ -21,8 +21,11 @@ type Devices interface {
 type DeviceView interface {
 	// Check says why a node cannot meet them, "" if it can.
 	Check(node *corev1.Node) string
-	// Score is the higher, the better a node meets them that Check allowed.
-	Score(node *corev1.Node) int64
+	// Score says how well a node that passed Check meets them.
+	Score(node string) int64
+	// Err is why a Check came to nothing, and no other would come to more: they
+	// cannot be judged, or not in time.
+	Err() error
 	// Room is how many devices a node has that stand for a resource, and how many
 	// of them are taken.
 	Room(node *corev1.Node, name corev1.ResourceName) (have, taken int64)

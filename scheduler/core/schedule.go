@@ -59,6 +59,9 @@ func (s *Snapshot) Schedule(p *Pod) (node string, why *Diagnosis) {
 	if len(list) == 0 {
 		list = a.candidates(false)
 	}
+	if why := a.failed(); why != nil {
+		return "", why
+	}
 	if len(list) == 0 {
 		return "", a.diagnose()
 	}
@@ -80,6 +83,9 @@ func (s *Snapshot) Feasible(p *Pod) ([]Feasible, *Diagnosis) {
 		return nil, why
 	}
 	list := a.candidates(true)
+	if why := a.failed(); why != nil {
+		return nil, why
+	}
 	if len(list) == 0 {
 		return nil, a.diagnose()
 	}
@@ -152,7 +158,7 @@ func (a *attempt) each() (list []candidate) {
 			c.extra = a.claims.score(s, slot)
 		}
 		if a.devices != nil {
-			c.devices = a.devices.Score(s.nodes[slot].node)
+			c.devices = a.devices.Score(s.nodes[slot].name)
 			c.extra += a.roomScore(slot)
 		}
 		if list = append(list, c); len(list) == enough {
@@ -364,6 +370,8 @@ func (p *Pod) Claims(name types.NamespacedName) bool {
 type Diagnosis struct {
 	// Failed are the filters that kept it off some node.
 	Failed FilterSet
+	// Err says that nothing was decided: the pod is to be tried again.
+	Err error
 
 	refusal    string // that holds for all nodes
 	nodes      int
@@ -416,6 +424,17 @@ func (s *Snapshot) Reject(p *Pod, rejected []Rejected) *Diagnosis {
 			d.candidates = append(d.candidates, slot)
 		}
 	}
+	return d
+}
+
+// failed is the diagnosis of a pod for which a filter broke off, nil if none
+// did. Nodes that were found before that do not count, as upstream's do not.
+func (a *attempt) failed() *Diagnosis {
+	if a.devices == nil || a.devices.Err() == nil {
+		return nil
+	}
+	d := a.s.refuse(DynamicResources, a.devices.Err().Error())
+	d.Err = fmt.Errorf("running %q filter plugin: %w", "DynamicResources", a.devices.Err())
 	return d
 }
 

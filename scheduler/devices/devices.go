@@ -131,9 +131,11 @@ type view struct {
 	extended  *extended                    // nil for none
 	spoiled   []*resourcev1.ResourceClaim  // allocated, but in vain
 	allocator structured.Allocator
+	reasons   map[string]string // of nodes that were checked
+	ranks     map[string]int64  // of those, for claims that prefer some devices
+	err       error             // that ends the attempt
 	taken     *structured.AllocatedState
-	scores    map[string]int64 // of nodes on which devices were found
-	places    *places          // of all devices, when somebody asks
+	places    *places // of all devices, when somebody asks
 }
 
 // For implements core.Devices.
@@ -286,8 +288,27 @@ func (d *Devices) taken() *structured.AllocatedState {
 	return state
 }
 
-// Check implements core.DeviceView.
+// Err implements core.DeviceView.
+func (v *view) Err() error { return v.err }
+
+// Check implements core.DeviceView. Nodes are looked at once: those that fail
+// are asked again why.
 func (v *view) Check(node *corev1.Node) string {
+	if v.err != nil {
+		return v.err.Error()
+	}
+	reason, known := v.reasons[node.Name]
+	if !known {
+		reason = v.check(node)
+		if v.reasons == nil {
+			v.reasons = map[string]string{}
+		}
+		v.reasons[node.Name] = reason
+	}
+	return reason
+}
+
+func (v *view) check(node *corev1.Node) string {
 	const unavailable = "resourceclaim not available on the node"
 	if v.extended != nil && v.extended.stale != nil {
 		return "cannot schedule extended resource claim"
@@ -301,7 +322,9 @@ func (v *view) Check(node *corev1.Node) string {
 		return unavailable
 	}
 	granted, reason := v.allocate(node)
-	v.note(node, granted)
+	if reason == "" {
+		v.rank(node.Name, granted)
+	}
 	return reason
 }
 
@@ -328,8 +351,12 @@ func (v *view) allocate(node *corev1.Node) ([]Reservation, string) {
 	results, err := v.allocator.Allocate(ctx, node, claims)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, "timed out trying to allocate devices"
+		v.err = fmt.Errorf("node %s: timed out trying to allocate devices", node.Name)
+		return nil, v.err.Error()
+	case errors.Is(err, structured.ErrFailedAllocationOnNode):
+		return nil, err.Error()
 	case err != nil:
+		v.err = err
 		return nil, err.Error()
 	case len(results) != len(claims):
 		return nil, "cannot allocate all claims"

@@ -2,6 +2,7 @@ package devices_test
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -88,5 +89,27 @@ func TestAllocation(t *testing.T) {
 	check("allocated elsewhere", "resourceclaim not available on the node", pod("p", "one"), "b")
 	if got := d.Idle(pod("p", "one")); got == nil || got.Name != "one" {
 		t.Errorf("idle: %v", got)
+	}
+}
+
+// A search that takes too long is not begun again on other nodes.
+func TestSearchTakesTooLong(t *testing.T) {
+	d := devices.New(t.Context())
+	d.SetLimits("", devices.Limits{Filter: time.Nanosecond})
+	d.SetSlice(slice("slice", resourcev1.Device{Name: "gpu-0"}))
+	d.SetClass(&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}})
+	d.SetClaim(claim("one"))
+	v, refusal := d.For(pod("p", "one"))
+	if v == nil {
+		t.Fatal(refusal)
+	}
+	const want = "node a: timed out trying to allocate devices"
+	for _, name := range []string{"a", "b"} {
+		if got := v.Check(node(name)); got != want {
+			t.Errorf("node %s: %q", name, got)
+		}
+	}
+	if v.Err() == nil || v.Err().Error() != want {
+		t.Errorf("error %v", v.Err())
 	}
 }

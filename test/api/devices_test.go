@@ -86,6 +86,10 @@ func TestDeviceTaintRules(t *testing.T) {
 		return apierrors.IsNotFound(err), p
 	})
 	eventually(t, func() (bool, any) {
+		c := get[*resourcev1.ResourceClaim](t)(world.kube.ResourceV1().ResourceClaims(ns).Get(t.Context(), "p", metav1.GetOptions{}))
+		return c.Status.Allocation == nil && len(c.Status.ReservedFor) == 0, c.Status
+	})
+	eventually(t, func() (bool, any) {
 		list := get[*corev1.EventList](t)(world.kube.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=DeviceTaintManagerEviction"}))
 		return len(list.Items) == 1 && list.Items[0].Message == "Marking for deletion" && list.Items[0].InvolvedObject.Name == "p", list.Items
 	})
