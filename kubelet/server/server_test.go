@@ -165,7 +165,7 @@ func TestContainerLogs(t *testing.T) {
 		"/containerLogs/ns/p/c?follow=true":   "200 one\ntwo\n",
 		"/containerLogs/ns/p/c?tailLines=-1":  `400 invalid tailLines "-1"`,
 		"/containerLogs/ns/p/c?previous=true": `400 previous terminated container "c" in pod "p" not found`,
-		"/containerLogs/ns/p/waits":           `400 container "waits" in pod "p" is waiting to start: image can't be pulled`,
+		"/containerLogs/ns/p/waits":           `400 container "waits" in pod "p" is waiting to start: trying and failing to pull image`,
 		"/containerLogs/ns/p/no":              `404 container "no" not found in pod "p"`,
 		"/containerLogs/ns/q/c":               "404 pod does not exist",
 	} {
