@@ -20,6 +20,10 @@ import (
 // decide places one pod. The lock is held; what is returned runs without it.
 func (s *Scheduler) decide(it *queue.Item, now time.Time) step {
 	pod := it.Pod
+	if s.snapshot.WantsDevices(pod) && s.devices.Lacks(pod.Object) {
+		s.queue.Hold(it, core.FilterSet(0).With(core.DynamicResources), now)
+		return step{}
+	}
 	if s.interested(pod.Object) {
 		s.leaveFor(it)
 		return step{alone: func(ctx context.Context) step { return s.consult(ctx, it) }}

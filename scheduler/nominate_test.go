@@ -115,3 +115,14 @@ func testDisplaced(t *testing.T) {
 	}
 	c.soon(t, "high gets the node", func() bool { return c.node("high") == "n" })
 }
+
+// A scheduler that starts goes on with what another one announced.
+func TestAnnouncedByAnother(t *testing.T) { synctest.Test(t, testAnnouncedByAnother) }
+
+func testAnnouncedByAnother(t *testing.T) {
+	c := newFakeCluster(t)
+	c.add(newNode("idle", "8"), newNode("small", "1"))
+	c.add(newPod("p", "1", func(p *corev1.Pod) { p.Status.NominatedNodeName = "small" }))
+	start(t, c)
+	c.eventually(t, "the node that was announced", func() bool { return c.node("p") == "small" })
+}

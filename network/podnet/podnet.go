@@ -167,7 +167,7 @@ func New(cfg Config) (*Network, error) {
 	return &Network{
 		cfg:   cfg,
 		store: newStore(cfg.podsDir()),
-		rules: newRules(cfg.Link, cfg.ClusterCIDRs),
+		rules: newRules(cfg.Link, cfg.ClusterCIDRs, cfg.Between != ""),
 		cidrs: masked(cfg.PodCIDRs),
 		poke:  make(chan struct{}, 1),
 	}, nil
@@ -320,7 +320,7 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		removeIfExists(cfg.socket()),
 		os.RemoveAll(cfg.podsDir()),
 		dropResults(cfg),
-		newRules(cfg.Link, nil).remove(ctx),
+		newRules(cfg.Link, nil, false).remove(ctx),
 		tearDownFabric(cfg.Link),
 		tearDownNode(cfg.Link, cfg.rangesFile()),
 	)

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -353,4 +354,84 @@ func TestPodsAreConnected(t *testing.T) {
 	}
 	n.del("b", nsB)
 	n.del("a", "")
+}
+
+// A pod must not send packets to a node's end of the tunnel, which would take
+// them for those of another node.
+func TestPodsStayOutOfTheTunnel(t *testing.T) {
+	const tunnel, other = 8472, 8473
+	n := newNode(t, "10.42.9.0/24")
+	outside := n.netns("outside")
+	sh(t, "ip link add up0 type veth peer name eth0 netns %s", outside)
+	t.Cleanup(func() { sh(t, "ip link del up0") })
+	sh(t, "ip addr add 192.0.2.1/24 dev up0 && ip link set up0 up && nsenter --net=%s sh -c 'ip addr add 192.0.2.9/24 dev eth0 && ip link set eth0 up && ip route add 10.42.0.0/16 via 192.0.2.1'", outside)
+	n.cfg.Between, n.cfg.Node, n.cfg.Address = podnet.VXLAN, "node", netip.MustParseAddr("192.0.2.1")
+	defer n.up()()
+	nsA, nsB := n.netns("a"), n.netns("b")
+	n.add("a", nsA, nil)
+	b := n.add("b", nsB, nil)
+
+	// arrives sends to both ports and says which of them was reached: the second
+	// always is, after the first.
+	arrives := func(from, at, addr string) string {
+		t.Helper()
+		got := make(chan int, 2)
+		for _, port := range []int{tunnel, other} {
+			var c net.PacketConn
+			if err := inside(at, func() (err error) { c, err = net.ListenPacket("udp4", fmt.Sprintf("0.0.0.0:%d", port)); return err }); err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			go func() {
+				if _, _, err := c.ReadFrom(make([]byte, 10)); err == nil {
+					got <- port
+				}
+			}()
+		}
+		for _, port := range []int{tunnel, other} {
+			err := inside(from, func() error {
+				c, err := net.Dial("udp4", net.JoinHostPort(addr, strconv.Itoa(port)))
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				_, err = c.Write([]byte("x"))
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		reached := map[int]bool{}
+		for !reached[other] {
+			select {
+			case port := <-got:
+				reached[port] = true
+			case <-time.After(5 * time.Second):
+				return "nothing"
+			}
+		}
+		select {
+		case port := <-got:
+			reached[port] = true
+		case <-time.After(100 * time.Millisecond):
+		}
+		return fmt.Sprint(reached[tunnel])
+	}
+	for _, c := range []struct{ what, from, at, to, want string }{
+		{"a pod to its node", nsA, "", "192.0.2.1", "false"},
+		{"a pod to its node's gateway address", nsA, "", "10.42.9.1", "false"},
+		{"a pod to another node", nsA, outside, "192.0.2.9", "false"},
+		{"a pod to a pod", nsA, nsB, b[0], "true"},
+		{"another node to this one", outside, "", "192.0.2.1", "true"},
+	} {
+		if got := arrives(c.from, c.at, c.to); got != c.want {
+			t.Errorf("%s: arrives %s, want %s", c.what, got, c.want)
+		}
+	}
+	sh(t, "nsenter --net=%s ip addr add 10.42.7.7/32 dev lo", outside)
+	sh(t, "nsenter --net=%s ip route replace 192.0.2.0/24 dev eth0 src 10.42.7.7", outside)
+	if got := arrives(outside, "", "192.0.2.1"); got != "false" {
+		t.Errorf("a pod of another node to this one: arrives %s", got)
+	}
 }

@@ -17,7 +17,7 @@ import (
 // rules is our nftables table: masquerade, host ports, and what keeps pods from
 // addresses that are not theirs. It stands beside other tables and touches none.
 //
-//	prerouting  raw:   spoofed source, node's loopback → drop
+//	prerouting  raw:   spoofed source, node's loopback, into the tunnel from a pod → drop
 //	prerouting  dstnat ┐ to an address of the node: map port → pod
 //	output      dstnat ┘
 //	postrouting srcnat: pod to itself by host port, loopback to pod,
@@ -26,6 +26,7 @@ type rules struct {
 	pods    string // name pattern of pods' links, without the asterisk
 	table   *nftables.Table
 	cluster []netip.Prefix
+	tunnels bool // between nodes
 	ip4     portMaps
 	ip6     portMaps
 
@@ -44,11 +45,12 @@ type portMaps struct {
 	hairpin *nftables.Set
 }
 
-func newRules(link string, cluster []netip.Prefix) *rules {
+func newRules(link string, cluster []netip.Prefix, tunnels bool) *rules {
 	r := &rules{
 		pods:    link + "-",
 		table:   &nftables.Table{Family: nftables.TableFamilyINet, Name: link + "-podnet"},
 		cluster: cluster,
+		tunnels: tunnels,
 		owner:   map[string]string{},
 	}
 	r.ip4 = r.maps(false, "4", nftables.TypeIPAddr)
@@ -286,18 +288,46 @@ func (r *rules) guard(c *nftables.Conn) {
 	r.rule(c, ch, from, nfproto(true),
 		inPrefix(true, netip.MustParsePrefix("fe80::/10"), expr.CmpOpNeq, source),
 		inPrefix(true, netip.MustParsePrefix("::/128"), expr.CmpOpNeq, source), noRouteBack, drop)
+	if r.tunnels {
+		r.guardTunnel(c, ch, from, drop)
+	}
+}
+
+// guardTunnel keeps pods from speaking to nodes' ends of the tunnel, which take
+// packets from whoever sends them: a pod could send in the name of any other.
+// Pods reach nodes by their own addresses, and by those on the nodes' loopback,
+// which are of the pods' networks.
+func (r *rules) guardTunnel(c *nftables.Conn, ch *nftables.Chain, fromPod, drop []expr.Any) {
+	for _, v6 := range []bool{false, true} {
+		into := append(nfproto(v6), protoPort(reg32(0))...)
+		into = append(into, &expr.Cmp{Op: expr.CmpOpEq, Register: reg32(0), Data: append(field(unix.IPPROTO_UDP), port(vxlanPort)...)})
+		outside := [][]expr.Any{fromPod, into}
+		for _, p := range r.cluster {
+			if p.Addr().Is6() != v6 {
+				continue
+			}
+			outside = append(outside, inPrefix(v6, p, expr.CmpOpNeq))
+			r.rule(c, ch, into, inPrefix(v6, p, expr.CmpOpEq, source), toNode(), drop)
+		}
+		r.rule(c, ch, append(outside, drop)...)
+		r.rule(c, ch, fromPod, into, toNode(), drop)
+	}
+}
+
+// toNode matches packets to an address of this machine.
+func toNode() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
+	}
 }
 
 func (r *rules) hostPorts(c *nftables.Conn) {
 	for name, hook := range map[string]*nftables.ChainHook{"hostports-in": nftables.ChainHookPrerouting, "hostports-out": nftables.ChainHookOutput} {
 		ch := r.chain(c, name, nftables.ChainTypeNAT, hook, *nftables.ChainPriorityNATDest)
 		for _, m := range r.families() {
-			local := []expr.Any{
-				&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
-			}
-			r.rule(c, ch, nfproto(m.v6), local, m.keyOfAddress(), m.dnat(m.one))
-			r.rule(c, ch, nfproto(m.v6), local, protoPort(reg32(0)), m.dnat(m.any))
+			r.rule(c, ch, nfproto(m.v6), toNode(), m.keyOfAddress(), m.dnat(m.one))
+			r.rule(c, ch, nfproto(m.v6), toNode(), protoPort(reg32(0)), m.dnat(m.any))
 		}
 	}
 }
