@@ -256,3 +256,30 @@ func TestWrongImageNameIsNoBusyLoop(t *testing.T) {
 		}
 	})
 }
+
+// What one pod gives up is offered to another that waits for it; a container that
+// has to be made anew for its resources is, once it has ended.
+func TestDeferredResizeGetsWhatAnotherGivesUp(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(name string, _ uint32) fakecri.Behaviour { return fakecri.Behaviour{IgnoresTerm: true} }}
+	run(t, runtime, func(b *bench) {
+		giver, taker := pod("giver"), pod("taker")
+		taker.Name, taker.UID = "q", "uid-2"
+		giver.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.RestartContainer}}
+		giver.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+		b.manager.Update(withMemory(giver, 1, "2Gi"))
+		synctest.Wait()
+		b.manager.Update(withMemory(taker, 1, "1Gi"))
+		synctest.Wait()
+		b.manager.Update(withMemory(taker, 2, "3Gi"))
+		synctest.Wait()
+		b.runtime.ClearLog()
+		b.manager.Update(withMemory(giver, 2, "1Gi"))
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		got := b.runtime.Log()
+		slices.Sort(got)
+		if want := []string{"exit giver/0 137", "resize taker/0 3221225472", "start giver/1", "stop giver/0 30s"}; !slices.Equal(got, want) {
+			t.Errorf("the runtime saw %v, want %v", got, want)
+		}
+	})
+}

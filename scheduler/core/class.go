@@ -283,19 +283,6 @@ func (g *group) totals(s *Snapshot, list []candidate) []int64 {
 	return out
 }
 
-func (g *group) addDevices(list []candidate, out []int64) {
-	var most int64
-	for _, c := range list {
-		most = max(most, c.devices)
-	}
-	if most == 0 {
-		return
-	}
-	for i, c := range list {
-		out[i] += g.rules.Weights.Devices * (maxScore * c.devices / most)
-	}
-}
-
 func (g *group) addPreferences(s *Snapshot, list []candidate, out []int64) {
 	var preference, disliked int64
 	for _, c := range list {

@@ -168,21 +168,6 @@ func (a *attempt) each() (list []candidate) {
 	return list
 }
 
-// roomScore is by how much the room on a node scores higher when devices count as
-// the resources that they stand for. Profiles seldom name any.
-func (a *attempt) roomScore(slot int32) int64 {
-	g, s := a.group, a.s
-	node := s.nodes[slot].node
-	for _, x := range g.needs.scalars {
-		if allocatable, _ := s.scalar(x.name, slot); allocatable == 0 && g.rules.scores(x.name) && s.devices.Backs(x.name) {
-			with := g.class
-			with.devices = func(name corev1.ResourceName) (have, taken int64) { return a.devices.Room(node, name) }
-			return with.score(s, slot) - g.score(s, slot)
-		}
-	}
-	return 0
-}
-
 // allows says whether the pod is not pinned to other nodes.
 func (a *attempt) allows(slot int32) bool {
 	k := a.pod.classify()

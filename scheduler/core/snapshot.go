@@ -129,48 +129,6 @@ func NewSnapshot(seed uint64) *Snapshot {
 	}
 }
 
-// Devices allocates what pods ask for by resource claims, and by the names of
-// extended resources that devices stand for.
-type Devices interface {
-	// For looks up what a pod asks for; nil when that is nothing. refusal says in
-	// upstream's words why no node at all will do.
-	For(pod *corev1.Pod) (view DeviceView, refusal string)
-	// Backs says whether devices stand for an extended resource on nodes that
-	// have none of it.
-	Backs(name corev1.ResourceName) bool
-}
-
-// DeviceView is what a pod's wishes for devices mean for nodes.
-type DeviceView interface {
-	// Check says why a node cannot meet them, "" if it can.
-	Check(node *corev1.Node) string
-	// Score says how well a node that passed Check meets them.
-	Score(node string) int64
-	// Err is why a Check came to nothing, and no other would come to more: they
-	// cannot be judged, or not in time.
-	Err() error
-	// Room is how many devices a node has that stand for a resource, and how many
-	// of them are taken.
-	Room(node *corev1.Node, name corev1.ResourceName) (have, taken int64)
-}
-
-// SetDevices tells who allocates devices; without, claims do not matter.
-func (s *Snapshot) SetDevices(d Devices) { s.devices = d }
-
-// WantsDevices says whether the allocator of devices has a say about the pod.
-func (s *Snapshot) WantsDevices(p *Pod) bool {
-	return s.devices != nil && p.rules.Filters.Has(DynamicResources) &&
-		(len(p.Object.Spec.ResourceClaims) > 0 || slices.ContainsFunc(p.needs.scalars, func(x scalar) bool { return s.devices.Backs(x.name) }))
-}
-
-// Remapped says that devices stand for other resources than before: no verdict
-// holds.
-func (s *Snapshot) Remapped() {
-	for slot := range s.nodes {
-		s.changed(int32(slot))
-	}
-}
-
 // Nodes returns how many nodes there are.
 func (s *Snapshot) Nodes() int { return s.live }
 
