@@ -197,6 +197,9 @@ func (s *Scheduler) displace(way *core.Preemption) {
 				s.logger.Warn("withdraw nomination", "pod", ctrlKey(other.Object), "error", err)
 			}
 		})
+		if a, ok := s.away[other.UID()]; ok {
+			a.missed = true // it tries again when it is back
+		}
 		s.again(other.UID())
 	}
 }
