@@ -71,13 +71,14 @@ func (s *state) put(changes []change) error {
 // refused where a Service has the address, dropped where none has it (yet).
 // Passing one on would leave a flow behind, and the kernel asks the rules only
 // about the first packet of a flow: for two minutes, every connection from the
-// same port would miss the Service that has come meanwhile.
+// same port would miss the Service that has come meanwhile. What this machine
+// holds itself, such as the address of DNS, is nobody's stray.
 func (s *state) confine(ranges []netip.Prefix) {
 	s.ranges = ranges
 	s.conn.FlushChain(s.chains[chainStrays])
 	s.refuseStrays()
 	for _, r := range ranges {
-		s.rule(chainStrays, s.inPrefix(s.loadDest(reg), r, expr.CmpOpEq), []expr.Any{drop()})
+		s.rule(chainStrays, s.inPrefix(s.loadDest(reg), r, expr.CmpOpEq), elsewhere(), []expr.Any{drop()})
 	}
 }
 

@@ -80,6 +80,14 @@ func local(source bool) []expr.Any {
 	}
 }
 
+// elsewhere matches packets that are not to an address of this machine.
+func elsewhere() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+}
+
 // mark sets the masquerade bit.
 func mark() []expr.Any {
 	return []expr.Any{

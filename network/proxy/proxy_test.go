@@ -489,6 +489,29 @@ func TestConnectionBeforeService(t *testing.T) {
 		_, err := ask(b.node, "udp", "10.43.0.9:80")
 		return errors.Is(err, syscall.EPERM)
 	})
+	// But what the node holds itself is there, as DNS is.
+	var dns net.PacketConn
+	b.must(inside(b.node, func() error {
+		out, err := netlink.LinkByName("out0")
+		if err != nil {
+			return err
+		}
+		addr, _ := netlink.ParseAddr("10.43.0.10/32")
+		if err := netlink.AddrAdd(out, addr); err != nil {
+			return err
+		}
+		dns, err = net.ListenPacket("udp4", "10.43.0.10:53")
+		return err
+	}))
+	defer dns.Close()
+	go func() {
+		if _, from, err := dns.ReadFrom(make([]byte, 10)); err == nil {
+			dns.WriteTo([]byte("!"), from)
+		}
+	}()
+	if answer, err := ask(b.node, "udp", "10.43.0.10:53"); answer != "!" {
+		t.Errorf("an address that the node holds: %q, %v", answer, err)
+	}
 	dial := func(ns netns.NsHandle, timeout time.Duration) error {
 		return inside(ns, func() error {
 			d := net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{Port: 33333}}

@@ -115,7 +115,7 @@ func TestKubectlCustomResources(t *testing.T) {
 	// kubectl hands what it applied by itself over to the new manager.
 	check(`^mizzen$`, "get", "boat", "b", "-o", "jsonpath={.spec.masts[*].name}")
 	check(`edited`, "label", "--overwrite", "boat", "b", "state=edited", "-o", "jsonpath={.metadata.labels.state}")
-	check(`^4$`, "get", "boat", "b", "-o", "jsonpath={.metadata.generation}")
+	check(`^5$`, "get", "boat", "b", "-o", "jsonpath={.metadata.generation}")
 
 	// subresources
 	check(`scaled`, "scale", "boat", "b", "--replicas=7", "--current-replicas=4")
