@@ -20,6 +20,10 @@ import (
 // decide places one pod. The lock is held; what is returned runs without it.
 func (s *Scheduler) decide(it *queue.Item, now time.Time) step {
 	pod := it.Pod
+	if s.snapshot.WantsDevices(pod) && s.devices.Lacks(pod.Object) {
+		s.queue.Hold(it, core.FilterSet(0).With(core.DynamicResources), now)
+		return step{}
+	}
 	if s.interested(pod.Object) {
 		s.leaveFor(it)
 		return step{alone: func(ctx context.Context) step { return s.consult(ctx, it) }}
@@ -148,8 +152,11 @@ func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preempt
 	s.counts.victims.Observe(float64(len(way.Victims)))
 	s.counts.tried(it, pod.Profile().Name, resultUnschedulable, time.Now())
 	s.nominateTo(pod, way.Node)
-	for _, other := range way.Displaced {
-		s.snapshot.Denominate(other.UID())
+	s.displace(way)
+	for _, victim := range way.Victims {
+		if victim.Object.DeletionTimestamp == nil {
+			s.snapshot.Leaves(victim.UID(), true)
+		}
 	}
 	s.away[pod.UID()] = &absence{item: it, node: way.Node}
 	message := fmt.Sprintf("%s preemption: found a potential placement for pod on node %v, preempting %d victims", why.Message(), way.Node, len(way.Victims))
@@ -160,7 +167,7 @@ func (s *Scheduler) clear(it *queue.Item, why *core.Diagnosis, way *core.Preempt
 		defer s.mu.Unlock()
 		if a, ok := s.back(it); ok {
 			s.queue.Fail(it, why.Failed, time.Now())
-			if a.missed || !evicted {
+			if a.missed || !evicted || a.freed && s.snapshot.Passes(it.Pod, way.Node) {
 				s.again(pod.UID())
 			}
 		}

@@ -1,9 +1,13 @@
 package scheduler_test
 
 import (
+	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/storage/volume"
@@ -109,9 +113,73 @@ func testDisplaced(t *testing.T) {
 		c.eventually(t, "nominated", func() bool { return c.nominated(name) == "n" })
 		synctest.Wait()
 	}
-	c.eventually(t, "the nomination is withdrawn", func() bool { return c.nominated("middle") == "" })
+	c.soon(t, "the nomination is withdrawn", func() bool { return c.nominated("middle") == "" })
 	if err := c.delete(newPod("low", "4")); err != nil {
 		t.Fatal(err)
 	}
 	c.soon(t, "high gets the node", func() bool { return c.node("high") == "n" })
+}
+
+// A scheduler that starts goes on with what another one announced.
+func TestAnnouncedByAnother(t *testing.T) { synctest.Test(t, testAnnouncedByAnother) }
+
+func testAnnouncedByAnother(t *testing.T) {
+	c := newFakeCluster(t)
+	c.add(newNode("idle", "8"), newNode("small", "1"))
+	c.add(newPod("p", "1", func(p *corev1.Pod) { p.Status.NominatedNodeName = "small" }))
+	start(t, c)
+	c.eventually(t, "the node that was announced", func() bool { return c.node("p") == "small" })
+}
+
+// While another pod's victim is still to be evicted from the node, a pod whose
+// own has gone finds its room reserved. It waits, and evicts nobody else.
+func TestFewestVictims(t *testing.T) { synctest.Test(t, testFewestVictims) }
+
+func testFewestVictims(t *testing.T) {
+	c := newFakeCluster(t)
+	evict := []chan struct{}{make(chan struct{}), make(chan struct{}), nil}
+	var victims []string
+	c.onPatch = func(pod string) {
+		if !strings.HasPrefix(pod, "low") {
+			return
+		}
+		c.mu.Lock()
+		if !slices.Contains(victims, pod) {
+			victims = append(victims, pod)
+		}
+		wait := evict[min(slices.Index(victims, pod), 2)]
+		c.mu.Unlock()
+		if wait != nil {
+			<-wait
+		}
+	}
+	c.add(newNode("n", "4"))
+	start(t, c)
+	for i := range 4 {
+		name := fmt.Sprint("low-", i)
+		c.add(newPod(name, "1"))
+		c.eventually(t, "low is placed", func() bool { return c.node(name) == "n" })
+	}
+	for _, name := range []string{"a", "b"} {
+		c.add(newPod(name, "1", priority(1)))
+		c.eventually(t, "nominated", func() bool { return c.nominated(name) == "n" })
+		synctest.Wait()
+	}
+	close(evict[0])
+	synctest.Wait()
+	c.write(t, "a", func(p *corev1.Pod) { p.Labels = map[string]string{"try": "again"} })
+	time.Sleep(time.Minute) // as often as it likes
+	close(evict[1])
+	c.soon(t, "both are placed", func() bool { return c.node("a") == "n" && c.node("b") == "n" })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var attempts []string
+	for _, e := range c.events {
+		if strings.Contains(e, "found a potential placement") {
+			attempts = append(attempts, e)
+		}
+	}
+	if len(victims) != 2 || len(attempts) != 2 {
+		t.Errorf("victims: %v, attempts: %q", victims, attempts)
+	}
 }

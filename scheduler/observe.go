@@ -294,7 +294,7 @@ func (s *Scheduler) wake(event string, f func(*queue.Item) bool) {
 // freed wakes the pods that the leaving of a pod may help.
 func (s *Scheduler) freed(pod *core.Pod, node string) {
 	for _, a := range s.away {
-		a.missed = a.missed || a.node == node
+		a.freed = a.freed || a.node == node
 	}
 	fits := onceAClass(func(p *core.Pod) bool { return s.snapshot.FitsNow(p, node) })
 	unreserved := s.snapshot.Unreserved(node)

@@ -118,6 +118,7 @@ type profile struct {
 type absence struct {
 	item   *queue.Item
 	node   string                   // that is being cleared for it
+	freed  bool                     // something left that node meanwhile
 	missed bool                     // something happened meanwhile that may help it
 	noted  []func(*queue.Item) bool // what happened helps it if one is true
 }

@@ -13,12 +13,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	extenderv1 "k8s.io/kube-scheduler/extender/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/scheduler"
 	"github.com/proa-dev/proa/scheduler/core"
@@ -309,6 +311,35 @@ func testGracefulVictims(t *testing.T) {
 	if c.node("low-2") != "n" || c.node("new-0") != "" || c.node("new-1") != "" {
 		t.Errorf("low-2 on %q, new-0 on %q, new-1 on %q", c.node("low-2"), c.node("new-0"), c.node("new-1"))
 	}
+}
+
+// A pod whose claim is to be made from a template does not try before, and
+// loses no time then.
+func TestClaimFromTemplate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t)
+		c.add(newNode("n", "4"))
+		start(t, c)
+		c.add(newPod("p", "1", func(p *corev1.Pod) {
+			p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimTemplateName: ptr.To("t")}}
+		}))
+		time.Sleep(10 * time.Minute) // pods that are set aside are tried again after five
+		c.add(&resourcev1.ResourceClaim{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p-gpu", UID: "claim", OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: "v1", Kind: "Pod", Name: "p", UID: "uid-p", Controller: ptr.To(true)}}},
+			Status: resourcev1.ResourceClaimStatus{Allocation: &resourcev1.AllocationResult{}},
+		})
+		synctest.Wait()
+		c.write(t, "p", func(p *corev1.Pod) {
+			p.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "gpu", ResourceClaimName: ptr.To("p-gpu")}}
+		})
+		synctest.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.node("p") != "n" || c.hasEvent("FailedScheduling") {
+			t.Errorf("p is on %q, events %q", c.node("p"), c.events)
+		}
+	})
 }
 
 // Whatever fails and vanishes meanwhile: in the end every pod that is left has

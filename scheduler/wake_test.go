@@ -11,11 +11,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	resourcev1 "k8s.io/api/resource/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	extenderv1 "k8s.io/kube-scheduler/extender/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/scheduler"
 )
@@ -71,24 +68,6 @@ func TestWakes(t *testing.T) {
 		}},
 		{"a nominated pod is too large now", nominated, func(t *testing.T, c *fakeCluster) {
 			c.write(t, "high", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"no": "such"} })
-		}},
-		{"a claim was made from the pod's template", func(_ *testing.T, c *fakeCluster) {
-			c.add(newNode("n", "4"))
-			c.add(newPod("p", "1", func(p *corev1.Pod) {
-				p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimTemplateName: ptr.To("t")}}
-			}))
-		}, func(t *testing.T, c *fakeCluster) {
-			c.add(&resourcev1.ResourceClaim{
-				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p-gpu", UID: "claim", OwnerReferences: []metav1.OwnerReference{{
-					APIVersion: "v1", Kind: "Pod", Name: "p", UID: "uid-p", Controller: ptr.To(true)}}},
-				Status: resourcev1.ResourceClaimStatus{Allocation: &resourcev1.AllocationResult{}},
-			})
-			// The pod tries in vain before its status tells of the claim.
-			time.Sleep(time.Minute)
-			synctest.Wait()
-			c.write(t, "p", func(p *corev1.Pod) {
-				p.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "gpu", ResourceClaimName: ptr.To("p-gpu")}}
-			})
 		}},
 	}
 	for _, tt := range tests {

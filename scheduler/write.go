@@ -171,7 +171,6 @@ func (s *Scheduler) patchStatus(ctx context.Context, obj *corev1.Pod, status map
 // evict makes room for a pod. It returns false if a victim could not be
 // evicted: the pod should then not wait for it.
 func (s *Scheduler) evict(ctx context.Context, pod *core.Pod, way *core.Preemption) bool {
-	s.displace(way)
 	ok := true
 	for _, victim := range way.Victims {
 		if victim.Object.DeletionTimestamp != nil || s.evictParked(pod, victim, way.Node) {
@@ -179,6 +178,9 @@ func (s *Scheduler) evict(ctx context.Context, pod *core.Pod, way *core.Preempti
 		}
 		if err := s.evictOne(ctx, pod, victim.Object, way.Node); err != nil {
 			s.logger.Warn("preempt pod", "victim", ctrlKey(victim.Object), "for", ctrlKey(pod.Object), "error", err)
+			s.mu.Lock()
+			s.snapshot.Leaves(victim.UID(), false)
+			s.mu.Unlock()
 			ok = false
 		}
 	}
@@ -186,20 +188,18 @@ func (s *Scheduler) evict(ctx context.Context, pod *core.Pod, way *core.Preempti
 }
 
 // displace withdraws the nominations of lower pods to a node that is cleared,
-// and lets them look for another.
+// and lets them look for another. The lock is held.
 func (s *Scheduler) displace(way *core.Preemption) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, other := range way.Displaced {
-		if s.snapshot.Nominated(other.UID()) != way.Node {
-			continue // decided anew meanwhile
-		}
-		s.denominate(other.UID())
+		s.snapshot.Denominate(other.UID())
 		s.later(other.UID(), func(ctx context.Context) {
 			if err := s.patchStatus(ctx, other.Object, map[string]any{"nominatedNodeName": nil}); err != nil {
 				s.logger.Warn("withdraw nomination", "pod", ctrlKey(other.Object), "error", err)
 			}
 		})
+		if a, ok := s.away[other.UID()]; ok {
+			a.missed = true // it tries again when it is back
+		}
 		s.again(other.UID())
 	}
 }
@@ -232,9 +232,6 @@ func (s *Scheduler) evictOne(ctx context.Context, pod *core.Pod, victim *corev1.
 		return nil
 	}
 	if err == nil {
-		s.mu.Lock()
-		s.snapshot.Leaves(victim.UID)
-		s.mu.Unlock()
 		s.recorder(pod.Object).Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID(), node)
 	}
 	return err

@@ -20,9 +20,12 @@ const Name = "namespace-controller"
 
 const workers = 10
 
-// poll is how often content with finalizers is looked at again: there is no
-// watch on every kind here.
-const poll = time.Second
+// Content with finalizers is looked at again and again, for there is no watch on
+// every kind here: often at first, seldom when it has stayed for long.
+const (
+	often  = time.Second
+	seldom = 15 * time.Second
+)
 
 type controller struct {
 	env   loop.Env
@@ -90,7 +93,7 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 		if found.wait > 0 {
 			return found.wait/2 + time.Second, nil
 		}
-		return poll, nil
+		return min(max(c.env.Clock.Since(ns.DeletionTimestamp.Time)/8, often), seldom), nil
 	}
 	return 0, client.IgnoreNotFound(c.finalize(ctx, ns))
 }

@@ -66,8 +66,9 @@ func (c *controller) make(ctx context.Context, key types.NamespacedName) (time.D
 		c.forget(key)
 		return 0, client.IgnoreNotFound(err)
 	}
-	if pod.DeletionTimestamp != nil {
-		return 0, nil
+	if pod.DeletionTimestamp != nil || done(pod) {
+		c.forget(key)
+		return 0, nil // it needs none: claims that go now go for good
 	}
 	names := map[string]string{}
 	for i := range pod.Spec.ResourceClaims {
@@ -239,7 +240,7 @@ func (c *controller) reserve(ctx context.Context, pod *corev1.Pod) error {
 				return err
 			}
 		}
-		if claim.Status.Allocation == nil || resourceclaim.IsReservedForPod(pod, claim, false) || !resourceclaim.CanBeReserved(claim) || done(pod) {
+		if claim.Status.Allocation == nil || resourceclaim.IsReservedForPod(pod, claim, false) || !resourceclaim.CanBeReserved(claim) {
 			continue
 		}
 		claim.Status.ReservedFor = append(claim.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: pod.Name, UID: pod.UID})

@@ -3,6 +3,7 @@ package resourceclaim_test
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,10 +19,14 @@ import (
 
 func start(t *testing.T, objs ...client.Object) *clustertest.Cluster {
 	c := clustertest.New(t, objs...)
+	run(c)
+	return c
+}
+
+func run(c *clustertest.Cluster) {
 	l, err := resourceclaim.New(c.Env(nil))
 	c.Do(err)
 	c.Run(l)
-	return c
 }
 
 func pod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
@@ -81,13 +86,20 @@ func statuses(c *clustertest.Cluster, name string) map[string]string {
 // Claims are made from templates, once, and again when they are deleted.
 func TestTemplates(t *testing.T) {
 	long := strings.Repeat("x", 60)
-	c := start(t, pod("p", wants("gpu", "t"), wants("late", "missing")), pod(long, wants("gpu", "t")), &resourcev1.ResourceClaimTemplate{
+	c := clustertest.New(t, pod("p", wants("gpu", "t"), wants("late", "missing")), pod(long, wants("gpu", "t")), &resourcev1.ResourceClaimTemplate{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "t"},
 		Spec: resourcev1.ResourceClaimTemplateSpec{
 			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"c": "d"}},
 			Spec:       resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{Name: "r"}}}},
 		},
 	})
+	var made atomic.Int32
+	c.Before = func(verb string, o client.Object) {
+		if _, ok := o.(*resourcev1.ResourceClaim); ok && verb == "create" {
+			made.Add(1)
+		}
+	}
+	run(c)
 	c.Eventually(func() (bool, string) {
 		return slices.ContainsFunc(c.Events(), func(e string) bool {
 			return strings.HasPrefix(e, `Warning FailedResourceClaimCreation PodResourceClaim late: resource claim template "missing": `)
@@ -118,6 +130,21 @@ func TestTemplates(t *testing.T) {
 	})
 	if n := len(claims(t, c)); n != 3 {
 		t.Errorf("%d claims", n)
+	}
+
+	// Pods that have ended want none.
+	for _, name := range []string{"p", long} {
+		p := &corev1.Pod{}
+		c.Get(p, "ns", name)
+		p.Status.Phase = corev1.PodFailed
+		c.Do(c.API.Status().Update(t.Context(), p))
+	}
+	made.Store(0)
+	c.Eventually(func() (bool, string) { return len(claims(t, c)) == 0, "claims of pods that have ended stay" })
+	c.Do(c.API.Create(t.Context(), pod("last", wants("gpu", "t"))))
+	c.Eventually(func() (bool, string) { return len(statuses(c, "last")) == 1, "the last pod is not told" })
+	if n := made.Load(); n != 1 {
+		t.Errorf("%d claims were made", n)
 	}
 }
 

@@ -223,8 +223,8 @@ func (r *reader) line(line []byte) error {
 	}
 	var at time.Time
 	if !r.o.Since.IsZero() || r.o.Timestamps {
-		var err error
-		if at, err = time.Parse(time.RFC3339Nano, string(stamp)); err != nil || at.Before(r.o.Since) {
+		at, _ = time.Parse(time.RFC3339Nano, string(stamp)) // zero: what has no time is passed over
+		if at.IsZero() || at.Before(r.o.Since) {
 			return nil
 		}
 	}

@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/component-helpers/nodedeclaredfeatures"
 	"k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -27,6 +29,9 @@ func (m *Manager) admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node
 		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
 	}
 	if r := admitSysctls(pod); r != nil {
+		return r
+	}
+	if r := admitFeatures(pod, node); r != nil {
 		return r
 	}
 	if !m.cfg.AppArmor && wantsAppArmor(pod) { // it would run without
@@ -48,6 +53,25 @@ func (m *Manager) admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node
 		return r
 	}
 	return admitTaints(pod, node)
+}
+
+// admitFeatures refuses pods that were bound by hand and ask for what this node
+// does not do: what it does not know it would pass over.
+func admitFeatures(pod *corev1.Pod, node *corev1.Node) *rejection {
+	all := nodedeclaredfeatures.DefaultFramework
+	want, err := all.InferForPodScheduling(&nodedeclaredfeatures.PodInfo{Spec: &pod.Spec, Status: &pod.Status}, version.MajorMinor(1, 37))
+	if err != nil {
+		return &rejection{"PodFeatureUnsupported", fmt.Sprintf("Failed to infer pod's feature requirements: %v", err)}
+	}
+	have := all.TryMap(slices.Sorted(slices.Values(node.Status.DeclaredFeatures)))
+	match, err := all.MatchNodeFeatureSet(want, have)
+	switch {
+	case err != nil:
+		return &rejection{"PodFeatureUnsupported", fmt.Sprintf("Failed to match pod's feature requirements against the node: %v", err)}
+	case !match.IsMatch:
+		return &rejection{"PodFeatureUnsupported", "Pod requires node features that are not available: " + strings.Join(match.UnsatisfiedRequirements, ", ")}
+	}
+	return nil
 }
 
 // wantsAppArmor says whether a profile of AppArmor is to confine a container.
@@ -81,7 +105,7 @@ func admitTaints(pod *corev1.Pod, node *corev1.Node) *rejection {
 		return nil
 	}
 	ends := func(t *corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute }
-	if _, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, pod.Spec.Tolerations, ends, true); !found {
+	if _, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, pod.Spec.Tolerations, ends, false); !found {
 		return nil
 	}
 	return &rejection{"TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"}

@@ -39,6 +39,15 @@ func TestStaticPodWaitsForItsPredecessor(t *testing.T) {
 		if all := b.manager.Pods(); len(all) != 1 || all[0].UID != "c" || all[0].Status.Phase != corev1.PodRunning {
 			t.Errorf("pods: %v", all)
 		}
+		b.stop() // and changed once more while no kubelet runs
+		b.start(t.TempDir())
+		b.runtime.ClearLog()
+		b.manager.Update(static("d"))
+		if err := b.manager.Reconcile(b.ctx, true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(31 * time.Second)
+		b.wantLog("stop c/0 30s", "exit c/0 137", "stop sandbox p/0", "sandbox p/0", "start c/0")
 	})
 }
 
@@ -244,6 +253,33 @@ func TestWrongImageNameIsNoBusyLoop(t *testing.T) {
 		}
 		if n := len(b.recorder.Events); n > 10 {
 			t.Errorf("%d events in a quarter of an hour", n)
+		}
+	})
+}
+
+// What one pod gives up is offered to another that waits for it; a container that
+// has to be made anew for its resources is, once it has ended.
+func TestDeferredResizeGetsWhatAnotherGivesUp(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(name string, _ uint32) fakecri.Behaviour { return fakecri.Behaviour{IgnoresTerm: true} }}
+	run(t, runtime, func(b *bench) {
+		giver, taker := pod("giver"), pod("taker")
+		taker.Name, taker.UID = "q", "uid-2"
+		giver.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.RestartContainer}}
+		giver.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+		b.manager.Update(withMemory(giver, 1, "2Gi"))
+		synctest.Wait()
+		b.manager.Update(withMemory(taker, 1, "1Gi"))
+		synctest.Wait()
+		b.manager.Update(withMemory(taker, 2, "3Gi"))
+		synctest.Wait()
+		b.runtime.ClearLog()
+		b.manager.Update(withMemory(giver, 2, "1Gi"))
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		got := b.runtime.Log()
+		slices.Sort(got)
+		if want := []string{"exit giver/0 137", "resize taker/0 3221225472", "start giver/1", "stop giver/0 30s"}; !slices.Equal(got, want) {
+			t.Errorf("the runtime saw %v, want %v", got, want)
 		}
 	})
 }

@@ -155,9 +155,12 @@ func (m *Manager) Update(pod *corev1.Pod) {
 		w.post(func(in *inbox) { in.pod = pod })
 		return
 	}
-	if IsStatic(pod) && len(m.static(nameOf(pod))) > 0 {
-		m.next[nameOf(pod)] = pod // the two may want the same ports and paths
-		return
+	if IsStatic(pod) {
+		m.endPredecessors(pod)
+		if len(m.static(nameOf(pod))) > 0 {
+			m.next[nameOf(pod)] = pod // the two may want the same ports and paths
+			return
+		}
 	}
 	w := m.newWorker(pod.UID, pod)
 	m.cfg.Metrics.ContainersPerPod.Observe(float64(len(pod.Spec.Containers)))
@@ -176,6 +179,16 @@ func (m *Manager) Update(pod *corev1.Pod) {
 		}
 	}
 	m.start(w)
+}
+
+// endPredecessors ends what runs of a static pod whose manifest was changed
+// while no kubelet ran; m.mu is held.
+func (m *Manager) endPredecessors(pod *corev1.Pod) {
+	for uid, p := range m.found {
+		if uid != string(pod.UID) && p.Namespace == pod.Namespace && p.Name == pod.Name && m.workers[types.UID(uid)] == nil {
+			m.endOrphan(uid, p, map[string]string{AnnotationSource: pod.Annotations[AnnotationSource]})
+		}
+	}
 }
 
 func (m *Manager) pokeStatic(name types.NamespacedName) {
@@ -319,13 +332,18 @@ func (m *Manager) Reconcile(ctx context.Context, orphans bool) error {
 		if m.workers[types.UID(uid)] != nil {
 			continue
 		}
-		m.cfg.Logger.Info("pod is in the API no more and is ended", "pod", p.Namespace+"/"+p.Name, "uid", uid)
-		w := m.newWorker(types.UID(uid), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid), Namespace: p.Namespace, Name: p.Name}})
-		w.gone, w.measured = true, true
-		m.cfg.Metrics.OrphanedPods.Inc()
-		m.start(w)
+		m.endOrphan(uid, p, nil)
 	}
 	return nil
+}
+
+// endOrphan ends a pod of which only the runtime knows; m.mu is held.
+func (m *Manager) endOrphan(uid string, p cri.Pod, annotations map[string]string) {
+	m.cfg.Logger.Info("pod is in the API no more and is ended", "pod", p.Namespace+"/"+p.Name, "uid", uid)
+	w := m.newWorker(types.UID(uid), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid), Namespace: p.Namespace, Name: p.Name, Annotations: annotations}})
+	w.gone, w.measured = true, true
+	m.cfg.Metrics.OrphanedPods.Inc()
+	m.start(w)
 }
 
 // active lists the pods, but one, that take up room on the node; m.mu is held.

@@ -515,6 +515,9 @@ func TestRejection(t *testing.T) {
 			strict := corev1.SupplementalGroupsPolicyStrict
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{SupplementalGroupsPolicy: &strict}
 		}},
+		{"PodFeatureUnsupported", func(p *corev1.Pod) {
+			p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+		}},
 		{"TaintToleration", func(p *corev1.Pod) { p.Spec.Tolerations = nil }},
 	} {
 		t.Run(c.reason, func(t *testing.T) {

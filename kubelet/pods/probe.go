@@ -237,12 +237,7 @@ func (m *Manager) hook(ctx context.Context, c *corev1.Container, id, ip string, 
 		}
 		return nil
 	case h.HTTPGet != nil:
-		_, err := probes.HTTPGet(ctx, h.HTTPGet, 10*time.Minute, probes.Target{PodIP: ip, Container: c})
-		var refused *probes.StatusError
-		if errors.As(err, &refused) {
-			return nil // it was asked, and has answered
-		}
-		return err
+		return probes.Hook(ctx, h.HTTPGet, 10*time.Minute, probes.Target{PodIP: ip, Container: c})
 	case h.Sleep != nil:
 		timer := m.cfg.Clock.NewTimer(time.Duration(h.Sleep.Seconds) * time.Second)
 		defer timer.Stop()

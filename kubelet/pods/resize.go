@@ -143,8 +143,6 @@ func (w *worker) resize(ctx context.Context) (next time.Time) {
 		w.resizing = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: corev1.PodReasonError, Message: err.Error()}
 		return w.now().Add(10 * time.Second)
 	}
-	w.publish()
-	w.m.Poke() // others may wait for what this pod gave up
 	return time.Time{}
 }
 

@@ -211,7 +211,12 @@ func (w *worker) take(cancel context.CancelFunc) {
 	}
 	w.mu.Unlock()
 	if in.pod != nil {
+		before := w.pod
 		w.asked, w.pod = in.pod, w.allocate(in.pod)
+		if !sameResources(before, w.pod) {
+			w.publish()
+			w.m.Poke() // others may wait for what this pod gives up
+		}
 	}
 	w.gone = w.gone || in.gone
 	w.dirty = w.dirty || in.dirty

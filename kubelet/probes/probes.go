@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,8 +25,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// UserAgent is what HTTP and gRPC probes call themselves.
-const UserAgent = "kube-probe/1.37"
+// What probes and hooks call themselves.
+const (
+	UserAgent = "kube-probe/1.37"
+	hookAgent = "kube-lifecycle/1.37"
+)
 
 // maxBody bounds what is read and kept of an answer.
 const maxBody = 10 << 10
@@ -62,8 +66,7 @@ func Once(ctx context.Context, p *corev1.Probe, t Target) Result {
 	case p.Exec != nil:
 		return execProbe(ctx, p.Exec.Command, timeout, t)
 	case p.HTTPGet != nil:
-		_, err := HTTPGet(ctx, p.HTTPGet, timeout, t)
-		return err
+		return httpGet(ctx, p.HTTPGet, UserAgent, timeout, t)
 	case p.TCPSocket != nil:
 		return tcpProbe(ctx, p.TCPSocket, timeout, t)
 	case p.GRPC != nil:
@@ -109,11 +112,29 @@ func Port(port fmt.Stringer, c *corev1.Container) (int, error) {
 	return n, nil
 }
 
-// HTTPGet makes the request of a probe or hook and returns the answer's body.
-func HTTPGet(ctx context.Context, h *corev1.HTTPGetAction, timeout time.Duration, t Target) (string, error) {
+// Hook makes the request of a lifecycle hook. Whatever is answered is an answer.
+// A server that does not speak HTTPS is asked again in the clear, without
+// credentials: hooks that say HTTPS were once asked so, and upstream goes on.
+func Hook(ctx context.Context, h *corev1.HTTPGetAction, timeout time.Duration, t Target) error {
+	err := httpGet(ctx, h, hookAgent, timeout, t)
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		plain := *h
+		plain.Scheme = corev1.URISchemeHTTP
+		plain.HTTPHeaders = slices.DeleteFunc(slices.Clone(h.HTTPHeaders), func(h corev1.HTTPHeader) bool { return strings.EqualFold(h.Name, "Authorization") })
+		err = httpGet(ctx, &plain, hookAgent, timeout, t)
+	}
+	var refused *StatusError
+	if errors.As(err, &refused) {
+		return nil
+	}
+	return err
+}
+
+// httpGet makes the request of a probe or hook.
+func httpGet(ctx context.Context, h *corev1.HTTPGetAction, agent string, timeout time.Duration, t Target) error {
 	port, err := Port(&h.Port, t.Container)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrUnknown, err)
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	host := h.Host
 	if host == "" {
@@ -132,9 +153,9 @@ func HTTPGet(ctx context.Context, h *corev1.HTTPGetAction, timeout time.Duration
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrUnknown, err)
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
-	setHeaders(req, h.HTTPHeaders)
+	setHeaders(req, h.HTTPHeaders, agent)
 	// One connection a probe: a kept one would hide that nobody accepts any more.
 	client := &http.Client{
 		Transport: &http.Transport{
@@ -147,17 +168,16 @@ func HTTPGet(ctx context.Context, h *corev1.HTTPGetAction, timeout time.Duration
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	if err != nil {
-		return "", err
+	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody)); err != nil {
+		return err
 	}
 	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
-		return string(body), nil
+		return nil
 	}
-	return string(body), &StatusError{Code: resp.StatusCode}
+	return &StatusError{Code: resp.StatusCode}
 }
 
 // dialer closes probes' sockets hard, since thousands of them in TIME_WAIT
@@ -176,7 +196,7 @@ func sameHost(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-func setHeaders(req *http.Request, headers []corev1.HTTPHeader) {
+func setHeaders(req *http.Request, headers []corev1.HTTPHeader, agent string) {
 	for _, h := range headers {
 		req.Header.Add(h.Name, h.Value)
 		if strings.EqualFold(h.Name, "host") {
@@ -184,7 +204,7 @@ func setHeaders(req *http.Request, headers []corev1.HTTPHeader) {
 		}
 	}
 	if _, ok := req.Header["User-Agent"]; !ok {
-		req.Header.Set("User-Agent", UserAgent)
+		req.Header.Set("User-Agent", agent)
 	}
 	if _, ok := req.Header["Accept"]; !ok {
 		req.Header.Set("Accept", "*/*")

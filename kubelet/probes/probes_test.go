@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -74,6 +75,30 @@ func TestHTTP(t *testing.T) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+func TestHooks(t *testing.T) {
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.UserAgent()+" "+r.Header.Get("Authorization"))
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	defer server.Close()
+	to, _ := target(t, server.Listener.Addr().String())
+	get := &corev1.HTTPGetAction{Path: "/", Port: intstr.FromString("web"), HTTPHeaders: []corev1.HTTPHeader{{Name: "authorization", Value: "secret"}}}
+	for _, scheme := range []corev1.URIScheme{corev1.URISchemeHTTP, corev1.URISchemeHTTPS} {
+		get.Scheme = scheme
+		if err := probes.Hook(t.Context(), get, time.Minute, to); err != nil {
+			t.Errorf("%s: %v", scheme, err)
+		}
+	}
+	if want := []string{"kube-lifecycle/1.37 secret", "kube-lifecycle/1.37 "}; !slices.Equal(asked, want) {
+		t.Errorf("asked %q, want %q", asked, want)
+	}
+	server.Close()
+	if err := probes.Hook(t.Context(), get, time.Minute, to); err == nil {
+		t.Error("nobody was asked, and all is well")
 	}
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -162,18 +163,22 @@ func (v *reviews) authorize(r *http.Request, who *user) (bool, string) {
 }
 
 func (v *reviews) access1(ctx context.Context, who *user, verb, sub string) (bool, error) {
-	key := strings.Join(append([]string{who.name, who.uid, verb, sub}, who.groups...), "\x00")
-	now := v.clock.Now()
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: who.name, UID: who.uid, Groups: who.groups, Extra: who.extra,
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Version: "v1", Resource: "nodes", Subresource: sub, Name: v.nodeName},
+	}}
+	// All that is asked tells answers apart: an authorizer may look at any of it.
+	asked, err := json.Marshal(review.Spec)
+	if err != nil {
+		return false, err
+	}
+	key, now := string(asked), v.clock.Now()
 	v.mu.Lock()
 	have, ok := v.access[key]
 	v.mu.Unlock()
 	if ok && now.Before(have.until) {
 		return have.allowed, nil
 	}
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User: who.name, UID: who.uid, Groups: who.groups, Extra: who.extra,
-		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Version: "v1", Resource: "nodes", Subresource: sub, Name: v.nodeName},
-	}}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := v.client.Create(ctx, review); err != nil {

@@ -67,12 +67,15 @@ func newServer(t *testing.T) (s *server.Server, reviews *int) {
 			count++
 			switch r := obj.(type) {
 			case *authenticationv1.TokenReview:
-				r.Status.Authenticated = r.Spec.Token == "good"
+				r.Status.Authenticated = strings.HasPrefix(r.Spec.Token, "good")
 				r.Status.User.Username = "watcher"
+				if r.Spec.Token == "good, but scoped" {
+					r.Status.User.Extra = map[string]authenticationv1.ExtraValue{"scope": {"none"}}
+				}
 			case *authorizationv1.SubjectAccessReview:
 				a := r.Spec.ResourceAttributes
 				admin := len(r.Spec.Groups) > 0 && r.Spec.Groups[0] == "system:masters"
-				r.Status.Allowed = admin || (r.Spec.User == "watcher" && a.Resource == "nodes" && a.Name == "n1" && a.Subresource == "proxy" && a.Verb == "get")
+				r.Status.Allowed = admin || (len(r.Spec.Extra) == 0 && r.Spec.User == "watcher" && a.Resource == "nodes" && a.Name == "n1" && a.Subresource == "proxy" && a.Verb == "get")
 			}
 			return nil
 		}})
@@ -148,6 +151,10 @@ func TestAnswersAreRemembered(t *testing.T) {
 	if *reviews != 2 {
 		t.Errorf("%d reviews for five equal requests", *reviews)
 	}
+	// The same name is not the same caller.
+	if code, body := ask(s, "GET", "/containerLogs/ns/p/c", token("good, but scoped")); code != 403 {
+		t.Errorf("%d %s", code, body)
+	}
 }
 
 func TestContainerLogs(t *testing.T) {
@@ -158,7 +165,7 @@ func TestContainerLogs(t *testing.T) {
 		"/containerLogs/ns/p/c?follow=true":   "200 one\ntwo\n",
 		"/containerLogs/ns/p/c?tailLines=-1":  `400 invalid tailLines "-1"`,
 		"/containerLogs/ns/p/c?previous=true": `400 previous terminated container "c" in pod "p" not found`,
-		"/containerLogs/ns/p/waits":           `400 container "waits" in pod "p" is waiting to start: image can't be pulled`,
+		"/containerLogs/ns/p/waits":           `400 container "waits" in pod "p" is waiting to start: trying and failing to pull image`,
 		"/containerLogs/ns/p/no":              `404 container "no" not found in pod "p"`,
 		"/containerLogs/ns/q/c":               "404 pod does not exist",
 	} {

@@ -20,6 +20,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/kubelet/cri"
+	"github.com/proa-dev/proa/kubelet/images"
 	"github.com/proa-dev/proa/kubelet/logs"
 	"github.com/proa-dev/proa/kubelet/spec"
 )
@@ -109,12 +110,14 @@ func noLog(pod *corev1.Pod, name string, previous bool) string {
 			if st.Name != name || st.State.Waiting == nil {
 				continue
 			}
-			switch reason := st.State.Waiting.Reason; reason {
-			case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError":
-				return fmt.Sprintf("container %q in pod %q is waiting to start: image can't be pulled", name, pod.Name)
-			default:
-				return fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, reason)
+			why := st.State.Waiting.Reason
+			switch why {
+			case images.ReasonErrImagePull:
+				why = "image can't be pulled"
+			case images.ReasonBackOff:
+				why = "trying and failing to pull image"
 			}
+			return fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, why)
 		}
 	}
 	return fmt.Sprintf("container %q in pod %q is not available", name, pod.Name)

@@ -85,8 +85,9 @@ func formatMap(m map[string]string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Resource is the text of a container's request or limit. What the container
-// does not limit is limited by what the node has.
+// Resource is the text of a container's request or limit. What neither the
+// container nor its pod limits is limited by what the node has; huge pages,
+// which nobody has without a limit, are not.
 func (f Fields) Resource(sel *corev1.ResourceFieldSelector, c *corev1.Container) (string, error) {
 	if sel.ContainerName != "" && sel.ContainerName != c.Name {
 		if c = FindContainer(f.Pod, sel.ContainerName); c == nil {
@@ -100,9 +101,11 @@ func (f Fields) Resource(sel *corev1.ResourceFieldSelector, c *corev1.Container)
 	} else if side != "limits" || !ok {
 		return "", fmt.Errorf("unsupported container resource : %v", sel.Resource)
 	}
-	q, set := list[corev1.ResourceName(name)]
-	if side == "limits" && (!set || q.IsZero()) {
-		q = f.Allocatable[corev1.ResourceName(name)]
+	q := list[corev1.ResourceName(name)]
+	if side == "limits" && q.IsZero() && !strings.HasPrefix(name, corev1.ResourceHugePagesPrefix) {
+		if q = limitOf(f.Pod, c, corev1.ResourceName(name)); q.IsZero() {
+			q = f.Allocatable[corev1.ResourceName(name)]
+		}
 	}
 	divisor := sel.Divisor
 	if divisor.IsZero() {

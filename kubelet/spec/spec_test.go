@@ -250,6 +250,15 @@ func TestResourcesOfThePodAreItsContainers(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}
+	fields := spec.Fields{Pod: p, Allocatable: list("4", "8Gi")}
+	for name, want := range map[string]string{"a limits.memory": "209715200", "b limits.memory": "1073741824", "b limits.cpu": "2",
+		"b limits.ephemeral-storage": "0", "b limits.hugepages-2Mi": "0", "b requests.cpu": "0"} {
+		container, what, _ := strings.Cut(name, " ")
+		got, err := fields.Resource(&corev1.ResourceFieldSelector{Resource: what}, spec.FindContainer(p, container))
+		if err != nil || got != want {
+			t.Errorf("%s is %s (%v), want %s", name, got, err, want)
+		}
+	}
 	p.Spec.Resources = nil
 	p.Spec.Containers = p.Spec.Containers[:1]
 	if got := spec.Resources(p, &p.Spec.InitContainers[0], 1000<<20).OomScoreAdj; got != 900 {

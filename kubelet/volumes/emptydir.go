@@ -84,6 +84,9 @@ func memorySize(req Request) int64 {
 		limits += limit
 	}
 	lower(limits)
+	if r := req.Pod.Spec.Resources; r != nil {
+		lower(r.Limits.Memory().Value())
+	}
 	if l := req.Volume.EmptyDir.SizeLimit; l != nil {
 		lower(l.Value())
 	}

@@ -20,6 +20,8 @@ type class struct {
 	images []string
 	parts  int
 	found  []*imageState
+	// devices counts them as a resource that the node has none of; nil for not.
+	devices func(corev1.ResourceName) (have, taken int64)
 }
 
 func newClass(p *Pod, place *placement) *class {
@@ -155,7 +157,9 @@ func (c *class) use(s *Snapshot, slot int32, name corev1.ResourceName, nonzero b
 		if i < 0 { // a resource that only some pods want says nothing about the others
 			return 0, 0, 0
 		}
-		have, before = s.scalar(name, slot)
+		if have, before = s.scalar(name, slot); have == 0 && c.devices != nil {
+			have, before = c.devices(name)
+		}
 		after = n.scalars[i].quantity
 	}
 	return have, before, before + after
@@ -277,19 +281,6 @@ func (g *group) totals(s *Snapshot, list []candidate) []int64 {
 		g.addDevices(list, out)
 	}
 	return out
-}
-
-func (g *group) addDevices(list []candidate, out []int64) {
-	var most int64
-	for _, c := range list {
-		most = max(most, c.devices)
-	}
-	if most == 0 {
-		return
-	}
-	for i, c := range list {
-		out[i] += g.rules.Weights.Devices * (maxScore * c.devices / most)
-	}
 }
 
 func (g *group) addPreferences(s *Snapshot, list []candidate, out []int64) {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -112,6 +113,11 @@ func DefaultProfile() *Profile {
 		BindingTimeout:         10 * time.Minute,
 		Gates:                  true,
 	}
+}
+
+// scores says that what is left of a resource counts.
+func (r *Profile) scores(name corev1.ResourceName) bool {
+	return slices.Contains(r.Balanced, name) || slices.ContainsFunc(r.Fit.Resources, func(w WeightedResource) bool { return w.Name == name })
 }
 
 // sample is how many feasible nodes are enough when each has to be looked at:

@@ -159,6 +159,7 @@ func (a *attempt) each() (list []candidate) {
 		}
 		if a.devices != nil {
 			c.devices = a.devices.Score(s.nodes[slot].name)
+			c.extra += a.roomScore(slot)
 		}
 		if list = append(list, c); len(list) == enough {
 			break

@@ -93,7 +93,7 @@ type placed struct {
 	pod   *Pod
 	slot  int32
 	index int // in the row's pods
-	// leaving says that its deletion was ordered, even if that is not seen yet.
+	// leaving says that it is to be deleted, even if that is not seen yet.
 	leaving bool
 }
 
@@ -126,45 +126,6 @@ func NewSnapshot(seed uint64) *Snapshot {
 		storage:    newVolumeIndex(),
 		siblings:   newSiblingIndex(),
 		rand:       rand.New(rand.NewPCG(seed, seed^0x9e3779b97f4a7c15)),
-	}
-}
-
-// Devices allocates what pods ask for by resource claims, and by the names of
-// extended resources that devices stand for.
-type Devices interface {
-	// For looks up what a pod asks for; nil when that is nothing. refusal says in
-	// upstream's words why no node at all will do.
-	For(pod *corev1.Pod) (view DeviceView, refusal string)
-	// Backs says whether devices stand for an extended resource on nodes that
-	// have none of it.
-	Backs(name corev1.ResourceName) bool
-}
-
-// DeviceView is what a pod's wishes for devices mean for nodes.
-type DeviceView interface {
-	// Check says why a node cannot meet them, "" if it can.
-	Check(node *corev1.Node) string
-	// Score says how well a node that passed Check meets them.
-	Score(node string) int64
-	// Err is why a Check came to nothing, and no other would come to more: they
-	// cannot be judged, or not in time.
-	Err() error
-}
-
-// SetDevices tells who allocates devices; without, claims do not matter.
-func (s *Snapshot) SetDevices(d Devices) { s.devices = d }
-
-// WantsDevices says whether the allocator of devices has a say about the pod.
-func (s *Snapshot) WantsDevices(p *Pod) bool {
-	return s.devices != nil && p.rules.Filters.Has(DynamicResources) &&
-		(len(p.Object.Spec.ResourceClaims) > 0 || slices.ContainsFunc(p.needs.scalars, func(x scalar) bool { return s.devices.Backs(x.name) }))
-}
-
-// Remapped says that devices stand for other resources than before: no verdict
-// holds.
-func (s *Snapshot) Remapped() {
-	for slot := range s.nodes {
-		s.changed(int32(slot))
 	}
 }
 
@@ -388,10 +349,10 @@ func (s *Snapshot) PutPod(pod *Pod, node string) {
 	s.Denominate(pod.UID())
 }
 
-// Leaves notes that a pod's deletion has been ordered.
-func (s *Snapshot) Leaves(uid types.UID) {
+// Leaves notes that a pod is to be deleted, or is not to be any more.
+func (s *Snapshot) Leaves(uid types.UID, leaves bool) {
 	if at, ok := s.pods[uid]; ok {
-		at.leaving = true
+		at.leaving = leaves
 	}
 }
 

@@ -42,7 +42,7 @@ type Devices struct {
 	// resources are the extended ones that classes stand for.
 	resources map[corev1.ResourceName]*resourcev1.DeviceClass
 	// extended are the claims that were made for extended resources, by pod.
-	extended map[types.UID]*resourcev1.ResourceClaim
+	extended map[owner]*resourcev1.ResourceClaim
 	pending  map[types.UID]*resourcev1.AllocationResult
 	cache    *cel.Cache
 }
@@ -56,7 +56,7 @@ func New(ctx context.Context) *Devices {
 		rules:    map[string]*resourcev1.DeviceTaintRule{},
 		limits:   map[string]Limits{},
 		classes:  map[string]*resourcev1.DeviceClass{},
-		extended: map[types.UID]*resourcev1.ResourceClaim{},
+		extended: map[owner]*resourcev1.ResourceClaim{},
 		pending:  map[types.UID]*resourcev1.AllocationResult{},
 		cache:    cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}),
 	}
@@ -134,6 +134,8 @@ type view struct {
 	reasons   map[string]string // of nodes that were checked
 	ranks     map[string]int64  // of those, for claims that prefer some devices
 	err       error             // that ends the attempt
+	taken     *structured.AllocatedState
+	places    *places // of all devices, when somebody asks
 }
 
 // For implements core.Devices.
@@ -147,6 +149,37 @@ func (d *Devices) For(pod *corev1.Pod) (core.DeviceView, string) {
 
 func (d *Devices) view(pod *corev1.Pod) (*view, string) {
 	v := &view{devices: d, pod: pod}
+	claims, refusal := d.claimsOf(pod)
+	for _, claim := range claims {
+		if refusal == "" {
+			refusal = v.add(claim)
+		}
+	}
+	if refusal != "" {
+		return nil, refusal
+	}
+	v.extended = d.extendedOf(pod)
+	if len(v.claims) == 0 && v.extended == nil {
+		return nil, ""
+	}
+	if len(v.missing) > 0 || v.extended != nil {
+		var err error
+		v.taken = d.taken()
+		if v.allocator, err = structured.NewAllocator(d.ctx, features(), *v.taken, d, d.tainted(), d.cache); err != nil {
+			return nil, err.Error()
+		}
+	}
+	return v, ""
+}
+
+// Lacks says that some claim of the pod is yet to be made: it need not try.
+func (d *Devices) Lacks(pod *corev1.Pod) bool {
+	_, refusal := d.claimsOf(pod)
+	return refusal != ""
+}
+
+// claimsOf returns the claims that a pod names, or why there are not all.
+func (d *Devices) claimsOf(pod *corev1.Pod) (claims []*resourcev1.ResourceClaim, refusal string) {
 	for i := range pod.Spec.ResourceClaims {
 		name, mustOwn, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
 		if err != nil {
@@ -167,21 +200,9 @@ func (d *Devices) view(pod *corev1.Pod) (*view, string) {
 				return nil, err.Error()
 			}
 		}
-		if refusal := v.add(claim); refusal != "" {
-			return nil, refusal
-		}
+		claims = append(claims, claim)
 	}
-	v.extended = d.extendedOf(pod)
-	if len(v.claims) == 0 && v.extended == nil {
-		return nil, ""
-	}
-	if len(v.missing) > 0 || v.extended != nil {
-		var err error
-		if v.allocator, err = d.allocator(); err != nil {
-			return nil, err.Error()
-		}
-	}
-	return v, ""
+	return claims, ""
 }
 
 func (v *view) add(claim *resourcev1.ResourceClaim) (refusal string) {
@@ -233,9 +254,9 @@ func (v *view) checkClass(class, request string) string {
 	return ""
 }
 
-// allocator makes one for the present state.
-func (d *Devices) allocator() (structured.Allocator, error) {
-	state := structured.AllocatedState{
+// taken are the devices that claims have, or are to have.
+func (d *Devices) taken() *structured.AllocatedState {
+	state := &structured.AllocatedState{
 		AllocatedDevices:         sets.New[structured.DeviceID](),
 		AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
 		AggregatedCapacity:       structured.NewConsumedCapacityCollection(),
@@ -264,7 +285,7 @@ func (d *Devices) allocator() (structured.Allocator, error) {
 	for _, a := range d.pending {
 		note(a)
 	}
-	return structured.NewAllocator(d.ctx, features(), state, d, d.tainted(), d.cache)
+	return state
 }
 
 // Err implements core.DeviceView.

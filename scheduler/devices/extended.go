@@ -52,17 +52,24 @@ func (d *Devices) extendedOf(pod *corev1.Pod) *extended {
 		return nil
 	}
 	slices.Sort(e.resources)
-	e.stale = d.extended[pod.UID]
+	e.stale = d.extended[owner{pod.Namespace, pod.UID}]
 	return &e
 }
 
+// owner is a pod. Whoever writes a claim may name any UID in it: those of other
+// namespaces are none of its business.
+type owner struct {
+	namespace string
+	uid       types.UID
+}
+
 // ownerOf returns the pod that a claim was made for by the scheduler.
-func ownerOf(c *resourcev1.ResourceClaim) (types.UID, bool) {
+func ownerOf(c *resourcev1.ResourceClaim) (owner, bool) {
 	ref := metav1.GetControllerOfNoCopy(c)
 	if ref == nil || c.Annotations[resourcev1.ExtendedResourceClaimAnnotation] != "true" {
-		return "", false
+		return owner{}, false
 	}
-	return ref.UID, true
+	return owner{c.Namespace, ref.UID}, true
 }
 
 // claimOn is the claim that the pod would need on a node, and what of it each

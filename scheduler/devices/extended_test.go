@@ -181,6 +181,13 @@ func TestExtendedClaims(t *testing.T) {
 	if got := d.Stale(p); got != written {
 		t.Errorf("stale: %v", got)
 	}
+	foreign := written.DeepCopy()
+	foreign.Namespace, foreign.UID = "elsewhere", "foreign"
+	foreign.Status.Allocation = nil
+	d.SetClaim(foreign)
+	if got := d.Stale(p); got != written {
+		t.Errorf("stale: %v", got)
+	}
 	d.RemoveClaim(written)
 	check("gone", "", p)
 	check("gone", "", q)

@@ -12,9 +12,10 @@ import (
 	"github.com/proa-dev/proa/scheduler/devices"
 )
 
-// TestSelectorsThatReadQuantities gives selectors quantities whose arithmetic
-// does not end, however they are put together.
-func TestSelectorsThatReadQuantities(t *testing.T) {
+// TestHostileSelectors gives selectors quantities whose arithmetic
+// does not end, however they are put together, and has them write numbers of any
+// length.
+func TestHostileSelectors(t *testing.T) {
 	d := devices.New(t.Context())
 	d.SetSlice(&resourcev1.ResourceSlice{
 		ObjectMeta: metav1.ObjectMeta{Name: "slice"},
@@ -37,6 +38,9 @@ func TestSelectorsThatReadQuantities(t *testing.T) {
 		`quantity("1e0").add(quantity("1e99999999")).isGreaterThan(quantity("1"))`:        "unable to parse quantity's suffix",
 		`["1", "1e-99999999"].exists(s, quantity(s).isLessThan(quantity("0")))`:           "unable to parse quantity's suffix",
 		`quantity("` + strings.Repeat("9", 9000) + `").isGreaterThan(quantity("1"))`:      "quantity",
+		`"%.3f%%.12345f %s".format([1.5, "x"]) == "1.500%.12345f x"`:                      "",
+		`[1, 2, 3].all(i, "%.999999f".format([1.5]).size() > i)`:                          "precision of 6 digits exceeds the maximum of 3",
+		`("%." + "0010000e").format([1.5]) != ""`:                                         "precision of 7 digits exceeds the maximum of 3",
 	} {
 		d.SetClass(&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{
 			Selectors: []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: expression}}},

@@ -1,9 +1,9 @@
 // Package queue orders the pods that wait for a node. It has no goroutine and
 // no clock: the caller says what time it is and keeps calls apart.
 //
-//	Add ──> active ──Pop──> decided ──Fail──> unschedulable ──Wake──┐
-//	          ▲                └─────Retry──> backoff <─────────────┤
-//	          └──────────────── in time, or at once when it has waited enough
+//	Add ──> active ──Pop──> decided ──Fail, Hold──> unschedulable ──Wake──┐
+//	          ▲                └─────Retry──> backoff <───────────────────┤
+//	          └────────────────── in time, or at once when it has waited enough
 //
 // A pod that waits only because of earlier failures may be taken from backoff
 // when nothing else is to do; one whose API calls failed may not, since those
@@ -193,6 +193,14 @@ func (q *Queue) Fail(it *Item, failed core.FilterSet, now time.Time) {
 	it.Failed = failed
 	it.until = now.Add(q.wait(it.failures))
 	q.put(it, unschedulable, now, EventFailed)
+}
+
+// Hold sets aside a pod for which it is too early: it has not failed, so it need
+// not rest either.
+func (q *Queue) Hold(it *Item, waitsFor core.FilterSet, now time.Time) {
+	it.Attempts--
+	it.Failed = waitsFor
+	q.put(it, unschedulable, now, EventAdd)
 }
 
 // Retry lets a pod rest for a while, after an error that is not its own.
