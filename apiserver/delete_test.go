@@ -62,7 +62,7 @@ func TestPropagationPolicy(t *testing.T) {
 		code      int
 		finalizer string
 	}{
-		{"?propagationPolicy=Foreground", 202, metav1.FinalizerDeleteDependents},
+		{"?propagationPolicy=Foreground", 200, metav1.FinalizerDeleteDependents},
 		{"?propagationPolicy=Orphan", 200, metav1.FinalizerOrphanDependents},
 		{"?orphanDependents=true", 200, metav1.FinalizerOrphanDependents},
 		{"?propagationPolicy=Background", 200, ""},
@@ -85,6 +85,14 @@ func TestPropagationPolicy(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client that asks for dependents to go is told that this has only begun.
+func TestDeleteGoesOn(t *testing.T) {
+	f := start(t, nil)
+	f.expect(201, "POST", configMaps, `{"metadata":{"name":"c","finalizers":["example.com/a"]}}`)
+	f.expect(202, "DELETE", configMaps+"/c?orphanDependents=false", "")
+	f.expect(200, "DELETE", configMaps+"/c?propagationPolicy=Foreground", "")
 }
 
 func TestDeletePreconditions(t *testing.T) {

@@ -206,8 +206,7 @@ func (c *call) delete(ctx context.Context) error {
 		return err
 	}
 	code := http.StatusOK
-	if !gone && (opts.OrphanDependents != nil && !*opts.OrphanDependents ||
-		opts.PropagationPolicy != nil && *opts.PropagationPolicy == metav1.DeletePropagationForeground) {
+	if !gone && opts.OrphanDependents != nil && !*opts.OrphanDependents {
 		code = http.StatusAccepted
 	}
 	return c.result(code, out)
