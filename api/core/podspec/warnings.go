@@ -207,6 +207,9 @@ func (w *warner) ip(path *field.Path, ip string) {
 }
 
 func (w *warner) annotations(path *field.Path, s *corev1.PodSpec, meta *metav1.ObjectMeta) {
+	if len(meta.Annotations) == 0 {
+		return
+	}
 	old := func(key, text string) {
 		if _, ok := meta.Annotations[key]; ok {
 			w.add(path.Key(key), "%s", text)
@@ -298,10 +301,12 @@ func (w *warner) fractions(path *field.Path, l corev1.ResourceList) {
 // env warns of a variable that replaces an earlier one without using it.
 func (w *warner) env(path *field.Path, env []corev1.EnvVar) {
 	seen := sets.New[string]()
-	for i, v := range env {
-		ref := "$(" + v.Name + ")"
-		if seen.Has(v.Name) && (v.ValueFrom != nil || v.Value == ref || !strings.Contains(v.Value, ref)) {
-			w.add(path.Index(i), "hides previous definition of %q, which may be dropped when using apply", v.Name)
+	for i := range env {
+		v := &env[i]
+		if seen.Has(v.Name) {
+			if ref := "$(" + v.Name + ")"; v.ValueFrom != nil || v.Value == ref || !strings.Contains(v.Value, ref) {
+				w.add(path.Index(i), "hides previous definition of %q, which may be dropped when using apply", v.Name)
+			}
 		}
 		seen.Insert(v.Name)
 	}
@@ -323,19 +328,23 @@ func (w *warner) portNames(path *field.Path, s *corev1.PodSpec) {
 }
 
 func (w *warner) ports(path *field.Path, s *corev1.PodSpec) {
+	type key struct {
+		number   int32
+		protocol corev1.Protocol
+	}
 	type port struct {
 		path *field.Path
 		corev1.ContainerPort
 	}
-	seen := map[string][]port{}
+	seen := map[key][]port{}
 	visitContainers(s, path, func(c *corev1.Container, path place) {
 		for i, p := range c.Ports {
 			at := path.Child("ports").Index(i)
 			if p.HostIP != "" && p.HostPort == 0 {
 				w.add(at, "hostIP set without hostPort: %+v", p)
 			}
-			key := fmt.Sprintf("%d/%s", p.ContainerPort, p.Protocol)
-			for _, o := range seen[key] {
+			same := key{p.ContainerPort, p.Protocol}
+			for _, o := range seen[same] {
 				switch {
 				case p.HostIP == o.HostIP && p.HostPort == o.HostPort:
 					w.add(at, "duplicate port definition with %s", o.path)
@@ -345,7 +354,7 @@ func (w *warner) ports(path *field.Path, s *corev1.PodSpec) {
 					w.add(at, "dangerously ambiguous port definition with %s", o.path)
 				}
 			}
-			seen[key] = append(seen[key], port{at, p})
+			seen[same] = append(seen[same], port{at, p})
 		}
 	})
 }
