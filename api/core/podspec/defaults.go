@@ -169,6 +169,24 @@ func defaultContainer(c *corev1.Container) {
 	}
 }
 
+// plainName says that a name is one of an image without tag and digest, which is
+// short and of the plainest form: words with single separators between them. Most
+// are, and need not be parsed by regular expressions.
+func plainName(name string) bool {
+	word := false
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
+			word = true
+		case word && (c == '/' || c == '.' || c == '-'):
+			word = false
+		default:
+			return false
+		}
+	}
+	return word && len(name) < 64 // 64 hexadecimal digits would be a digest
+}
+
 // pullPolicy is Always for the moving tag "latest", named or implied.
 func pullPolicy(image string) corev1.PullPolicy {
 	// An image that ends in another tag, as most do, need not be parsed.
@@ -176,6 +194,9 @@ func pullPolicy(image string) corev1.PullPolicy {
 		if _, tag, ok := strings.Cut(last, ":"); ok && tag != "latest" {
 			return corev1.PullIfNotPresent
 		}
+	}
+	if name, _ := strings.CutSuffix(image, ":latest"); plainName(name) {
+		return corev1.PullAlways
 	}
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {

@@ -132,30 +132,52 @@ func validateSpec(path *field.Path, s *corev1.PodSpec, opts Options) field.Error
 			c.claims.Insert(claim.Name)
 		}
 	}
+	// Paths are made for what is set alone: in a pod that leaves most things out,
+	// they would be most of the work.
 	var errs field.ErrorList
 	if s.TerminationGracePeriodSeconds == nil {
 		errs = append(errs, field.Required(path.Child("terminationGracePeriodSeconds"), ""))
 	}
 	errs = append(errs, c.validateVolumes(path.Child("volumes"))...)
-	errs = append(errs, c.validateResourceClaims(path.Child("resourceClaims"), s.ResourceClaims)...)
+	if len(s.ResourceClaims) > 0 {
+		errs = append(errs, c.validateResourceClaims(path.Child("resourceClaims"), s.ResourceClaims)...)
+	}
 	errs = append(errs, c.validateContainers(path.Child("containers"))...)
-	errs = append(errs, c.validateInitContainers(path.Child("initContainers"))...)
-	errs = append(errs, c.validateEphemeralContainers(path.Child("ephemeralContainers"))...)
-	errs = append(errs, c.validatePodResources(path.Child("resources"))...)
+	if len(s.InitContainers) > 0 {
+		errs = append(errs, c.validateInitContainers(path.Child("initContainers"))...)
+	}
+	if len(s.EphemeralContainers) > 0 {
+		errs = append(errs, c.validateEphemeralContainers(path.Child("ephemeralContainers"))...)
+	}
+	if s.Resources != nil {
+		errs = append(errs, c.validatePodResources(path.Child("resources"))...)
+	}
 	errs = append(errs, c.validateHostNetwork(path)...)
 	errs = append(errs, validate.RequiredOneOf(path.Child("restartPolicy"), s.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
 	errs = append(errs, validate.RequiredOneOf(path.Child("dnsPolicy"), s.DNSPolicy,
 		corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)...)
-	errs = append(errs, metavalidation.ValidateLabels(s.NodeSelector, path.Child("nodeSelector"))...)
-	errs = append(errs, c.validatePodSecurity(path.Child("securityContext"))...)
-	errs = append(errs, c.validateAffinity(path.Child("affinity"))...)
-	errs = append(errs, c.validateDNS(path.Child("dnsConfig"))...)
+	if len(s.NodeSelector) > 0 {
+		errs = append(errs, metavalidation.ValidateLabels(s.NodeSelector, path.Child("nodeSelector"))...)
+	}
+	if s.SecurityContext != nil {
+		errs = append(errs, c.validatePodSecurity(path.Child("securityContext"))...)
+	}
+	if s.Affinity != nil {
+		errs = append(errs, c.validateAffinity(path.Child("affinity"))...)
+	}
+	if s.DNSConfig != nil || s.DNSPolicy == corev1.DNSNone {
+		errs = append(errs, c.validateDNS(path.Child("dnsConfig"))...)
+	}
 	for i, g := range s.ReadinessGates {
 		errs = append(errs, validate.QualifiedName(path.Child("readinessGates").Index(i).Child("conditionType"), string(g.ConditionType))...)
 	}
-	errs = append(errs, validateSchedulingGates(path.Child("schedulingGates"), s.SchedulingGates)...)
-	errs = append(errs, c.validateSpread(path.Child("topologySpreadConstraints"))...)
+	if len(s.SchedulingGates) > 0 {
+		errs = append(errs, validateSchedulingGates(path.Child("schedulingGates"), s.SchedulingGates)...)
+	}
+	if len(s.TopologySpreadConstraints) > 0 {
+		errs = append(errs, c.validateSpread(path.Child("topologySpreadConstraints"))...)
+	}
 	errs = append(errs, validateHostProcess(path, s)...)
 	errs = append(errs, validateHostUsers(path, s)...)
 	errs = append(errs, c.validateNames(path)...)

@@ -143,15 +143,28 @@ func (c *checker) validateContainer(path *field.Path, ctr *corev1.Container) fie
 	errs = append(errs, validate.Required(path.Child("image"), ctr.Image)...)
 	errs = append(errs, validate.RequiredOneOf(path.Child("terminationMessagePolicy"), ctr.TerminationMessagePolicy,
 		corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
-	errs = append(errs, validatePorts(path.Child("ports"), ctr.Ports)...)
-	errs = append(errs, c.validateEnv(path.Child("env"), ctr.Env)...)
-	errs = append(errs, validateEnvFrom(path.Child("envFrom"), ctr.EnvFrom)...)
+	if len(ctr.Ports) > 0 {
+		errs = append(errs, validatePorts(path.Child("ports"), ctr.Ports)...)
+	}
+	if len(ctr.Env) > 0 {
+		errs = append(errs, c.validateEnv(path.Child("env"), ctr.Env)...)
+	}
+	if len(ctr.EnvFrom) > 0 {
+		errs = append(errs, validateEnvFrom(path.Child("envFrom"), ctr.EnvFrom)...)
+	}
 	errs = append(errs, c.validateMounts(path.Child("volumeMounts"), ctr)...)
-	errs = append(errs, c.validateDevices(path.Child("volumeDevices"), ctr)...)
+	if len(ctr.VolumeDevices) > 0 {
+		errs = append(errs, c.validateDevices(path.Child("volumeDevices"), ctr)...)
+	}
 	errs = append(errs, validatePullPolicy(path.Child("imagePullPolicy"), ctr.ImagePullPolicy)...)
 	errs = append(errs, c.validateResources(path.Child("resources"), &ctr.Resources, validate.ContainerResourceName)...)
-	errs = append(errs, c.validateResizePolicy(path.Child("resizePolicy"), ctr.ResizePolicy)...)
-	return append(errs, c.validateSecurity(path.Child("securityContext"), ctr.SecurityContext)...)
+	if len(ctr.ResizePolicy) > 0 {
+		errs = append(errs, c.validateResizePolicy(path.Child("resizePolicy"), ctr.ResizePolicy)...)
+	}
+	if ctr.SecurityContext != nil {
+		errs = append(errs, c.validateSecurity(path.Child("securityContext"), ctr.SecurityContext)...)
+	}
+	return errs
 }
 
 func validatePullPolicy(path *field.Path, p corev1.PullPolicy) field.ErrorList {

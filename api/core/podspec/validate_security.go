@@ -29,33 +29,47 @@ func groupID(path *field.Path, id *int64) field.ErrorList {
 	return validate.Messages(path, *id, validation.IsValidGroupID(*id))
 }
 
+// validatePodSecurity checks a security context that is there.
 func (c *checker) validatePodSecurity(path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if s := c.spec.SecurityContext; s != nil {
-		errs = append(errs, groupID(path.Child("fsGroup"), s.FSGroup)...)
-		errs = append(errs, userID(path.Child("runAsUser"), s.RunAsUser)...)
-		errs = append(errs, groupID(path.Child("runAsGroup"), s.RunAsGroup)...)
-		for i := range s.SupplementalGroups {
-			errs = append(errs, groupID(path.Child("supplementalGroups").Index(i), &s.SupplementalGroups[i])...)
+	s := c.spec.SecurityContext
+	for _, id := range []struct {
+		name  string
+		id    *int64
+		check func(path *field.Path, id *int64) field.ErrorList
+	}{{"fsGroup", s.FSGroup, groupID}, {"runAsUser", s.RunAsUser, userID}, {"runAsGroup", s.RunAsGroup, groupID}} {
+		if id.id != nil {
+			errs = append(errs, id.check(path.Child(id.name), id.id)...)
 		}
-		if share := c.spec.ShareProcessNamespace; share != nil && *share && c.spec.HostPID {
-			errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), *share, "ShareProcessNamespace and HostPID cannot both be enabled"))
-		}
+	}
+	for i := range s.SupplementalGroups {
+		errs = append(errs, groupID(path.Child("supplementalGroups").Index(i), &s.SupplementalGroups[i])...)
+	}
+	if share := c.spec.ShareProcessNamespace; share != nil && *share && c.spec.HostPID {
+		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), *share, "ShareProcessNamespace and HostPID cannot both be enabled"))
+	}
+	if len(s.Sysctls) > 0 {
 		errs = append(errs, c.validateSysctls(path.Child("sysctls"), s.Sysctls)...)
-		if p := s.FSGroupChangePolicy; p != nil {
-			errs = append(errs, validate.OneOf(path.Child("fsGroupChangePolicy"), *p, corev1.FSGroupChangeOnRootMismatch, corev1.FSGroupChangeAlways)...)
-		}
+	}
+	if p := s.FSGroupChangePolicy; p != nil {
+		errs = append(errs, validate.OneOf(path.Child("fsGroupChangePolicy"), *p, corev1.FSGroupChangeOnRootMismatch, corev1.FSGroupChangeAlways)...)
+	}
+	if s.SeccompProfile != nil {
 		errs = append(errs, validateSeccomp(path.Child("seccompProfile"), s.SeccompProfile)...)
+	}
+	if s.WindowsOptions != nil {
 		errs = append(errs, validateWindowsOptions(path.Child("windowsOptions"), s.WindowsOptions)...)
+	}
+	if s.AppArmorProfile != nil {
 		errs = append(errs, validateAppArmor(path.Child("appArmorProfile"), s.AppArmorProfile)...)
-		if p := s.SupplementalGroupsPolicy; p != nil {
-			errs = append(errs, validate.OneOf(path.Child("supplementalGroupsPolicy"), *p,
-				corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
-		}
-		if p := s.SELinuxChangePolicy; p != nil {
-			errs = append(errs, validate.OneOf(path.Child("seLinuxChangePolicy"), *p,
-				corev1.SELinuxChangePolicyRecursive, corev1.SELinuxChangePolicyMountOption)...)
-		}
+	}
+	if p := s.SupplementalGroupsPolicy; p != nil {
+		errs = append(errs, validate.OneOf(path.Child("supplementalGroupsPolicy"), *p,
+			corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
+	}
+	if p := s.SELinuxChangePolicy; p != nil {
+		errs = append(errs, validate.OneOf(path.Child("seLinuxChangePolicy"), *p,
+			corev1.SELinuxChangePolicyRecursive, corev1.SELinuxChangePolicyMountOption)...)
 	}
 	return errs
 }
