@@ -346,6 +346,7 @@ func TestAdoptsReleasesAndFrees(t *testing.T) {
 			c.Get(pod, "ns", "lost")
 			return len(pod.Finalizers) == 0, "keeps the finalizer without a job"
 		})
+		synctest.Wait() // who runs the pod may be writing its status
 		c.Get(pod, "ns", "orphan")
 		pod.Labels = map[string]string{"app": "debug"}
 		c.Do(c.API.Update(t.Context(), pod))
