@@ -143,8 +143,8 @@ func (s *state) removeChains(removed []chainSpec) {
 }
 
 // forget removes clients from affinity maps whose endpoint is gone, so that
-// they are given another.
-func (s *state) forget(f *front) error {
+// they are given another, and says whether there were any.
+func (s *state) forget(f *front) (any bool, err error) {
 	for _, c := range s.programs[f.id()].chains {
 		if c.affinity == 0 {
 			continue
@@ -152,7 +152,7 @@ func (s *state) forget(f *front) error {
 		set := s.affinityMap(c)
 		held, err := s.conn.GetSetElements(set)
 		if err != nil {
-			return fmt.Errorf("set %s: %w", set.Name, err)
+			return any, fmt.Errorf("set %s: %w", set.Name, err)
 		}
 		var stale []nftables.SetElement
 		for _, e := range held {
@@ -161,10 +161,11 @@ func (s *state) forget(f *front) error {
 			}
 		}
 		if len(stale) > 0 {
+			any = true
 			if err := s.conn.SetDeleteElements(set, stale); err != nil {
-				return fmt.Errorf("set %s: %w", set.Name, err)
+				return any, fmt.Errorf("set %s: %w", set.Name, err)
 			}
 		}
 	}
-	return nil
+	return any, nil
 }

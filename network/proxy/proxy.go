@@ -380,15 +380,23 @@ func (p *Proxy) current(ctx context.Context, key types.NamespacedName) []front {
 
 // after ends what the kernel remembers of endpoints that are gone.
 func (p *Proxy) after(changes []change, stale *staleFlows) error {
-	for _, c := range changes {
-		if c.new != nil && c.old != nil && c.new.affinity > 0 {
-			if err := p.state.forget(c.new); err != nil {
+	// A packet that was under way may have put back what was just removed: so
+	// until nothing is found. Only what was found can be put back.
+	for again := true; again; {
+		again = false
+		for _, c := range changes {
+			if c.new == nil || c.old == nil || c.new.affinity == 0 {
+				continue
+			}
+			any, err := p.state.forget(c.new)
+			if err != nil {
 				return err
 			}
+			again = again || any
 		}
-	}
-	if err := p.state.conn.Flush(); err != nil {
-		return err
+		if err := p.state.conn.Flush(); err != nil {
+			return err
+		}
 	}
 	if err := stale.end(p.family); err != nil {
 		p.cfg.Logger.Warn("end flows to endpoints that are gone", "error", err)
