@@ -41,11 +41,16 @@ func watchGC(ctx context.Context) {
 		return // somebody knows better
 	}
 	read := []metrics.Sample{{Name: "/gc/cycles/automatic:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
-	percent, calm, seen := usualGC, 0, uint64(0) // it is busy while it starts
+	percent, calm, seen := usualGC, calmLooks, uint64(0)
 	extra := extraHeap()
 	tick := time.NewTicker(gcLook)
 	defer tick.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 		metrics.Read(read)
 		cycles, live := read[0].Value.Uint64(), read[1].Value.Uint64()
 		switch {
@@ -62,11 +67,6 @@ func watchGC(ctx context.Context) {
 		if want != percent {
 			percent = want
 			debug.SetGCPercent(percent)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
 		}
 	}
 }
