@@ -16,7 +16,6 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -230,7 +229,7 @@ func (c *controller) reconcilePod(ctx context.Context, key types.NamespacedName)
 	}
 	if e == nil {
 		if c.settle(key) {
-			c.events.Event(reference(pod), corev1.EventTypeNormal, reason, "Cancelling deletion")
+			c.events.Event(pods.Reference(pod), corev1.EventTypeNormal, reason, "Cancelling deletion")
 		}
 		return 0, nil
 	}
@@ -273,14 +272,9 @@ func (c *controller) evict(ctx context.Context, key types.NamespacedName, uid ty
 	if pod.UID != uid || pod.DeletionTimestamp != nil {
 		return nil
 	}
-	c.events.Event(reference(pod), corev1.EventTypeNormal, reason, "Marking for deletion")
-	if pods.Disrupt(pod, "DeletionByDeviceTaintManager", "Device Taint manager: deleting due to NoExecute taint", c.env.Clock.Now()) {
-		if err := c.env.Cluster.Client().Status().Update(ctx, pod); err != nil {
-			return err
-		}
-	}
-	if err := c.env.Cluster.Client().Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}},
-		client.Preconditions{UID: &uid}); err != nil {
+	c.events.Event(pods.Reference(pod), corev1.EventTypeNormal, reason, "Marking for deletion")
+	err := pods.Evict(ctx, c.env.Cluster.Client(), pod, "DeletionByDeviceTaintManager", "Device Taint manager: deleting due to NoExecute taint", c.env.Clock.Now())
+	if err != nil {
 		return err
 	}
 	c.deletions.Inc()
@@ -323,8 +317,4 @@ func (c *controller) forget(rule types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.evicted, rule)
-}
-
-func reference(p *corev1.Pod) *corev1.ObjectReference {
-	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
 }

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -154,7 +153,7 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	stay, limit := tolerates(taints, pod.Spec.Tolerations)
 	if stay && limit < 0 {
 		if c.settle(key) {
-			c.events.Eventf(reference(pod), corev1.EventTypeNormal, reason, "Cancelling deletion of Pod %s", key)
+			c.events.Eventf(pods.Reference(pod), corev1.EventTypeNormal, reason, "Cancelling deletion of Pod %s", key)
 		}
 		return 0, nil
 	}
@@ -248,23 +247,11 @@ func (c *controller) settle(key types.NamespacedName) bool {
 }
 
 func (c *controller) evict(ctx context.Context, key types.NamespacedName, pod *corev1.Pod) error {
-	c.events.Eventf(reference(pod), corev1.EventTypeNormal, reason, "Marking for deletion Pod %s", key)
-	var err error
-	if pods.Disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", c.env.Clock.Now()) {
-		err = c.env.Cluster.Client().Status().Update(ctx, pod)
-	}
-	if err == nil {
-		uid := pod.UID
-		err = c.env.Cluster.Client().Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}},
-			client.Preconditions{UID: &uid})
-	}
+	c.events.Eventf(pods.Reference(pod), corev1.EventTypeNormal, reason, "Marking for deletion Pod %s", key)
+	err := pods.Evict(ctx, c.env.Cluster.Client(), pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", c.env.Clock.Now())
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("evict pod %s: %w", key, err)
 	}
 	c.settle(key)
 	return nil
-}
-
-func reference(p *corev1.Pod) *corev1.ObjectReference {
-	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
 }
