@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/store"
@@ -301,8 +302,12 @@ func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*
 	w.Match = sel.matcher(r)
 	// The state that the watch begins with is no older than any acknowledged
 	// write, unless the client says which.
+	initial := opts.SendInitialEvents
+	if initial == nil && rev == 0 {
+		initial = ptr.To(true) // what such watches have always meant
+	}
 	var snap *store.Snapshot
-	if opts.SendInitialEvents != nil {
+	if initial != nil {
 		match := store.MatchNotOlder
 		if opts.ResourceVersion == "" {
 			match = store.MatchLatest
@@ -310,13 +315,9 @@ func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*
 		if snap, err = r.store.Snapshot(ctx, match, rev); err != nil {
 			return nil, storeError(err, t.Kind.GR(), "watch")
 		}
-		w.Initial = *opts.SendInitialEvents
+		w.Initial = *initial
 		if rev == 0 && !w.Initial {
 			w.Since = snap.Revision
-		}
-	} else if opts.ResourceVersion == "" {
-		if snap, err = r.store.Snapshot(ctx, store.MatchLatest, 0); err != nil {
-			return nil, storeError(err, t.Kind.GR(), "watch")
 		}
 	}
 	if snap != nil && w.Since == 0 && w.Key == "" {
