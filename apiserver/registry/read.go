@@ -84,7 +84,9 @@ func (c *Core) entry(ctx context.Context, t Target, opts *metav1.GetOptions) (*r
 		if serr != nil {
 			return nil, nil, storeError(serr, t.Kind.GR(), "get")
 		}
-		e = snap.Get(t.key())
+		if e = snap.Get(t.key()); e == nil { // is it that it cannot be read?
+			e, err = r.store.Latest(ctx, t.key())
+		}
 	default:
 		e, err = r.store.Latest(ctx, t.key())
 	}
@@ -211,6 +213,11 @@ func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*F
 			return nil, expired
 		}
 		return nil, storeError(err, t.Kind.GR(), "list")
+	}
+	if match == store.MatchLatest {
+		if err := r.whole(prefix, sel.name); err != nil {
+			return nil, err
+		}
 	}
 	f := &Found{Revision: snap.Revision, List: func() (*List, error) { return r.collect(snap, sel, t, prefix, from, limit) }}
 	if limit == 0 && from == "" && t.Name == "" && snap.Len() >= manyEntries {
