@@ -142,6 +142,9 @@ type Kind struct {
 	// BeginDelete marks an object whose deletion begins, with finalizers of its
 	// own if it has to wait for something; it mutates obj.
 	BeginDelete func(obj Object)
+	// ReturnDeleted makes the object as it was last the answer to its deletion,
+	// in place of a Status.
+	ReturnDeleted bool
 	// OrphanByDefault makes "Orphan" the default propagation policy.
 	OrphanByDefault bool
 	// Governs marks kinds by whose objects other writes are admitted: the answer to

@@ -87,6 +87,17 @@ func TestPropagationPolicy(t *testing.T) {
 	}
 }
 
+// Some kinds answer with what is gone, as it was last.
+func TestDeleteReturnsTheObject(t *testing.T) {
+	f := start(t, nil)
+	const accounts = "/api/v1/namespaces/default/serviceaccounts"
+	f.expect(201, "POST", accounts, `{"metadata":{"name":"a","labels":{"x":"y"}}}`)
+	if a := f.expect(200, "DELETE", accounts+"/a", ""); a.text("kind") != "ServiceAccount" || a.text("metadata.labels.x") != "y" {
+		t.Error(a.body)
+	}
+	f.expect(404, "GET", accounts+"/a", "")
+}
+
 // A client that asks for dependents to go is told that this has only begun.
 func TestDeleteGoesOn(t *testing.T) {
 	f := start(t, nil)

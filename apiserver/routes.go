@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"github.com/proa-dev/proa/apiserver/authn"
 	"github.com/proa-dev/proa/apiserver/connect"
 	"github.com/proa-dev/proa/apiserver/handlers"
 	"github.com/proa-dev/proa/apiserver/health"
@@ -52,15 +53,17 @@ func (s *Server) routes() error {
 		}
 		return nil
 	}})
-	docs := openapi.New(s.kinds, s.types, s.remote.View)
+	docs := openapi.New(s.kinds, s.types, s.remote.View, s.cfg.Paths[authn.KeysPath] != nil)
 	s.fixed = map[string]http.Handler{
 		"/":           http.HandlerFunc(s.index),
 		"/version":    version(),
+		"/version/":   version(), // as the OpenAPI documents have it
 		"/openapi/v2": docs,
 		"/openapi/v3": docs,
 	}
 	for path, h := range s.cfg.Paths {
 		s.fixed[path] = h
+		s.fixed[path+"/"] = h
 	}
 	if s.cfg.Metrics != nil {
 		s.fixed["/metrics"] = promhttp.HandlerFor(append(prometheus.Gatherers{s.cfg.Metrics}, s.cfg.OtherMetrics...), promhttp.HandlerOpts{})
@@ -103,7 +106,7 @@ func (s *Server) index(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	for p := range s.fixed {
-		if p != "/" {
+		if !strings.HasSuffix(p, "/") {
 			paths = append(paths, p)
 		}
 	}

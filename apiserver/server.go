@@ -71,7 +71,8 @@ type Config struct {
 	// FrontProxy is the certificate by which extension API servers know this
 	// server; nil: there are none.
 	FrontProxy func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	// Paths are served beside the API ("/openid/v1/jwks"), after
+	// Paths are served beside the API ("/openid/v1/jwks"), with and without a
+	// slash at their end, after
 	// authorization.
 	Paths map[string]http.Handler
 	// Ready are checks of /readyz beyond those of the server itself.

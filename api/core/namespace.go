@@ -16,12 +16,13 @@ import (
 // Namespace is the kind of namespaces.
 func Namespace() *api.Kind {
 	return &api.Kind{
-		GVK:        gvk("Namespace"),
-		Resource:   "namespaces",
-		ShortNames: []string{"ns"},
-		Verbs:      []string{"create", "delete", "get", "list", "patch", "update", "watch"},
-		New:        api.Maker[corev1.Namespace](),
-		NewList:    api.ListMaker[corev1.NamespaceList](),
+		GVK:           gvk("Namespace"),
+		ReturnDeleted: true,
+		Resource:      "namespaces",
+		ShortNames:    []string{"ns"},
+		Verbs:         []string{"create", "delete", "get", "list", "patch", "update", "watch"},
+		New:           api.Maker[corev1.Namespace](),
+		NewList:       api.ListMaker[corev1.NamespaceList](),
 
 		StoragePath: "namespaces",
 		Columns: []api.Column{

@@ -19,13 +19,14 @@ import (
 // PersistentVolume is the kind of persistent volumes.
 func PersistentVolume() *api.Kind {
 	return &api.Kind{
-		GVK:         gvk("PersistentVolume"),
-		Resource:    "persistentvolumes",
-		ShortNames:  []string{"pv"},
-		New:         api.Maker[corev1.PersistentVolume](),
-		NewList:     api.ListMaker[corev1.PersistentVolumeList](),
-		StoragePath: "persistentvolumes",
-		Columns:     volumeColumns(),
+		GVK:           gvk("PersistentVolume"),
+		ReturnDeleted: true,
+		Resource:      "persistentvolumes",
+		ShortNames:    []string{"pv"},
+		New:           api.Maker[corev1.PersistentVolume](),
+		NewList:       api.ListMaker[corev1.PersistentVolumeList](),
+		StoragePath:   "persistentvolumes",
+		Columns:       volumeColumns(),
 
 		Default: api.On(func(v *corev1.PersistentVolume) {
 			if v.Status.Phase == "" {
@@ -74,14 +75,15 @@ func PersistentVolume() *api.Kind {
 // PersistentVolumeClaim is the kind of claims to persistent volumes.
 func PersistentVolumeClaim() *api.Kind {
 	return &api.Kind{
-		GVK:         gvk("PersistentVolumeClaim"),
-		Resource:    "persistentvolumeclaims",
-		ShortNames:  []string{"pvc"},
-		Namespaced:  true,
-		New:         api.Maker[corev1.PersistentVolumeClaim](),
-		NewList:     api.ListMaker[corev1.PersistentVolumeClaimList](),
-		StoragePath: "persistentvolumeclaims",
-		Columns:     claimColumns(),
+		GVK:           gvk("PersistentVolumeClaim"),
+		ReturnDeleted: true,
+		Resource:      "persistentvolumeclaims",
+		ShortNames:    []string{"pvc"},
+		Namespaced:    true,
+		New:           api.Maker[corev1.PersistentVolumeClaim](),
+		NewList:       api.ListMaker[corev1.PersistentVolumeClaimList](),
+		StoragePath:   "persistentvolumeclaims",
+		Columns:       claimColumns(),
 
 		Default: api.On(func(c *corev1.PersistentVolumeClaim) {
 			if c.Status.Phase == "" {

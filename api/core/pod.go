@@ -24,15 +24,16 @@ func Pod() *api.Kind {
 		return s
 	}
 	return &api.Kind{
-		GVK:         gvk("Pod"),
-		Resource:    "pods",
-		ShortNames:  []string{"po"},
-		Categories:  []string{"all"},
-		Namespaced:  true,
-		New:         api.Maker[corev1.Pod](),
-		NewList:     api.ListMaker[corev1.PodList](),
-		StoragePath: "pods",
-		Columns:     podColumns(),
+		GVK:           gvk("Pod"),
+		ReturnDeleted: true,
+		Resource:      "pods",
+		ShortNames:    []string{"po"},
+		Categories:    []string{"all"},
+		Namespaced:    true,
+		New:           api.Maker[corev1.Pod](),
+		NewList:       api.ListMaker[corev1.PodList](),
+		StoragePath:   "pods",
+		Columns:       podColumns(),
 		RowConditions: func(o api.Object) []metav1.TableRowCondition {
 			return podRowConditions(o.(*corev1.Pod))
 		},

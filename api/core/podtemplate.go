@@ -11,13 +11,14 @@ import (
 // PodTemplate is the kind of pod templates that stand alone.
 func PodTemplate() *api.Kind {
 	return &api.Kind{
-		GVK:         gvk("PodTemplate"),
-		Resource:    "podtemplates",
-		Namespaced:  true,
-		New:         api.Maker[corev1.PodTemplate](),
-		NewList:     api.ListMaker[corev1.PodTemplateList](),
-		StoragePath: "podtemplates",
-		Columns:     podTemplateColumns(),
+		GVK:           gvk("PodTemplate"),
+		ReturnDeleted: true,
+		Resource:      "podtemplates",
+		Namespaced:    true,
+		New:           api.Maker[corev1.PodTemplate](),
+		NewList:       api.ListMaker[corev1.PodTemplateList](),
+		StoragePath:   "podtemplates",
+		Columns:       podTemplateColumns(),
 
 		Default: api.On(func(t *corev1.PodTemplate) { podspec.Default(&t.Template.Spec) }),
 		Validate: api.Check(func(t *corev1.PodTemplate) field.ErrorList {

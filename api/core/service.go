@@ -20,15 +20,16 @@ import (
 // given out by the API server's allocators, not here.
 func Service() *api.Kind {
 	return &api.Kind{
-		GVK:         gvk("Service"),
-		Resource:    "services",
-		ShortNames:  []string{"svc"},
-		Categories:  []string{"all"},
-		Namespaced:  true,
-		New:         api.Maker[corev1.Service](),
-		NewList:     api.ListMaker[corev1.ServiceList](),
-		StoragePath: "services/specs",
-		Columns:     serviceColumns(),
+		GVK:           gvk("Service"),
+		ReturnDeleted: true,
+		Resource:      "services",
+		ShortNames:    []string{"svc"},
+		Categories:    []string{"all"},
+		Namespaced:    true,
+		New:           api.Maker[corev1.Service](),
+		NewList:       api.ListMaker[corev1.ServiceList](),
+		StoragePath:   "services/specs",
+		Columns:       serviceColumns(),
 
 		ValidateName:   validation.NameIsDNSLabel, // may begin with a digit since 1.36
 		CreateOnUpdate: true,

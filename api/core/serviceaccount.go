@@ -11,13 +11,14 @@ import (
 // ServiceAccount is the kind of service accounts.
 func ServiceAccount() *api.Kind {
 	return &api.Kind{
-		GVK:         gvk("ServiceAccount"),
-		Resource:    "serviceaccounts",
-		ShortNames:  []string{"sa"},
-		Namespaced:  true,
-		New:         api.Maker[corev1.ServiceAccount](),
-		NewList:     api.ListMaker[corev1.ServiceAccountList](),
-		StoragePath: "serviceaccounts",
+		GVK:           gvk("ServiceAccount"),
+		ReturnDeleted: true,
+		Resource:      "serviceaccounts",
+		ShortNames:    []string{"sa"},
+		Namespaced:    true,
+		New:           api.Maker[corev1.ServiceAccount](),
+		NewList:       api.ListMaker[corev1.ServiceAccountList](),
+		StoragePath:   "serviceaccounts",
 
 		ValidateName:  validation.ValidateServiceAccountName,
 		PrepareCreate: api.On(cleanSecretReferences),

@@ -17,12 +17,13 @@ import (
 func ResourceClaim() *api.Kind {
 	type C = *resourcev1.ResourceClaim
 	return &api.Kind{
-		GVK:         gvk("ResourceClaim"),
-		Resource:    "resourceclaims",
-		Namespaced:  true,
-		New:         api.Maker[resourcev1.ResourceClaim](),
-		NewList:     api.ListMaker[resourcev1.ResourceClaimList](),
-		StoragePath: "resourceclaims",
+		GVK:           gvk("ResourceClaim"),
+		ReturnDeleted: true,
+		Resource:      "resourceclaims",
+		Namespaced:    true,
+		New:           api.Maker[resourcev1.ResourceClaim](),
+		NewList:       api.ListMaker[resourcev1.ResourceClaimList](),
+		StoragePath:   "resourceclaims",
 		Columns: []api.Column{
 			api.Col("State", "string", "How far the claim is.", func(c C) any { return claimState(c) }),
 			api.AgeColumn(),
@@ -71,6 +72,7 @@ func ResourceClaimTemplate() *api.Kind {
 	}
 	return &api.Kind{
 		GVK:           gvk("ResourceClaimTemplate"),
+		ReturnDeleted: true,
 		Resource:      "resourceclaimtemplates",
 		Namespaced:    true,
 		New:           api.Maker[resourcev1.ResourceClaimTemplate](),

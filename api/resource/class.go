@@ -22,6 +22,7 @@ func DeviceClass() *api.Kind {
 	type C = *resourcev1.DeviceClass
 	return &api.Kind{
 		GVK:            gvk("DeviceClass"),
+		ReturnDeleted:  true,
 		Resource:       "deviceclasses",
 		New:            api.Maker[resourcev1.DeviceClass](),
 		NewList:        api.ListMaker[resourcev1.DeviceClassList](),

@@ -16,11 +16,12 @@ import (
 func ResourceSlice() *api.Kind {
 	type S = *resourcev1.ResourceSlice
 	return &api.Kind{
-		GVK:         gvk("ResourceSlice"),
-		Resource:    "resourceslices",
-		New:         api.Maker[resourcev1.ResourceSlice](),
-		NewList:     api.ListMaker[resourcev1.ResourceSliceList](),
-		StoragePath: "resourceslices",
+		GVK:           gvk("ResourceSlice"),
+		ReturnDeleted: true,
+		Resource:      "resourceslices",
+		New:           api.Maker[resourcev1.ResourceSlice](),
+		NewList:       api.ListMaker[resourcev1.ResourceSliceList](),
+		StoragePath:   "resourceslices",
 		Columns: []api.Column{
 			api.Col("Node", "string", "The node that has the devices.", func(s S) any { return ptr.Deref(s.Spec.NodeName, "") }),
 			api.Col("Driver", "string", "The driver of the devices.", func(s S) any { return s.Spec.Driver }),

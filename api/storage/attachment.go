@@ -21,11 +21,12 @@ const maxErrorMessage = 1024
 func VolumeAttachment() *api.Kind {
 	attacher := api.Col("Attacher", "string", "The driver that attaches.", func(a *storagev1.VolumeAttachment) any { return a.Spec.Attacher })
 	return &api.Kind{
-		GVK:         gvk("VolumeAttachment"),
-		Resource:    "volumeattachments",
-		New:         api.Maker[storagev1.VolumeAttachment](),
-		NewList:     api.ListMaker[storagev1.VolumeAttachmentList](),
-		StoragePath: "volumeattachments",
+		GVK:           gvk("VolumeAttachment"),
+		ReturnDeleted: true,
+		Resource:      "volumeattachments",
+		New:           api.Maker[storagev1.VolumeAttachment](),
+		NewList:       api.ListMaker[storagev1.VolumeAttachmentList](),
+		StoragePath:   "volumeattachments",
 		Columns: []api.Column{
 			attacher,
 			api.Col("PV", "string", "The volume to attach.", func(a *storagev1.VolumeAttachment) any {

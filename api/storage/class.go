@@ -19,13 +19,14 @@ import (
 // StorageClass is the kind of storage classes.
 func StorageClass() *api.Kind {
 	return &api.Kind{
-		GVK:         gvk("StorageClass"),
-		Resource:    "storageclasses",
-		ShortNames:  []string{"sc"},
-		New:         api.Maker[storagev1.StorageClass](),
-		NewList:     api.ListMaker[storagev1.StorageClassList](),
-		StoragePath: "storageclasses",
-		Columns:     classColumns(),
+		GVK:           gvk("StorageClass"),
+		ReturnDeleted: true,
+		Resource:      "storageclasses",
+		ShortNames:    []string{"sc"},
+		New:           api.Maker[storagev1.StorageClass](),
+		NewList:       api.ListMaker[storagev1.StorageClassList](),
+		StoragePath:   "storageclasses",
+		Columns:       classColumns(),
 		ListColumns: func(objs []api.Object) []api.Column {
 			name, best := api.NameColumn(), DefaultClass(objs)
 			name.Value = func(o api.Object) any {
@@ -142,12 +143,13 @@ func validateTopologies(path *field.Path, terms []corev1.TopologySelectorTerm) f
 // a volume lives.
 func VolumeAttributesClass() *api.Kind {
 	return &api.Kind{
-		GVK:         gvk("VolumeAttributesClass"),
-		Resource:    "volumeattributesclasses",
-		ShortNames:  []string{"vac"},
-		New:         api.Maker[storagev1.VolumeAttributesClass](),
-		NewList:     api.ListMaker[storagev1.VolumeAttributesClassList](),
-		StoragePath: "volumeattributesclasses",
+		GVK:           gvk("VolumeAttributesClass"),
+		ReturnDeleted: true,
+		Resource:      "volumeattributesclasses",
+		ShortNames:    []string{"vac"},
+		New:           api.Maker[storagev1.VolumeAttributesClass](),
+		NewList:       api.ListMaker[storagev1.VolumeAttributesClassList](),
+		StoragePath:   "volumeattributesclasses",
 		Columns: []api.Column{
 			api.Col("DriverName", "string", "The driver that knows the attributes.", func(c *storagev1.VolumeAttributesClass) any { return c.DriverName }),
 			api.AgeColumn(),

@@ -26,6 +26,7 @@ func CSIDriver() *api.Kind {
 	}
 	return &api.Kind{
 		GVK:                    gvk("CSIDriver"),
+		ReturnDeleted:          true,
 		Resource:               "csidrivers",
 		New:                    api.Maker[storagev1.CSIDriver](),
 		NewList:                api.ListMaker[storagev1.CSIDriverList](),

@@ -20,6 +20,7 @@ const maxNodeID = 256
 func CSINode() *api.Kind {
 	return &api.Kind{
 		GVK:                    gvk("CSINode"),
+		ReturnDeleted:          true,
 		Resource:               "csinodes",
 		New:                    api.Maker[storagev1.CSINode](),
 		NewList:                api.ListMaker[storagev1.CSINodeList](),

@@ -38,15 +38,18 @@ type Handler struct {
 	kinds *kinds.Table
 	types managedfields.TypeConverter
 	view  func() *apiservices.View
+	// tokens says that the server tells who issues its tokens, and their keys.
+	tokens bool
 
 	mu      sync.Mutex // held while documents are made, so that it happens once
 	current *documents
 }
 
 // New returns a handler over the table and what other servers serve. types tells
-// how lists and maps merge.
-func New(k *kinds.Table, types managedfields.TypeConverter, view func() *apiservices.View) *Handler {
-	return &Handler{kinds: k, types: types, view: view}
+// how lists and maps merge, tokens whether the server has the paths of an issuer
+// of tokens.
+func New(k *kinds.Table, types managedfields.TypeConverter, view func() *apiservices.View, tokens bool) *Handler {
+	return &Handler{kinds: k, types: types, view: view, tokens: tokens}
 }
 
 // document is one document in its encodings.
@@ -141,6 +144,7 @@ func (h *Handler) get(find func(*documents) (*document, error)) (*document, erro
 	set, view := h.kinds.Set(), h.view()
 	if h.current == nil || h.current.set != set || h.current.view != view {
 		b := newBuilder(set, h.types)
+		b.tokens = h.tokens
 		b.elsewhere = func(gv schema.GroupVersion) bool { return view.Remote(gv) != nil }
 		h.current = &documents{set: set, view: view, builder: b, v3: map[string]*document{}}
 	}
@@ -188,17 +192,9 @@ func pathOf(gv schema.GroupVersion) string {
 func (ds *documents) group(path string, asProto bool) (*document, error) {
 	d := ds.v3[path]
 	if d == nil {
-		gv, ok := ds.find(path)
-		if !ok {
+		content := ds.content(path)
+		if content == nil {
 			return nil, errNoDocument
-		}
-		var content any = ds.builder.openapi(gv)
-		if ds.view.Remote(gv) != nil {
-			doc := ds.converted(gv)
-			if doc == nil {
-				return nil, errNoDocument
-			}
-			content = doc
 		}
 		var err error
 		if d, err = newDocument(content); err != nil {
@@ -218,6 +214,25 @@ func (ds *documents) group(path string, asProto bool) (*document, error) {
 	return d, nil
 }
 
+// content makes the document at a path; nil if there is none.
+func (ds *documents) content(path string) any {
+	if gv, ok := ds.find(path); ok {
+		if ds.view.Remote(gv) == nil {
+			return ds.builder.openapi(gv)
+		}
+		if doc := ds.converted(gv); doc != nil {
+			return doc
+		}
+		return nil
+	}
+	for _, r := range ds.builder.roots() {
+		if r.path == path {
+			return ds.builder.document(func(d *definitions, paths object) { d.addRoot(r, paths) })
+		}
+	}
+	return nil
+}
+
 func (ds *documents) find(path string) (schema.GroupVersion, bool) {
 	for _, g := range ds.view.Groups(ds.set) {
 		for _, v := range g.Versions {
@@ -235,22 +250,31 @@ func (ds *documents) root() (*document, error) {
 		return ds.index, nil
 	}
 	paths := map[string]any{}
+	add := func(path string) error {
+		d, err := ds.group(path, false)
+		if errors.Is(err, errNoDocument) {
+			return nil // another server that does not describe itself
+		}
+		if err == nil {
+			paths[path] = map[string]string{"serverRelativeURL": fmt.Sprintf("/openapi/v3/%s?hash=%s", path, d.etag)}
+		}
+		return err
+	}
+	for _, r := range ds.builder.roots() {
+		if err := add(r.path); err != nil {
+			return nil, err
+		}
+	}
 	for _, g := range ds.view.Groups(ds.set) {
 		for _, v := range g.Versions {
 			gv := schema.GroupVersion{Group: g.Name, Version: v}
-			path := pathOf(gv)
 			if remote := ds.view.Remote(gv); remote != nil && remote.V3URL != "" {
-				paths[path] = map[string]string{"serverRelativeURL": remote.V3URL}
+				paths[pathOf(gv)] = map[string]string{"serverRelativeURL": remote.V3URL}
 				continue
 			}
-			d, err := ds.group(path, false)
-			if errors.Is(err, errNoDocument) {
-				continue // another server that does not describe itself
-			}
-			if err != nil {
+			if err := add(pathOf(gv)); err != nil {
 				return nil, err
 			}
-			paths[path] = map[string]string{"serverRelativeURL": fmt.Sprintf("/openapi/v3/%s?hash=%s", path, d.etag)}
 		}
 	}
 	var err error

@@ -1,11 +1,13 @@
 package openapi
 
 import (
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -16,142 +18,47 @@ import (
 
 // swagger makes the whole version 2 document.
 func (b *builder) swagger() object {
-	d := &definitions{builder: b, made: map[string]object{}}
+	d := &definitions{builder: b, made: map[string]object{}, shared: map[string]object{}}
 	paths := object{}
 	for _, k := range b.set.All {
 		if b.elsewhere == nil || !b.elsewhere(k.GVK.GroupVersion()) {
 			d.addPaths(k, paths)
 		}
 	}
-	return object{"swagger": "2.0", "info": info(), "paths": paths, "definitions": d.made}
+	for _, r := range b.roots() {
+		d.addRoot(r, paths)
+	}
+	return object{
+		"swagger": "2.0", "info": info(), "paths": paths, "definitions": d.made, "parameters": d.shared,
+		"securityDefinitions": object{"BearerToken": bearer()}, "security": []any{object{"BearerToken": []string{}}},
+	}
 }
 
 // openapi makes the version 3 document of one group and version.
 func (b *builder) openapi(gv schema.GroupVersion) object {
-	d := &definitions{builder: b, v3: true, made: map[string]object{}}
-	paths := object{}
-	for _, k := range b.set.All {
-		if k.GVK.GroupVersion() == gv {
-			d.addPaths(k, paths)
+	return b.document(func(d *definitions, paths object) {
+		for _, k := range b.set.All {
+			if k.GVK.GroupVersion() == gv {
+				d.addPaths(k, paths)
+			}
 		}
-	}
-	return object{"openapi": "3.0.0", "info": info(), "paths": paths, "components": object{"schemas": d.made}}
+	})
+}
+
+// document makes a version 3 document of what fill adds.
+func (b *builder) document(fill func(d *definitions, paths object)) object {
+	d := &definitions{builder: b, v3: true, made: map[string]object{}, shared: map[string]object{}}
+	paths := object{}
+	fill(d, paths)
+	return object{"openapi": "3.0.0", "info": info(), "paths": paths, "components": object{
+		"schemas": d.made, "parameters": d.shared, "securitySchemes": object{"BearerToken": bearer()},
+	}}
 }
 
 func info() object { return object{"title": "Kubernetes", "version": kinds.Version().GitVersion} }
 
-// parameter is one parameter of an operation.
-type parameter struct{ name, in, kind, text string }
-
-var (
-	queryPretty  = parameter{"pretty", "query", "string", "If 'true', then the output is pretty printed."}
-	queryDryRun  = parameter{"dryRun", "query", "string", "When present, indicates that modifications should not be persisted. The only valid value is All."}
-	queryManager = parameter{"fieldManager", "query", "string", "fieldManager is a name associated with the actor or entity that is making these changes."}
-	queryFields  = parameter{"fieldValidation", "query", "string", "fieldValidation says what to do with unknown and duplicate fields: Ignore, Warn (default) or Strict."}
-	queryForce   = parameter{"force", "query", "boolean", "Force is going to \"force\" Apply requests. It means user will re-acquire conflicting fields owned by other people."}
-)
-
-func listParameters() []parameter {
-	return []parameter{
-		{"allowWatchBookmarks", "query", "boolean", "allowWatchBookmarks requests watch events with type \"BOOKMARK\"."},
-		{"continue", "query", "string", "The continue option should be set when retrieving more results from the server."},
-		{"fieldSelector", "query", "string", "A selector to restrict the list of returned objects by their fields."},
-		{"labelSelector", "query", "string", "A selector to restrict the list of returned objects by their labels."},
-		{"limit", "query", "integer", "limit is a maximum number of responses to return for a list call."},
-		{"resourceVersion", "query", "string", "resourceVersion sets a constraint on what resource versions a request may be served from."},
-		{"resourceVersionMatch", "query", "string", "resourceVersionMatch determines how resourceVersion is applied to list calls."},
-		{"sendInitialEvents", "query", "boolean", "sendInitialEvents=true may be set together with watch=true."},
-		{"timeoutSeconds", "query", "integer", "Timeout for the list/watch call."},
-		{"watch", "query", "boolean", "Watch for changes to the described resources and return them as a stream of add, update, and remove notifications."},
-	}
-}
-
-func deleteParameters() []parameter {
-	return []parameter{
-		queryDryRun,
-		{"gracePeriodSeconds", "query", "integer", "The duration in seconds before the object should be deleted."},
-		{"orphanDependents", "query", "boolean", "Deprecated: use PropagationPolicy."},
-		{"propagationPolicy", "query", "string", "Whether and how garbage collection will be performed."},
-	}
-}
-
-// parameters writes parameters in the way of the document's version.
-func (d *definitions) parameters(ps []parameter) []any {
-	var out []any
-	for _, p := range ps {
-		o := object{"name": p.name, "in": p.in, "description": p.text}
-		if p.in == "path" {
-			o["required"] = true
-		}
-		if d.v3 {
-			o["schema"] = object{"type": p.kind, "uniqueItems": true}
-		} else {
-			o["type"], o["uniqueItems"] = p.kind, true
-		}
-		out = append(out, o)
-	}
-	return out
-}
-
-// operation describes one verb on a path.
-type operation struct {
-	verb, action string // HTTP's and Kubernetes'
-	query        []parameter
-	body, answer object // schemas; a nil body is none
-	consumes     []string
-	kind         schema.GroupVersionKind
-}
-
-var (
-	readMedia  = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
-	patchMedia = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
-	// customPatchMedia are those for kinds without a Go type, which alone says how
-	// lists merge. kubectl apply goes by it.
-	customPatchMedia = slices.DeleteFunc(slices.Clone(patchMedia), func(m string) bool { return m == "application/strategic-merge-patch+json" })
-)
-
-func (d *definitions) operation(id string, o operation) object {
-	out := object{
-		"operationId":                     id,
-		"x-kubernetes-action":             o.action,
-		"x-kubernetes-group-version-kind": gvkOf(o.kind),
-	}
-	params := d.parameters(o.query)
-	answer := object{"description": "OK"}
-	if d.v3 {
-		content := object{}
-		for _, m := range readMedia {
-			content[m] = object{"schema": o.answer}
-		}
-		answer["content"] = content
-		if o.body != nil {
-			request := object{}
-			consumes := o.consumes
-			if consumes == nil {
-				consumes = []string{"*/*"}
-			}
-			for _, m := range consumes {
-				request[m] = object{"schema": o.body}
-			}
-			out["requestBody"] = object{"content": request, "required": o.action != "delete" && o.action != "deletecollection"}
-		}
-	} else {
-		answer["schema"] = o.answer
-		out["produces"] = readMedia
-		out["schemes"] = []string{"https"}
-		out["consumes"] = []string{"*/*"}
-		if o.consumes != nil {
-			out["consumes"] = o.consumes
-		}
-		if o.body != nil {
-			params = append(params, object{"name": "body", "in": "body", "schema": o.body, "required": o.action != "delete" && o.action != "deletecollection"})
-		}
-	}
-	if len(params) > 0 {
-		out["parameters"] = params
-	}
-	out["responses"] = object{"200": answer, "401": object{"description": "Unauthorized"}}
-	return out
+func bearer() object {
+	return object{"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}
 }
 
 // schemaOf is the schema of a kind's objects.
@@ -195,109 +102,248 @@ func (d *definitions) custom(k *api.Kind, list bool) object {
 	return d.refTo(name)
 }
 
+// walk describes the paths of one kind.
+type walk struct {
+	*definitions
+	paths  object
+	kind   *api.Kind
+	custom bool
+	// base is what comes before the resource, fixed the parameters in it; one is
+	// the path of an object.
+	base  string
+	fixed []parameter
+	one   string
+	// place and tag are of the group and version, noun what operations call the
+	// kind.
+	place, tag, noun string
+	media, patches   []string
+}
+
 // addPaths describes every path of a kind.
 func (d *definitions) addPaths(k *api.Kind, paths object) {
-	base := "/" + pathOf(k.GVK.GroupVersion()) + "/"
-	var fixed []parameter
-	all := base + k.Resource
-	if k.Namespaced {
-		base += "namespaces/{namespace}/"
-		fixed = append(fixed, parameter{"namespace", "path", "string", "object name and auth scope, such as for teams and projects"})
+	w := &walk{definitions: d, paths: paths, kind: k, base: "/" + pathOf(k.GVK.GroupVersion()) + "/", noun: k.GVK.Kind, media: readMedia, patches: patchMedia}
+	w.place, w.tag = place(k.GVK.GroupVersion())
+	if _, w.custom = k.New().(runtime.Unstructured); w.custom {
+		w.media, w.patches = customMedia, customPatchMedia
+	} else {
+		d.addRoot(resourcesRoot(k.GVK.GroupVersion()), paths)
 	}
-	collection, one := base+k.Resource, base+k.Resource+"/{name}"
-	named := append(slices.Clone(fixed), parameter{"name", "path", "string", "name of the " + k.GVK.Kind})
+	everywhere := w.base + k.Resource
+	watches := w.base + "watch/"
+	if k.Namespaced {
+		w.base += "namespaces/{namespace}/"
+		w.fixed = []parameter{inNamespace}
+		w.noun = "Namespaced" + w.noun
+	}
+	collection := w.base + k.Resource
+	w.one = collection + "/{name}"
 	verbs := k.Verbs
 	if verbs == nil {
 		verbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 	}
 	has := func(v string) bool { return slices.Contains(verbs, v) }
+	if has("list") && k.Namespaced {
+		d.addPath(paths, everywhere, nil, []operation{w.list(has("watch"), k.GVK.Kind+"ForAllNamespaces")})
+	}
+	d.addPath(paths, collection, w.fixed, w.many(has))
 	self := d.schemaOf(k, false)
-	status := d.ref(reflect.TypeFor[metav1.Status]())
-	options := d.ref(reflect.TypeFor[metav1.DeleteOptions]())
-	write := []parameter{queryDryRun, queryManager, queryFields}
-	var many, single []operation
-	if has("list") {
-		list := operation{verb: "get", action: "list", query: listParameters(), answer: d.schemaOf(k, true)}
-		many = append(many, list)
-		if k.Namespaced {
-			d.addPath(k, paths, all, "ForAllNamespaces", nil, []operation{list})
-		}
+	w.object("", k.GVK, self, has)
+	if has("watch") && !w.custom {
+		w.watches(watches, everywhere, collection)
 	}
-	if has("create") {
-		many = append(many, operation{verb: "post", action: "post", query: write, body: self, answer: self})
-	}
-	if has("deletecollection") {
-		many = append(many, operation{verb: "delete", action: "deletecollection", query: append(deleteParameters(), listParameters()[1:8]...), body: options, answer: status})
-	}
-	if has("get") {
-		single = append(single, operation{verb: "get", action: "get", answer: self})
-	}
-	media := patchMedia
-	if _, custom := k.New().(runtime.Unstructured); custom {
-		media = customPatchMedia
-	}
-	single = append(single, d.changes(has, self, media)...)
-	if has("delete") {
-		single = append(single, operation{verb: "delete", action: "delete", query: deleteParameters(), body: options, answer: status})
-	}
-	d.addPath(k, paths, collection, "", fixed, many)
-	d.addPath(k, paths, one, "", named, single)
-	always := func(string) bool { return true }
+	always := func(v string) bool { return v == "get" || v == "update" || v == "patch" }
 	if k.Status != nil {
-		get := operation{verb: "get", action: "get", answer: self}
-		d.addPath(k, paths, one+"/status", "Status", named, append(d.changes(always, self, media), get))
+		w.object("status", k.GVK, self, always)
 	}
 	if k.Scale != nil {
-		scale := d.ref(reflect.TypeFor[autoscalingv1.Scale]())
-		get := operation{verb: "get", action: "get", answer: scale}
-		d.addPath(k, paths, one+"/scale", "Scale", named, append(d.changes(always, scale, media), get))
+		gvk := autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+		if w.custom {
+			gvk = k.GVK
+		}
+		w.object("scale", gvk, d.ref(reflect.TypeFor[autoscalingv1.Scale]()), always)
+	}
+	for i := range k.Subresources {
+		w.subresource(&k.Subresources[i], self)
 	}
 }
 
-// changes are the operations that change one object; media are those of patches.
-func (d *definitions) changes(has func(string) bool, self object, media []string) []operation {
-	write := []parameter{queryDryRun, queryManager, queryFields}
-	var out []operation
-	if has("update") {
-		out = append(out, operation{verb: "put", action: "put", query: write, body: self, answer: self})
+// operation begins one; id is its name behind the group and version.
+func (w *walk) operation(verb, action, prefix, id, text string, answer object) operation {
+	consumes := anyMedia
+	if w.custom {
+		consumes = customMedia
 	}
-	if has("patch") {
-		patch := d.ref(reflect.TypeFor[metav1.Patch]())
-		out = append(out, operation{verb: "patch", action: "patch", query: append(slices.Clone(write), queryForce), body: patch, answer: self, consumes: media})
+	return operation{
+		verb: verb, action: action, id: prefix + w.place + id, tag: w.tag, text: text, kind: w.kind.GVK,
+		query: []parameter{queryPretty}, answer: answer, consumes: consumes, produces: w.media,
+	}
+}
+
+func (w *walk) list(watch bool, id string) operation {
+	text := "list objects of kind "
+	if watch && !w.custom {
+		text = "list or watch objects of kind "
+	}
+	o := w.operation("get", "list", "list", id, text+w.kind.GVK.Kind, w.schemaOf(w.kind, true))
+	o.query = append(o.query, parametersOf(metav1.ListOptions{})...)
+	if !w.custom {
+		o.produces = listMedia
+	}
+	return o
+}
+
+// many are the operations on a collection.
+func (w *walk) many(has func(string) bool) []operation {
+	var out []operation
+	kind := w.kind.GVK.Kind
+	if has("list") {
+		out = append(out, w.list(has("watch"), w.noun))
+	}
+	if has("create") {
+		out = append(out, w.create("", w.kind.GVK, w.schemaOf(w.kind, false)))
+	}
+	if has("deletecollection") {
+		o := w.operation("delete", "deletecollection", "delete", "Collection"+w.noun, "delete collection of "+kind, w.ref(reflect.TypeFor[metav1.Status]()))
+		o.query = append(o.query, parametersOf(metav1.DeleteOptions{})...)
+		o.query = append(o.query, parametersOf(metav1.ListOptions{}, "watch", "allowWatchBookmarks")...)
+		o.body, o.optional = w.ref(reflect.TypeFor[metav1.DeleteOptions]()), true
+		out = append(out, o)
 	}
 	return out
 }
 
-func (d *definitions) addPath(k *api.Kind, paths object, path, suffix string, fixed []parameter, ops []operation) {
-	if len(ops) == 0 {
-		return
+// create posts an object, or what a subresource takes.
+func (w *walk) create(sub string, gvk schema.GroupVersionKind, self object) operation {
+	kind, of := w.kind.GVK.Kind, ""
+	if sub != "" {
+		of = " " + sub + " of"
 	}
-	item, _ := paths[path].(object)
-	if item == nil {
-		item = object{"parameters": d.parameters(append(slices.Clone(fixed), queryPretty))}
-		paths[path] = item
+	o := w.operation("post", "post", "create", w.noun+title(sub), "create"+of+article(kind)+kind, self)
+	o.query = append(o.query, parametersOf(metav1.CreateOptions{})...)
+	o.body, o.kind, o.also = self, gvk, []int{http.StatusCreated, http.StatusAccepted}
+	return o
+}
+
+// object adds the path of one object, or of a subresource that is read and
+// changed as objects are.
+func (w *walk) object(sub string, gvk schema.GroupVersionKind, self object, has func(string) bool) {
+	kind, path, of, id := w.kind.GVK.Kind, w.one, "", w.noun+title(sub)
+	if sub != "" {
+		path, of = path+"/"+sub, sub+" of "
 	}
-	for _, o := range ops {
-		o.kind = k.GVK
-		if suffix == "Scale" {
-			o.kind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+	var ops []operation
+	if has("get") {
+		o := w.operation("get", "get", "read", id, "read "+of+"the specified "+kind, self)
+		if w.custom {
+			o.query = append(o.query, parametersOf(metav1.GetOptions{})...)
 		}
-		item[o.verb] = d.operation(operationID(k, o.action, suffix), o)
+		ops = append(ops, o)
+	}
+	if has("update") {
+		o := w.operation("put", "put", "replace", id, "replace "+of+"the specified "+kind, self)
+		o.query = append(o.query, parametersOf(metav1.UpdateOptions{})...)
+		o.body, o.also = self, []int{http.StatusCreated}
+		ops = append(ops, o)
+	}
+	if has("patch") {
+		o := w.operation("patch", "patch", "patch", id, "partially update "+of+"the specified "+kind, self)
+		o.query = append(o.query, parametersOf(metav1.PatchOptions{})...)
+		o.body, o.consumes, o.also = w.ref(reflect.TypeFor[metav1.Patch]()), w.patches, []int{http.StatusCreated}
+		ops = append(ops, o)
+	}
+	if has("delete") {
+		answer := w.ref(reflect.TypeFor[metav1.Status]())
+		if w.kind.ReturnDeleted {
+			answer = self
+		}
+		o := w.operation("delete", "delete", "delete", id, "delete"+article(kind)+kind, answer)
+		o.query = append(o.query, parametersOf(metav1.DeleteOptions{})...)
+		o.body, o.optional, o.also = w.ref(reflect.TypeFor[metav1.DeleteOptions]()), true, []int{http.StatusAccepted}
+		ops = append(ops, o)
+	}
+	for i := range ops {
+		ops[i].kind = gvk
+	}
+	w.addPath(w.paths, path, w.inOne(gvk.Kind), ops)
+}
+
+// inOne are the parameters in the path of one object.
+func (w *walk) inOne(kind string) []parameter { return append(slices.Clone(w.fixed), named(kind)) }
+
+// watches adds the paths of watches as they were before lists could watch.
+func (w *walk) watches(base, everywhere, collection string) {
+	kind := w.kind.GVK.Kind
+	root := strings.TrimSuffix(base, "watch/")
+	watch := func(action, id, text string) []operation {
+		o := w.operation("get", action, "watch", id, text, w.ref(reflect.TypeFor[metav1.WatchEvent]()))
+		o.query, o.produces = append(o.query, parametersOf(metav1.ListOptions{})...), listMedia
+		return []operation{o}
+	}
+	const instead = ". deprecated: use the 'watch' parameter with a list operation instead"
+	list := "watch individual changes to a list of " + kind + instead + "."
+	if w.kind.Namespaced {
+		w.addPath(w.paths, base+strings.TrimPrefix(everywhere, root), nil, watch("watchlist", kind+"ListForAllNamespaces", list))
+	}
+	below := base + strings.TrimPrefix(collection, root)
+	w.addPath(w.paths, below, w.fixed, watch("watchlist", w.noun+"List", list))
+	w.addPath(w.paths, below+"/{name}", w.inOne(kind), watch("watch", w.noun,
+		"watch changes to an object of kind "+kind+instead+", filtered to a single item with the 'fieldSelector' parameter."))
+}
+
+// subresource adds the paths of a subresource other than status and scale.
+func (w *walk) subresource(s *api.Subresource, self object) {
+	text := object{"type": "string"}
+	path := w.one + "/" + s.Name
+	switch {
+	case s.Body != nil:
+		o := w.create(s.Name, s.GVK, w.ref(reflect.TypeOf(s.Body.New())))
+		w.addPath(w.paths, path, w.inOne(s.GVK.Kind), []operation{o})
+	case s.Update != nil:
+		w.object(s.Name, s.GVK, self, func(v string) bool { return slices.Contains(s.Verbs, v) })
+	case s.Name == "log":
+		o := w.operation("get", "get", "read", w.noun+title(s.Name), "read log of the specified "+s.GVK.Kind, text)
+		o.query, o.produces = append(o.query, parametersOf(corev1.PodLogOptions{})...), logMedia
+		w.addPath(w.paths, path, w.inOne(s.GVK.Kind), []operation{o})
+	default:
+		methods := []string{"get", "post"}
+		if s.Name == "proxy" {
+			methods = []string{"delete", "get", "head", "options", "patch", "post", "put"}
+			w.addPath(w.paths, path+"/{path}", append(w.inOne(s.GVK.Kind), belowProxy), w.connect(s, methods, "WithPath"))
+		}
+		w.addPath(w.paths, path, w.inOne(s.GVK.Kind), w.connect(s, methods, ""))
 	}
 }
 
-// operationID is a name that is unique in the document.
-func operationID(k *api.Kind, action, suffix string) string {
-	verb := map[string]string{"get": "read", "list": "list", "post": "create", "put": "replace", "patch": "patch", "delete": "delete", "deletecollection": "deleteCollection"}[action]
-	group, _, _ := strings.Cut(k.GVK.Group, ".")
-	if group == "" {
-		group = "core"
+// connect are the operations that lead on to a node, a pod or a Service.
+func (w *walk) connect(s *api.Subresource, methods []string, suffix string) []operation {
+	var query []parameter
+	switch s.Name {
+	case "exec":
+		query = parametersOf(corev1.PodExecOptions{})
+	case "attach":
+		query = parametersOf(corev1.PodAttachOptions{})
+	case "portforward":
+		query = parametersOf(corev1.PodPortForwardOptions{})
+	case "proxy":
+		query = parametersOf(corev1.PodProxyOptions{})
 	}
-	out := verb + title(group) + title(k.GVK.Version)
-	if k.Namespaced && suffix != "ForAllNamespaces" {
-		out += "Namespaced"
+	var out []operation
+	for _, m := range methods {
+		o := w.operation(m, "connect", "connect", title(m)+w.noun+title(s.Name)+suffix,
+			"connect "+strings.ToUpper(m)+" requests to "+s.Name+" of "+w.kind.GVK.Kind, object{"type": "string"})
+		o.kind, o.query, o.produces = s.GVK, query, anyMedia
+		out = append(out, o)
 	}
-	return out + k.GVK.Kind + suffix
+	return out
 }
 
-func title(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+// article is the one before a kind, with spaces.
+func article(kind string) string {
+	if strings.HasSuffix(kind, "s") && !strings.HasSuffix(kind, "ss") {
+		return " " // Endpoints
+	}
+	if strings.ContainsRune("AEIOU", rune(kind[0])) {
+		return " an "
+	}
+	return " a "
+}

@@ -24,6 +24,8 @@ type builder struct {
 	// elsewhere says that another server serves a group and version; nil: none
 	// does.
 	elsewhere func(schema.GroupVersion) bool
+	// tokens says that the server tells who issues its tokens.
+	tokens bool
 	// gvks are the kinds that a Go type serves.
 	gvks  map[reflect.Type][]schema.GroupVersionKind
 	merge *smdschema.Schema
@@ -64,6 +66,8 @@ type definitions struct {
 	*builder
 	v3   bool
 	made map[string]object
+	// shared are parameters that paths refer to.
+	shared map[string]object
 }
 
 func (d *definitions) refTo(name string) object {

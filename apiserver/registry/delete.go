@@ -297,9 +297,9 @@ func (c *Core) finishDelete(ctx context.Context, r *resource, t Target, e *store
 }
 
 // deletedAnswer is the body of a delete that removed obj: the object for kinds
-// that end gracefully, else a Status.
+// that have it so, else a Status.
 func deletedAnswer(k *api.Kind, obj api.Object) runtime.Object {
-	if k.GracePeriod != nil {
+	if k.ReturnDeleted {
 		return obj
 	}
 	return &metav1.Status{

@@ -18,14 +18,15 @@ import (
 // ResourceQuota is the kind of quotas.
 func ResourceQuota() *api.Kind {
 	return &api.Kind{
-		GVK:         corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
-		Resource:    "resourcequotas",
-		ShortNames:  []string{"quota"},
-		Namespaced:  true,
-		New:         api.Maker[corev1.ResourceQuota](),
-		NewList:     api.ListMaker[corev1.ResourceQuotaList](),
-		StoragePath: "resourcequotas",
-		Columns:     quotaColumns(),
+		GVK:           corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
+		ReturnDeleted: true,
+		Resource:      "resourcequotas",
+		ShortNames:    []string{"quota"},
+		Namespaced:    true,
+		New:           api.Maker[corev1.ResourceQuota](),
+		NewList:       api.ListMaker[corev1.ResourceQuotaList](),
+		StoragePath:   "resourcequotas",
+		Columns:       quotaColumns(),
 
 		PrepareCreate: api.On(func(q *corev1.ResourceQuota) { q.Status = corev1.ResourceQuotaStatus{} }),
 		PrepareUpdate: api.OnUpdate(func(q, old *corev1.ResourceQuota) { q.Status = old.Status }),
