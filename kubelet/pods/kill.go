@@ -212,6 +212,12 @@ func (w *worker) syncEnding(ctx context.Context) (next time.Time, done bool) {
 		return time.Time{}, true
 	}
 	w.report(w.pod.DeletionTimestamp != nil)
+	if w.pod.Status.Reason == ReasonEvicted { // what is left of it is in the way
+		if err := w.reclaim(ctx); err != nil {
+			w.stuck(ctx, "an evicted pod's dead containers not removed", err)
+			return w.retry.fail(w.now()), false
+		}
+	}
 	return time.Time{}, false
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -281,5 +282,58 @@ func TestDeferredResizeGetsWhatAnotherGivesUp(t *testing.T) {
 		if want := []string{"exit giver/0 137", "resize taker/0 3221225472", "start giver/1", "stop giver/0 30s"}; !slices.Equal(got, want) {
 			t.Errorf("the runtime saw %v, want %v", got, want)
 		}
+	})
+}
+
+// When the node needs room, what is left of pods that have ended goes; what the
+// API says of them stays, and pods that run keep all they have.
+func TestReclaim(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(name string, attempt uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: name != "stays" || attempt == 0, For: time.Second, Code: 3}
+	}}
+	run(t, runtime, func(b *bench) {
+		reclaim := func() {
+			t.Helper()
+			if err := b.manager.Reclaim(b.ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := pod("c")
+		p.Spec.RestartPolicy = corev1.RestartPolicyNever
+		b.manager.Update(p)
+		time.Sleep(2 * time.Second)
+		ended := b.last()
+		reclaim()
+		if c, _ := b.manager.Container(p, "c", false); c == nil {
+			t.Fatal("a container went before the API heard of its end")
+		}
+		p = p.DeepCopy()
+		p.ResourceVersion, p.Status = "2", ended
+		b.manager.Update(p)
+		other := pod("stays")
+		other.Name, other.UID = "q", "uid-2"
+		b.manager.Update(other)
+		time.Sleep(2 * time.Second)
+		reclaim()
+		synctest.Wait()
+		if c, _ := b.manager.Container(p, "c", false); c != nil {
+			t.Errorf("what is left: %v", c)
+		}
+		if c, _ := b.manager.Container(other, "stays", true); c == nil {
+			t.Error("a running pod lost its dead container")
+		}
+		if s := b.manager.Get("ns", "p").Status; !equality.Semantic.DeepEqual(s, ended) {
+			t.Errorf("status %+v\nwas %+v", s, ended)
+		}
+		b.delete(other, 1)
+		b.manager.Remove(other)
+		b.delete(p, 1)
+		b.manager.Remove(p)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if !b.runtime.Empty() || len(b.manager.Pods()) != 0 {
+			t.Errorf("left: %v", b.runtime.Log())
+		}
+		reclaim()
 	})
 }
