@@ -27,9 +27,6 @@ type killing struct {
 	turn     func() // what it has to wait for has ended
 }
 
-// killedExit is the exit code of a process that had to be killed.
-const killedExit = 137
-
 // podGrace is how long the pod's containers have to end.
 func (w *worker) podGrace() time.Duration {
 	seconds := int64(30)

@@ -14,6 +14,7 @@ import (
 	"github.com/proa-dev/proa/kubelet/images"
 	"github.com/proa-dev/proa/kubelet/internal/fakecri"
 	"github.com/proa-dev/proa/kubelet/pods"
+	"github.com/proa-dev/proa/kubelet/spec"
 )
 
 // A changed manifest is another static pod of the same name, which may want the
@@ -182,7 +183,8 @@ func TestMemoryInUseIsNotTakenAway(t *testing.T) {
 		b.wantLog("sandbox p/0", "start c/0")
 		s := b.last()
 		if !has(s, corev1.PodResizeInProgress, corev1.PodReasonError,
-			`cannot decrease memory limits: attempting to set container "c" memory limit (67108864) below current usage (67108864)`) {
+			`cannot decrease memory limits: [attempting to set pod memory limit (67108864) below current usage (67108864), `+
+				`attempting to set container "c" memory limit (67108864) below current usage (67108864)]`) {
 			t.Errorf("conditions: %+v", s.Conditions)
 		}
 		if got := s.ContainerStatuses[0].Resources.Limits.Memory().String(); got != "128Mi" {
@@ -192,6 +194,71 @@ func TestMemoryInUseIsNotTakenAway(t *testing.T) {
 		b.wantLog("sandbox p/0", "start c/0", "resize c/0 100663296", "resize c/0 100663296")
 		if s := b.last(); s.ContainerStatuses[0].Resources.Limits.Memory().String() != "96Mi" || has(s, corev1.PodResizeInProgress, corev1.PodReasonError, "") {
 			t.Errorf("status: %+v", s)
+		}
+	})
+}
+
+// The resources of a pod as a whole change without a word to its containers, if
+// these have their own, and not below what they use.
+func TestPodLevelResize(t *testing.T) {
+	runtime := &fakecri.Runtime{UsedMemory: 64 << 20}
+	run(t, runtime, func(b *bench) {
+		dir := t.TempDir()
+		list := func(cpu, memory string) corev1.ResourceList {
+			return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+		}
+		p := pod("c")
+		p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: list("10m", "80Mi"), Limits: list("20m", "80Mi")}
+		sized := func(generation int64, cpu, memory string) *corev1.Pod {
+			out := p.DeepCopy()
+			out.Generation, out.Spec.Resources = generation, &corev1.ResourceRequirements{Requests: list(cpu, "100Mi"), Limits: list("1", memory)}
+			return out
+		}
+		want := func(cpu, memory string, size spec.Size, events ...string) {
+			t.Helper()
+			s := b.last()
+			if s.Resources == nil || s.Resources.Requests.Cpu().String() != cpu || s.Resources.Limits.Memory().String() != memory || b.group.size != size {
+				t.Errorf("resources %+v, group %+v", s.Resources, b.group.size)
+			}
+			if got := b.events(); !slices.Equal(got, events) {
+				t.Errorf("events\n%q\nwant\n%q", got, events)
+			}
+			b.wantLog("sandbox p/0", "start c/0")
+		}
+		told := func(generation, more string) string {
+			return `: {"containers":[{"name":"c","resources":{"limits":{"cpu":"20m","memory":"80Mi"},"requests":{"cpu":"10m","memory":"80Mi"}}}],"generation":` + generation + more + `}`
+		}
+		b.manager.Update(sized(1, "100m", "100Mi"))
+		b.last()
+		b.events()
+		want("100m", "100Mi", spec.Size{MilliCPU: 100, MilliCPULimit: 1000, MemoryLimit: 100 << 20})
+		b.manager.Update(sized(2, "300m", "200Mi"))
+		want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20},
+			"Normal ResizeStarted Pod resize started"+told("2", ""), "Normal ResizeCompleted Pod resize completed"+told("2", ""))
+		if got := b.last().AllocatedResources; got.Cpu().String() != "300m" || got.Memory().String() != "100Mi" {
+			t.Errorf("allocated: %v", got)
+		}
+
+		const below = "cannot decrease memory limits: attempting to set pod memory limit (67108864) below current usage (67108864)"
+		b.manager.Update(sized(3, "300m", "64Mi"))
+		want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20},
+			"Normal ResizeStarted Pod resize started"+told("3", ""), "Warning ResizeError Pod resize error"+told("3", `,"error":"`+below+`"`))
+		time.Sleep(time.Minute)
+		if s := b.last(); !has(s, corev1.PodResizeInProgress, corev1.PodReasonError, below) || len(b.events()) > 0 {
+			t.Errorf("conditions: %+v", s.Conditions)
+		}
+
+		const beyond = "Node didn't have enough resource: cpu, requested: 9000, used: 0, capacity: 2000"
+		more := sized(4, "9", "200Mi")
+		b.manager.Update(more)
+		pending := "Warning ResizeInfeasible Pod resize Infeasible" + told("4", `,"error":"`+beyond+`"`)
+		want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20}, pending)
+		for range 2 { // a kubelet that starts anew has nothing to add
+			more.Status = b.last()
+			b.stop()
+			b.start(dir)
+			b.manager.Update(more)
+			want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20})
 		}
 	})
 }

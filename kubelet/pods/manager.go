@@ -167,7 +167,7 @@ func (m *Manager) Update(pod *corev1.Pod) {
 	_, here := m.found[string(pod.UID)]
 	w.measured = here || pod.Status.StartTime != nil
 	if here {
-		w.pod = allocated(pod)
+		w.recall(pod)
 		w.inbox.pod = pod // it may ask for more now
 	}
 	if !here && !final(pod) && pod.DeletionTimestamp == nil {

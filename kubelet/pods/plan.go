@@ -232,7 +232,13 @@ func (v view) alive(p *plan, c *corev1.Container, running *cri.Container) {
 	if k.message == "" {
 		return
 	}
-	if k.renew || restarts(v.pod, c, killedExit) {
+	// One that failed a probe runs again however it ends now: its rules are about
+	// ends of its own.
+	policy := v.pod.Spec.RestartPolicy
+	if c.RestartPolicy != nil {
+		policy = corev1.RestartPolicy(*c.RestartPolicy)
+	}
+	if k.renew = k.renew || policy != corev1.RestartPolicyNever; k.renew {
 		k.message += ", will be restarted"
 	}
 	p.kill = append(p.kill, k)

@@ -72,7 +72,8 @@ type worker struct {
 	registered *corev1.Pod
 	messages   map[string]string
 	pending    *corev1.PodCondition // a resize that does not fit
-	resizing   *corev1.PodCondition // a resize that failed
+	resizing   *corev1.PodCondition // a resize that goes on, or failed
+	size       spec.Size            // of the pod's group
 	synced     bool                 // once
 	measured   bool                 // its start was, or cannot be
 	pulled     time.Duration        // in which images were pulled
