@@ -2,6 +2,7 @@ package pods_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -402,5 +403,49 @@ func TestReclaim(t *testing.T) {
 			t.Errorf("left: %v", b.runtime.Log())
 		}
 		reclaim()
+	})
+}
+
+// What fails a probe is made anew, even if it ends well when it is asked to;
+// sidecars too, and also for another image.
+func TestFailedProbesRestart(t *testing.T) {
+	runtime := &fakecri.Runtime{Images: []string{"img:2"}, Command: func(name string, command []string) int32 {
+		if name == command[0] {
+			return 1
+		}
+		return 0
+	}, Act: func(string, uint32) fakecri.Behaviour { return fakecri.Behaviour{EndsWell: true} }}
+	run(t, runtime, func(b *bench) {
+		p := withInit(pod("c", "d"), true, "s")
+		p.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+		probe := func(of string) *corev1.Probe {
+			return &corev1.Probe{InitialDelaySeconds: 1, PeriodSeconds: 60, FailureThreshold: 1, SuccessThreshold: 1,
+				ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{of}}}}
+		}
+		p.Spec.Containers[0].LivenessProbe, p.Spec.InitContainers[0].LivenessProbe = probe("c"), probe("s")
+		b.manager.Update(p)
+		killed := func(after time.Duration, want ...string) {
+			t.Helper()
+			time.Sleep(after)
+			var got []string
+			for _, e := range b.events() {
+				if text, ok := strings.CutPrefix(e, "Normal Killing "); ok {
+					got = append(got, text)
+				}
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("killed: %q, want %q", got, want)
+			}
+		}
+		killed(1500*time.Millisecond, "Container c failed liveness probe, will be restarted", "Init container s failed liveness probe")
+		s := b.last()
+		if s.Phase != corev1.PodRunning || s.ContainerStatuses[0].RestartCount != 1 || s.InitContainerStatuses[0].RestartCount != 1 || s.ContainerStatuses[1].RestartCount != 0 {
+			t.Errorf("%s: %+v %+v", s.Phase, s.InitContainerStatuses, s.ContainerStatuses)
+		}
+		p = p.DeepCopy()
+		p.Generation, p.Spec.InitContainers[0].Image = 2, "img:2"
+		b.manager.Update(p)
+		killed(100*time.Millisecond, "Init container s definition changed")
 	})
 }

@@ -102,7 +102,7 @@ func (w *worker) probe(c *corev1.Container, k *container, running *cri.Container
 			w.probeStarted(ctx, lifeCtx, c, set, running, false)
 			return
 		}
-		set.failed, set.grace = fmt.Sprintf("Container %s failed startup probe", c.Name), c.StartupProbe.TerminationGracePeriodSeconds
+		set.failed, set.grace = "failed startup probe", c.StartupProbe.TerminationGracePeriodSeconds
 	})
 }
 
@@ -128,7 +128,7 @@ func (w *worker) probeStarted(ctx, lifeCtx context.Context, c *corev1.Container,
 	if p := c.LivenessProbe; p != nil {
 		w.runProbe(lifeCtx, c, p, "Liveness", running, probeOptions{spread: spread}, func(o probes.Outcome) {
 			if !o.OK {
-				set.failed, set.grace = fmt.Sprintf("Container %s failed liveness probe", c.Name), p.TerminationGracePeriodSeconds
+				set.failed, set.grace = "failed liveness probe", p.TerminationGracePeriodSeconds
 			}
 		})
 	}

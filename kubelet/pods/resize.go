@@ -366,7 +366,7 @@ func (w *worker) resources(s *corev1.PodStatus) {
 		}
 	}
 	for _, c := range []*corev1.PodCondition{w.pending, w.resizing} {
-		if c == nil {
+		if c == nil || w.state >= terminated {
 			continue
 		}
 		add := *c
