@@ -63,7 +63,7 @@ func (s *Server) routes() error {
 	}
 	for path, h := range s.cfg.Paths {
 		s.fixed[path] = h
-		s.fixed[path+"/"] = h
+		s.fixed[strings.TrimSuffix(path, "/")+"/"] = h
 	}
 	if s.cfg.Metrics != nil {
 		s.fixed["/metrics"] = promhttp.HandlerFor(append(prometheus.Gatherers{s.cfg.Metrics}, s.cfg.OtherMetrics...), promhttp.HandlerOpts{})

@@ -72,8 +72,7 @@ type Config struct {
 	// server; nil: there are none.
 	FrontProxy func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Paths are served beside the API ("/openid/v1/jwks"), with and without a
-	// slash at their end, after
-	// authorization.
+	// slash at their end, after authorization.
 	Paths map[string]http.Handler
 	// Ready are checks of /readyz beyond those of the server itself.
 	Ready []health.Check

@@ -37,7 +37,7 @@ func parametersOf(options interface{ SwaggerDoc() map[string]string }, without .
 		for value.Kind() == reflect.Pointer || value.Kind() == reflect.Slice {
 			value = value.Elem()
 		}
-		kind := ""
+		var kind string
 		switch value.Kind() {
 		case reflect.String:
 			kind = "string"

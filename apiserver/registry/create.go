@@ -174,8 +174,9 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 // versionOfNew refuses a new object that says which version it is. What names
 // none, zero or anything but a number, is taken as upstream takes it.
 func versionOfNew(obj api.Object) error {
-	if rev, err := parseVersion(obj.GetResourceVersion()); err != nil || rev == 0 {
-		return nil
+	rev, err := parseVersion(obj.GetResourceVersion())
+	if err != nil || rev == 0 {
+		return nil //nolint:nilerr // it is no version
 	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
