@@ -91,6 +91,11 @@ func (s *Server) recover(w *response, r *http.Request) {
 // serve takes a request through the filters.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *request.RequestInfo) error {
 	u, err := s.authenticate(r)
+	if r.ProtoMajor == 2 && (err != nil || u.GetName() == user.Anonymous) {
+		// Strangers have a connection for one request: streams that are opened and
+		// reset cost the server more than the client.
+		w.Header().Set("Connection", "close")
+	}
 	if err != nil {
 		return err
 	}

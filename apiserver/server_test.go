@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -154,6 +155,29 @@ func TestMetrics(t *testing.T) {
 	}
 	if strings.Contains(a.body, "whatever") {
 		t.Error("a made-up name is a series")
+	}
+}
+
+// Strangers open a connection for each request: they cannot open and reset
+// streams by the thousand.
+func TestStrangersConnectAnew(t *testing.T) {
+	f := start(t, nil)
+	for who, want := range map[string]int32{"admin": 1, "": 3, "system:anonymous": 3} {
+		var dials atomic.Int32
+		tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			dials.Add(1)
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}}
+		defer tr.CloseIdleConnections()
+		f.http = &http.Client{Transport: tr}
+		for range 3 {
+			if a := f.send("GET", "/version", "", "Authorization: Bearer "+who); a.code != 200 && a.code != 401 {
+				t.Errorf("%q: %d", who, a.code)
+			}
+		}
+		if got := dials.Load(); got != want {
+			t.Errorf("%q took %d connections for three requests, not %d", who, got, want)
+		}
 	}
 }
 

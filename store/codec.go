@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -26,6 +27,36 @@ type protoMessage interface {
 	Unmarshal([]byte) error
 }
 
+// maxNested is how deep an object in JSON may be nested. Readers go to 10,000:
+// the owners of fields are nested a little deeper than these, and lists and
+// events around objects.
+const maxNested = 9990
+
+// nestedDeeper says whether JSON is nested deeper than limit.
+func nestedDeeper(data []byte, limit int) bool {
+	if len(data) <= 2*limit { // each step takes two bytes
+		return false
+	}
+	depth, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+			if c == '\\' {
+				i++
+			}
+		case c == '{' || c == '[':
+			if depth++; depth > limit {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}
+
 // encode makes the bytes to be stored. It clears obj's resourceVersion and
 // sets its type: obj is the store's from here on.
 func encode(k *api.Kind, obj api.Object) ([]byte, error) {
@@ -39,7 +70,11 @@ func encode(k *api.Kind, obj api.Object) ([]byte, error) {
 			u.SetGroupVersionKind(k.GVK)
 		}
 		unstructured.RemoveNestedField(u.Object, "metadata", "resourceVersion")
-		return json.Marshal(u.Object)
+		data, err := json.Marshal(u.Object)
+		if err == nil && nestedDeeper(data, maxNested) {
+			return nil, apierrors.NewBadRequest("the object is nested too deep to be read again")
+		}
+		return data, err
 	}
 	obj.SetResourceVersion("")
 	obj.GetObjectKind().SetGroupVersionKind(k.GVK)

@@ -72,7 +72,7 @@ func (r *Resource) Create(ctx context.Context, key string, obj api.Object, ttl i
 	k := r.kind
 	data, err := encode(k, obj)
 	if err != nil {
-		return nil, apierrors.NewInternalError(fmt.Errorf("encode %s %s: %w", k.GVK.Kind, key, err))
+		return nil, asStatus(fmt.Errorf("encode %s %s: %w", k.GVK.Kind, key, err), "create")
 	}
 	put := write{key: r.prefix + key, value: data}
 	if ttl > 0 {
@@ -97,7 +97,7 @@ func (r *Resource) Update(ctx context.Context, old *Entry, obj api.Object) (*Ent
 	k := r.kind
 	data, err := encode(k, obj)
 	if err != nil {
-		return nil, apierrors.NewInternalError(fmt.Errorf("encode %s %s: %w", k.GVK.Kind, old.Key, err))
+		return nil, asStatus(fmt.Errorf("encode %s %s: %w", k.GVK.Kind, old.Key, err), "update")
 	}
 	if old.sameStored(data) {
 		// Still the latest? Else the caller would take a stale object for

@@ -3,11 +3,15 @@ package codec
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
+	"reflect"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
@@ -43,8 +47,15 @@ func BodyFormat(contentType string) (Format, error) {
 			return Protobuf, nil
 		}
 	}
-	return 0, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "",
-		fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s, %s, %s", MediaJSON, MediaYAML, MediaProtobuf), 0, true)
+	return 0, UnsupportedMediaType(MediaJSON, MediaYAML, MediaProtobuf)
+}
+
+// UnsupportedMediaType is the 415 for a body that is of none of the accepted types.
+func UnsupportedMediaType(accepted ...string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: "the body of the request was in an unknown format - accepted media types include: " + strings.Join(accepted, ", "),
+	}}
 }
 
 // Decode reads a body into obj, whose kind want is used where the body names
@@ -55,10 +66,7 @@ func (c *Codec) Decode(f Format, data []byte, obj runtime.Object, want schema.Gr
 		if _, custom := obj.(runtime.Unstructured); custom {
 			return nil, unreadable(want, data, fmt.Errorf("custom resources have no protobuf form"))
 		}
-		if err := c.checkProto(data, obj); err != nil {
-			return nil, unreadable(want, data, err)
-		}
-		if _, _, err := c.proto.Decode(data, &want, obj); err != nil {
+		if err := c.decodeProto(data, obj, want); err != nil {
 			return nil, unreadable(want, data, err)
 		}
 	case YAML:
@@ -92,21 +100,47 @@ func (c *Codec) Decode(f Format, data []byte, obj runtime.Object, want schema.Gr
 	return strict, nil
 }
 
-// checkProto refuses quantities out of all bounds. The decoder makes a value
-// of the type that the body names, whatever was asked for.
-func (c *Codec) checkProto(data []byte, obj runtime.Object) error {
-	if !quantities.SuspectProto(data) {
-		return nil
-	}
+// decodeProto reads a message, which is of the type that the envelope names.
+// Only that of obj is read: the messages of some types hold one another, and one
+// that is nested a hundred thousand times is more than the stack of a goroutine,
+// which would be the end of the process.
+func (c *Codec) decodeProto(data []byte, obj runtime.Object, want schema.GroupVersionKind) error {
 	var body runtime.Unknown
 	if _, _, err := c.proto.Decode(data, nil, &body); err != nil {
-		return nil //nolint:nilerr // the decoder will say so
+		return err
 	}
-	var into any = obj
-	if named, err := c.scheme.New(body.GroupVersionKind()); err == nil {
-		into = named
+	named := body.GroupVersionKind()
+	if named.Version == "" && named.Group == "" {
+		named.Group, named.Version = want.Group, want.Version
 	}
-	return quantities.CheckProto(body.Raw, into)
+	named.Kind = cmp.Or(named.Kind, want.Kind)
+	if named != want {
+		other, err := c.scheme.New(named)
+		if err != nil {
+			return err
+		}
+		if reflect.TypeOf(other) != reflect.TypeOf(obj) {
+			return errors.New("the message is of another type")
+		}
+	}
+	if quantities.SuspectProto(body.Raw) {
+		if err := quantities.CheckProto(body.Raw, obj); err != nil {
+			return err
+		}
+	}
+	message, ok := obj.(interface {
+		Reset()
+		Unmarshal([]byte) error
+	})
+	if !ok {
+		return ErrNoProtobuf
+	}
+	message.Reset()
+	if err := message.Unmarshal(body.Raw); err != nil {
+		return err
+	}
+	obj.GetObjectKind().SetGroupVersionKind(named)
+	return nil
 }
 
 // unreadable is the 400 for a body that is no such object. A body that names

@@ -136,6 +136,9 @@ func (c clause) accepted() (Accepted, bool) {
 	default:
 		return a, false
 	}
+	if stream := c.params["stream"]; stream != "" && (stream != "watch" || a.Format == YAML) {
+		return a, false
+	}
 	return a, true
 }
 

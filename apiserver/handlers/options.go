@@ -58,11 +58,11 @@ func (q queryValues) flag(name string) *bool {
 }
 
 func (q queryValues) number(name string) (*int64, error) {
-	v := q.get(name)
-	if v == "" {
+	v, ok := q[name]
+	if !ok || len(v) == 0 {
 		return nil, nil
 	}
-	n, err := strconv.ParseInt(v, 10, 64)
+	n, err := strconv.ParseInt(v[0], 10, 64)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}

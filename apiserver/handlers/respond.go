@@ -137,7 +137,7 @@ func writeParts(w http.ResponseWriter, r *http.Request, code int, f codec.Format
 		parts = indented(parts)
 	}
 	size := parts.Size()
-	if size > gzipAbove && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	if size > gzipAbove && likesGzip(r) {
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")
 		w.WriteHeader(code)
@@ -211,15 +211,23 @@ var (
 	noCache = []string{"no-cache, private"}
 )
 
+// likesGzip says whether the client asks for compressed answers, without
+// conditions.
+func likesGzip(r *http.Request) bool {
+	for token := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {
+		if strings.TrimSpace(token) == "gzip" {
+			return true
+		}
+	}
+	return false
+}
+
 // pretty says whether the answer is for human eyes.
 func pretty(r *http.Request) bool {
 	if strings.Contains(r.URL.RawQuery, "pretty") {
-		switch v := r.URL.Query(); {
-		case !v.Has("pretty"):
-		case v.Get("pretty") == "false" || v.Get("pretty") == "0":
-			return false
-		default:
-			return true
+		if v := r.URL.Query().Get("pretty"); v != "" {
+			wanted, err := strconv.ParseBool(v)
+			return err == nil && wanted
 		}
 	}
 	agent := r.Header.Get("User-Agent")

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	kjson "sigs.k8s.io/json"
+
+	"github.com/proa-dev/proa/apiserver/codec"
 )
 
 // maxOperations is how many operations a JSON patch may have.
@@ -47,15 +49,11 @@ func Apply(pt types.PatchType, doc, data []byte, like any) (out []byte, strict [
 
 // Unsupported is the 415 for a patch of a type that is not among accepted.
 func Unsupported(accepted []types.PatchType, pt types.PatchType) error {
-	names := ""
+	names := make([]string, len(accepted))
 	for i, a := range accepted {
-		if i > 0 {
-			names += ", "
-		}
-		names += string(a)
+		names[i] = string(a)
 	}
-	return apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "",
-		fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s", names), 0, true)
+	return codec.UnsupportedMediaType(names...)
 }
 
 func unprocessable(err error) error {

@@ -11,12 +11,15 @@ import (
 var errMalformed = errors.New("proto: malformed message")
 
 // SuspectProto says that a protobuf message may hold a quantity out of all
-// bounds, so that CheckProto is worth its time.
-func SuspectProto(data []byte) bool { return suspicious(data, looseExponent) }
+// bounds, or messages within messages out of all depth, each of two bytes at
+// least: that CheckProto is worth its time.
+func SuspectProto(data []byte) bool {
+	return len(data) > 2*maxDepth || suspicious(data, looseExponent)
+}
 
 // CheckProto refuses a message, about to be read into a value of the type of
-// into, when one of its quantities is out of all bounds or the message is not
-// well formed.
+// into, when one of its quantities is out of all bounds, or the message is
+// nested too deep or not well formed.
 func CheckProto(data []byte, into any) error {
 	w := protoWalk{types{}}
 	return w.message(data, plain(reflect.TypeOf(into)), 0)
