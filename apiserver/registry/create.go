@@ -24,7 +24,20 @@ func optionsError(kind string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
+	return invalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
+}
+
+// maxFaults is how many faults of an object its author is told of. To join
+// their texts takes the square of their number: a body of 100 kB with some in
+// every third byte would keep a processor busy for an hour.
+const maxFaults = 250
+
+// invalid is the 422 of an object with faults.
+func invalid(kind schema.GroupKind, name string, faults field.ErrorList) error {
+	if more := len(faults) - maxFaults; more > 0 {
+		faults = append(faults[:maxFaults:maxFaults], &field.Error{Type: field.ErrorTypeTooMany, BadValue: len(faults), Detail: fmt.Sprintf("%d more are not shown", more)})
+	}
+	return apierrors.NewInvalid(kind, name, faults)
 }
 
 // Create implements Registry.
@@ -81,7 +94,7 @@ func (c *Core) createVirtual(ctx context.Context, t Target, obj runtime.Object, 
 		}
 		if t.Kind.Validate != nil {
 			if errs := t.Kind.Validate(o); len(errs) > 0 {
-				return nil, apierrors.NewInvalid(t.Kind.GVK.GroupKind(), o.GetName(), errs)
+				return nil, invalid(t.Kind.GVK.GroupKind(), o.GetName(), errs)
 			}
 		}
 	}
@@ -231,7 +244,7 @@ func (c *Core) storeClaimed(ctx context.Context, r *resource, t Target, obj api.
 		errs = append(errs, k.Validate(obj)...)
 	}
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(k.GVK.GroupKind(), obj.GetName(), errs)
+		return nil, invalid(k.GVK.GroupKind(), obj.GetName(), errs)
 	}
 	if k.Warnings != nil {
 		for _, w := range k.Warnings(obj, nil) {

@@ -347,7 +347,7 @@ func (c *Core) check(ctx context.Context, t Target, ch change, obj, live api.Obj
 		errs = append(errs, ch.rules.validate(obj, live)...)
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(t.Kind.GVK.GroupKind(), obj.GetName(), errs)
+		return invalid(t.Kind.GVK.GroupKind(), obj.GetName(), errs)
 	}
 	if ch.rules.warnings != nil {
 		for _, w := range ch.rules.warnings(obj, live) {
