@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -345,15 +346,16 @@ func (w *worker) resources(s *corev1.PodStatus) {
 	}
 	fill := func(list []corev1.Container, statuses []corev1.ContainerStatus) {
 		for i := range list {
-			if i >= len(statuses) {
-				return
+			at := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == list[i].Name })
+			if at < 0 {
+				continue
 			}
 			r := list[i].Resources
-			statuses[i].AllocatedResources = r.Requests
-			if pending[list[i].Name] && statuses[i].Resources != nil {
+			statuses[at].AllocatedResources = r.Requests
+			if pending[list[i].Name] && statuses[at].Resources != nil {
 				continue // it has what it had
 			}
-			statuses[i].Resources = &corev1.ResourceRequirements{Limits: r.Limits, Requests: r.Requests, Claims: r.Claims}
+			statuses[at].Resources = &corev1.ResourceRequirements{Limits: r.Limits, Requests: r.Requests, Claims: r.Claims}
 		}
 	}
 	fill(w.pod.Spec.Containers, s.ContainerStatuses)

@@ -461,7 +461,7 @@ func (w *worker) report(remove bool) {
 			return restarts(w.pod, c, exitCode) || w.isRenewed(c.Name)
 		},
 		Over: w.state >= terminated, Verdict: w.verdict,
-		SandboxReady: usable(w.pod, w.runtime),
+		RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(),
 	}
 	for name, c := range w.containers {
 		in.Started[name], in.Ready[name] = c.isStarted(), c.isReady()

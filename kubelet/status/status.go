@@ -4,7 +4,7 @@ package status
 
 import (
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,8 +46,8 @@ type Input struct {
 	// Over says that no process of the pod will ever run again.
 	Over    bool
 	Verdict *Verdict
-	// SandboxReady says that the pod's sandbox and network are up.
-	SandboxReady bool
+	// RecursiveReadOnly says that the runtime can mount so.
+	RecursiveReadOnly bool
 }
 
 // Compute makes the status. It has no effects.
@@ -101,6 +101,9 @@ func Compute(in Input) corev1.PodStatus {
 		out.Phase = in.Old.Phase // a final phase is final
 	}
 	out.Conditions = conditions(in, &out)
+	for _, list := range [][]corev1.ContainerStatus{out.ContainerStatuses, out.EphemeralContainerStatuses} {
+		slices.SortFunc(list, func(a, b corev1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
+	}
 	return out
 }
 
@@ -137,13 +140,18 @@ func find(list []corev1.ContainerStatus, name string) *corev1.ContainerStatus {
 func (in Input) container(c *corev1.Container, init bool, olds []corev1.ContainerStatus) corev1.ContainerStatus {
 	old := find(olds, c.Name)
 	no := false
-	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no}
+	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no, VolumeMounts: in.mounts(c)}
 	if old != nil {
 		out.RestartCount, out.LastTerminationState, out.ImageID = old.RestartCount, old.LastTerminationState, old.ImageID
 		out.AllocatedResources, out.Resources = old.AllocatedResources, old.Resources
 	}
 	latest := in.Runtime.Latest(c.Name)
 	if latest == nil {
+		if init && !spec.IsSidecar(c) && in.initialized() && (old == nil || old.State.Terminated == nil) {
+			out.Ready, out.State.Terminated = true, &corev1.ContainerStateTerminated{Reason: "Completed",
+				Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"}
+			return out
+		}
 		in.absent(&out, old)
 		return out
 	}
@@ -157,6 +165,9 @@ func (in Input) container(c *corev1.Container, init bool, olds []corev1.Containe
 	}
 	if name := latest.GetImage().GetUserSpecifiedImage(); name != "" {
 		out.Image = name
+	}
+	if u := latest.GetUser().GetLinux(); u != nil {
+		out.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
 	}
 	in.previous(&out, c, latest)
 	waiting, waits := in.Waiting[c.Name]
@@ -219,22 +230,28 @@ func (in Input) running(out *corev1.ContainerStatus, c *corev1.Container, latest
 	if init && !spec.IsSidecar(c) {
 		out.Ready = false
 	}
-	if u := latest.GetUser().GetLinux(); u != nil {
-		out.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
-	}
+}
+
+// initialized says that one of the pod's own containers was made, which happens
+// after its init containers have ended well.
+func (in Input) initialized() bool {
+	return slices.ContainsFunc(in.Pod.Spec.Containers, func(c corev1.Container) bool { return in.Runtime.Latest(c.Name) != nil })
+}
+
+// mounts tells how a container's volumes are mounted, or will be.
+func (in Input) mounts(c *corev1.Container) (out []corev1.VolumeMountStatus) {
 	for _, m := range c.VolumeMounts {
 		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
-			mode := corev1.RecursiveReadOnlyDisabled
-			for _, have := range latest.Mounts {
-				if have.ContainerPath == m.MountPath && have.RecursiveReadOnly {
-					mode = corev1.RecursiveReadOnlyEnabled
-				}
+			mode, want := corev1.RecursiveReadOnlyDisabled, m.RecursiveReadOnly
+			if want != nil && (*want == corev1.RecursiveReadOnlyEnabled || *want == corev1.RecursiveReadOnlyIfPossible && in.RecursiveReadOnly) {
+				mode = corev1.RecursiveReadOnlyEnabled
 			}
 			s.RecursiveReadOnly = &mode
 		}
-		out.VolumeMounts = append(out.VolumeMounts, s)
+		out = append(out, s)
 	}
+	return out
 }
 
 // previous fills in how the container ended the last time, if it runs again.
@@ -351,7 +368,10 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		}
 		set[kind] = corev1.PodCondition{Type: kind, Status: status, Reason: reason, Message: message}
 	}
-	put(corev1.PodReadyToStartContainers, in.SandboxReady && !in.Over, "", "")
+	why := in.noSandbox()
+	if put(corev1.PodReadyToStartContainers, why == "", "", ""); why != "" {
+		put(corev1.PodReadyToStartContainers, false, "PodSandboxNotReady", why)
+	}
 	initialized(in, s, put)
 	ready, reason, message := containersReady(in, s)
 	put(corev1.ContainersReady, ready, reason, message)
@@ -388,6 +408,19 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		}
 	}
 	return out
+}
+
+// noSandbox is why containers cannot be started, or empty.
+func (in Input) noSandbox() string {
+	switch {
+	case len(in.Runtime.Sandboxes) == 0:
+		return "no pod sandbox exists"
+	case in.Over || in.Runtime.Sandbox() == nil:
+		return "pod sandbox is not ready"
+	case !in.Pod.Spec.HostNetwork && len(in.Runtime.IPs()) == 0:
+		return "pod sandbox has no IP address"
+	}
+	return ""
 }
 
 func initialized(in Input, s *corev1.PodStatus, put func(corev1.PodConditionType, bool, string, string)) {
@@ -457,7 +490,6 @@ func gates(pod *corev1.Pod) (ok bool, reason, message string) {
 		}
 	}
 	if len(wrong) > 0 {
-		sort.Strings(wrong)
 		return false, "ReadinessGatesNotReady", strings.Join(wrong, ", ")
 	}
 	return true, "", ""

@@ -66,3 +66,50 @@ func TestVerdict(t *testing.T) {
 		t.Errorf("afterwards: %+v", got)
 	}
 }
+
+// Statuses are in the order of names; how a container mounts its volumes and as
+// whom it runs is told as long as it is known of; and why nothing can start.
+func TestContainers(t *testing.T) {
+	rro := corev1.RecursiveReadOnlyIfPossible
+	mounts := []corev1.VolumeMount{{Name: "v", MountPath: "/v", ReadOnly: true, RecursiveReadOnly: &rro}}
+	in := status.Input{
+		Pod:     &corev1.Pod{Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "lost"}}, Containers: []corev1.Container{{Name: "b", VolumeMounts: mounts}, {Name: "a", VolumeMounts: mounts}}}},
+		Runtime: &cri.Pod{},
+		Message: func(*cri.Container, *corev1.Container) string { return "" }, Restarts: func(*corev1.Container, int32) bool { return false },
+		RecursiveReadOnly: true,
+	}
+	check := func(sandbox, init string) corev1.PodStatus {
+		t.Helper()
+		got := status.Compute(in)
+		for i, name := range []string{"a", "b"} {
+			if c := got.ContainerStatuses[i]; c.Name != name || len(c.VolumeMounts) != 1 || *c.VolumeMounts[0].RecursiveReadOnly != corev1.RecursiveReadOnlyEnabled {
+				t.Errorf("%d: %+v", i, c)
+			}
+		}
+		if c := got.Conditions[0]; c.Type != corev1.PodReadyToStartContainers || c.Message != sandbox || (c.Reason == "PodSandboxNotReady") != (sandbox != "") {
+			t.Errorf("%+v, want %q", c, sandbox)
+		}
+		if c := got.Conditions[1]; c.Type != corev1.PodInitialized || c.Message != init {
+			t.Errorf("%+v, want %q", c, init)
+		}
+		return got
+	}
+	const incomplete = "containers with incomplete status: [lost]"
+	check("no pod sandbox exists", incomplete)
+	sandbox := &runtimeapi.PodSandboxStatus{State: runtimeapi.PodSandboxState_SANDBOX_READY}
+	in.Runtime.Sandboxes = []*runtimeapi.PodSandboxStatus{sandbox}
+	check("pod sandbox has no IP address", incomplete)
+	sandbox.Network = &runtimeapi.PodSandboxNetworkStatus{Ip: "10.0.0.1"}
+	check("", incomplete)
+	in.Runtime.Containers = []*cri.Container{{ContainerStatus: &runtimeapi.ContainerStatus{Id: "1", Metadata: &runtimeapi.ContainerMetadata{Name: "b"},
+		State: runtimeapi.ContainerState_CONTAINER_EXITED, User: &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{Uid: 7}}}}}
+	got := check("", "")
+	if u := got.ContainerStatuses[1].User; u == nil || u.Linux.UID != 7 {
+		t.Errorf("user %+v", u)
+	}
+	if e := got.InitContainerStatuses[0]; e.State.Terminated == nil || e.State.Terminated.Reason != "Completed" || !e.Ready {
+		t.Errorf("an init container that nobody has any more: %+v", e)
+	}
+	sandbox.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+	check("pod sandbox is not ready", "")
+}
