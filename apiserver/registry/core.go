@@ -326,9 +326,12 @@ func dryRun(values []string) bool { return len(values) > 0 }
 // storeError makes a status error of what the store or the context says.
 func storeError(err error, gr schema.GroupResource, verb string) error {
 	var status apierrors.APIStatus
+	var unreadable *store.Unreadable
 	switch {
 	case errors.As(err, &status):
 		return err
+	case errors.As(err, &unreadable):
+		return apierrors.NewInternalError(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
 	}
