@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -430,6 +431,12 @@ func TestLostSandboxIsReplaced(t *testing.T) {
 		b.runtime.KillSandbox("uid-1")
 		time.Sleep(time.Minute)
 		b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 143", "sandbox p/1", "start c/1")
+		told := b.events()
+		for _, want := range []string{"Normal Killing Stopping container c", "Normal SandboxChanged Pod sandbox changed, it will be killed and re-created."} {
+			if !slices.Contains(told, want) {
+				t.Errorf("not told %q: %q", want, told)
+			}
+		}
 	})
 }
 

@@ -101,10 +101,45 @@ func Compute(in Input) corev1.PodStatus {
 		out.Phase = in.Old.Phase // a final phase is final
 	}
 	out.Conditions = conditions(in, &out)
+	if in.Over {
+		in.settle(&out)
+	}
 	for _, list := range [][]corev1.ContainerStatus{out.ContainerStatuses, out.EphemeralContainerStatuses} {
 		slices.SortFunc(list, func(a, b corev1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
 	}
 	return out
+}
+
+// settle gives an end to containers of a pod that is over of which none is known:
+// it was not a good one. Those whose turn never came still wait.
+func (in Input) settle(out *corev1.PodStatus) {
+	unknown := func(list []corev1.ContainerStatus) {
+		for i := range list {
+			if list[i].State.Terminated == nil {
+				list[i].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137,
+					Message: "The container could not be located when the pod was terminated"}}
+			}
+		}
+	}
+	inits := out.InitContainerStatuses
+	last := len(inits) - 1
+	if last < 0 || anyRan(out.ContainerStatuses) || in.began(&in.Pod.Spec.InitContainers[last], &inits[last]) {
+		unknown(out.ContainerStatuses)
+	}
+	for last > 0 && inits[last].State.Waiting != nil && inits[last].LastTerminationState.Terminated == nil {
+		last--
+	}
+	unknown(inits[:last+1])
+}
+
+// began says whether the last init container let the pod's own begin.
+func (in Input) began(c *corev1.Container, s *corev1.ContainerStatus) bool {
+	if spec.IsSidecar(c) {
+		before := find(in.Pod.Status.InitContainerStatuses, c.Name)
+		return before != nil && before.State.Running != nil && before.Started != nil && *before.Started
+	}
+	well := func(s corev1.ContainerState) bool { return s.Terminated != nil && s.Terminated.ExitCode == 0 }
+	return well(s.State) || well(s.LastTerminationState)
 }
 
 func addresses(out *corev1.PodStatus, in Input) {
@@ -265,8 +300,10 @@ func (in Input) previous(out *corev1.ContainerStatus, c *corev1.Container, lates
 }
 
 func (in Input) terminated(k *cri.Container, c *corev1.Container) *corev1.ContainerStateTerminated {
+	text := in.Message(k, c)
+	all := len(in.Pod.Spec.Containers) + len(in.Pod.Spec.InitContainers) + len(in.Pod.Spec.EphemeralContainers)
 	out := &corev1.ContainerStateTerminated{
-		ExitCode: k.ExitCode, Reason: k.Reason, Message: in.Message(k, c),
+		ExitCode: k.ExitCode, Reason: k.Reason, Message: text[:min(len(text), maxMessages/max(all, 1))],
 		// One that never started did so at the beginning of time, as upstream has it.
 		StartedAt: metav1.NewTime(time.Unix(0, max(k.StartedAt, 0)).Truncate(time.Second)), FinishedAt: unix(k.FinishedAt),
 		ContainerID: in.RuntimeName + "://" + k.Id,
@@ -352,7 +389,9 @@ func (in Input) phase(s *corev1.PodStatus) corev1.PodPhase {
 
 func anyRan(list []corev1.ContainerStatus) bool {
 	for i := range list {
-		if list[i].State.Running != nil || list[i].State.Terminated != nil || list[i].LastTerminationState.Terminated != nil {
+		s := &list[i]
+		ended := s.State.Terminated != nil && s.State.Terminated.ContainerID != "" // else it never began
+		if s.State.Running != nil || ended || s.LastTerminationState.Terminated != nil {
 			return true
 		}
 	}

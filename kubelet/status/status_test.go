@@ -1,7 +1,10 @@
 package status_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -112,4 +115,49 @@ func TestContainers(t *testing.T) {
 	}
 	sandbox.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 	check("pod sandbox is not ready", "")
+}
+
+// When a pod is over, a container that never ran has not ended well; one whose
+// turn never came waits for ever.
+func TestOver(t *testing.T) {
+	in := status.Input{
+		Pod: &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}}, Runtime: &cri.Pod{}, Over: true,
+		Message: func(*cri.Container, *corev1.Container) string { return strings.Repeat("x", 5000) }, Restarts: func(*corev1.Container, int32) bool { return false },
+	}
+	unknown := func(s corev1.ContainerStatus) bool {
+		return s.State.Terminated != nil && s.State.Terminated.Reason == "ContainerStatusUnknown" && s.State.Terminated.ExitCode == 137
+	}
+	for range 2 {
+		in.Old = status.Compute(in)
+		if in.Old.Phase != corev1.PodFailed || !unknown(in.Old.ContainerStatuses[0]) {
+			t.Errorf("%s: %+v", in.Old.Phase, in.Old.ContainerStatuses)
+		}
+	}
+	in.Pod.Spec.InitContainers, in.Old = []corev1.Container{{Name: "i"}, {Name: "j"}}, corev1.PodStatus{}
+	for range 2 {
+		in.Old = status.Compute(in)
+		if i := in.Old.InitContainerStatuses; in.Old.Phase != corev1.PodFailed || !unknown(i[0]) || i[1].State.Waiting == nil || in.Old.ContainerStatuses[0].State.Waiting == nil {
+			t.Errorf("%s: %+v %+v", in.Old.Phase, i, in.Old.ContainerStatuses)
+		}
+		if c := in.Old.Conditions[1]; c.Type != corev1.PodInitialized || c.Status != corev1.ConditionFalse {
+			t.Errorf("%+v", c)
+		}
+	}
+	in.Runtime.Containers = []*cri.Container{{ContainerStatus: &runtimeapi.ContainerStatus{Id: "1", Metadata: &runtimeapi.ContainerMetadata{Name: "c"},
+		State: runtimeapi.ContainerState_CONTAINER_EXITED}}}
+	if s := status.Compute(in).ContainerStatuses[0].State.Terminated; s == nil || len(s.Message) != 4096 {
+		t.Errorf("a third of what a pod may say: %+v", s)
+	}
+}
+
+// The end of a message file counts: programs say last what ended them.
+func TestTerminationMessage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "message")
+	if err := os.WriteFile(path, []byte(strings.Repeat("before ", 1000)+"the end"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := status.TerminationMessage(&cri.Container{ContainerStatus: &runtimeapi.ContainerStatus{Annotations: map[string]string{cri.AnnotationMessageFile: path}}})
+	if len(got) != 4096 || !strings.HasSuffix(got, "before the end") {
+		t.Errorf("%d bytes: %.20q", len(got), got)
+	}
 }
