@@ -65,6 +65,16 @@ func TestUnknownResourcesAreNotTheNodes(t *testing.T) {
 	})
 }
 
+// A pod may come because of a label that this kubelet has not heard of yet.
+func TestNewLabels(t *testing.T) {
+	run(t, &fakecri.Runtime{}, func(b *bench) {
+		p := pod("c")
+		p.Spec.NodeSelector = map[string]string{"label": "new"}
+		b.manager.Update(p)
+		b.wantLog("sandbox p/0", "start c/0")
+	})
+}
+
 func sleepFirst(c *corev1.Container, seconds int64) {
 	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: seconds}}}
 }

@@ -93,6 +93,9 @@ func (b *bench) start(dir string) {
 		Node: func() *corev1.Node {
 			return &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "bad", Effect: corev1.TaintEffectNoExecute}, {Key: "new", Effect: corev1.TaintEffectNoSchedule}}}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}}}
 		},
+		ReadNode: func(context.Context) (*corev1.Node, error) {
+			return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"label": "new"}}}, nil
+		},
 		HostIPs: func() []string { return []string{"192.0.2.1"} }, Recorder: b.recorder, Clock: clock.RealClock{},
 		Logger: slog.New(slog.DiscardHandler), PodLogsDir: dir + "/logs",
 	})
