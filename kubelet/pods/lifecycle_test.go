@@ -259,6 +259,14 @@ func TestPodLevelResize(t *testing.T) {
 			t.Errorf("conditions: %+v", s.Conditions)
 		}
 
+		less := sized(3, "300m", "64Mi") // nor does a kubelet that starts anew take it away
+		less.Status = b.last()
+		b.stop()
+		b.start(dir)
+		b.manager.Update(less)
+		want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20},
+			"Normal ResizeStarted Pod resize started"+told("3", ""), "Warning ResizeError Pod resize error"+told("3", `,"error":"`+below+`"`))
+
 		const beyond = "Node didn't have enough resource: cpu, requested: 9000, used: 0, capacity: 2000"
 		more := sized(4, "9", "200Mi")
 		b.manager.Update(more)

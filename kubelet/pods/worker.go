@@ -74,6 +74,7 @@ type worker struct {
 	pending    *corev1.PodCondition // a resize that does not fit
 	resizing   *corev1.PodCondition // a resize that goes on, or failed
 	size       spec.Size            // of the pod's group
+	given      *corev1.Pod          // as the kubelet before this one ran it
 	synced     bool                 // once
 	measured   bool                 // its start was, or cannot be
 	pulled     time.Duration        // in which images were pulled
