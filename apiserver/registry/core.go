@@ -25,6 +25,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/ownership"
 	"github.com/proa-dev/proa/apiserver/patch"
 	"github.com/proa-dev/proa/store"
 )
@@ -61,7 +62,7 @@ type Core struct {
 	cfg       Config
 	resources sync.Map // *api.Kind to *resource
 	merger    patch.Merger
-	owners    ownership
+	owners    ownership.Memory
 	turns     turns
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/ownership"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -273,7 +274,7 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 // writeClaimed validates and writes the changed object in a.
 func (c *Core) writeClaimed(ctx context.Context, r *resource, t Target, ch change, e *store.Entry, a *admission.Attributes) (api.Object, error) {
 	obj, live := a.Object.(api.Object), a.OldObject.(api.Object)
-	share(obj, live)
+	ownership.Share(obj, live)
 	if err := c.check(ctx, t, ch, obj, live); err != nil {
 		return nil, err
 	}
