@@ -323,6 +323,9 @@ func TestChangedContainersAreMadeAnew(t *testing.T) {
 			if s := b.last(); s.Phase != corev1.PodRunning || s.ContainerStatuses[0].RestartCount != 1 {
 				t.Errorf("%s: %s, %+v", policy, s.Phase, s.ContainerStatuses)
 			}
+			if b.ended { // nothing could follow, says the API
+				t.Errorf("%s: the end was told", policy)
+			}
 		})
 	}
 }
@@ -465,5 +468,9 @@ func TestFailedProbesRestart(t *testing.T) {
 		p.Generation, p.Spec.InitContainers[0].Image = 2, "img:2"
 		b.manager.Update(p)
 		killed(100*time.Millisecond, "Init container s definition changed")
+		time.Sleep(time.Second)
+		if w := b.last().ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CrashLoopBackOff" || b.ended {
+			t.Errorf("told its end: %v, then %+v", b.ended, w)
+		}
 	})
 }

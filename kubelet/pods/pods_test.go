@@ -42,6 +42,7 @@ type bench struct {
 	mu      sync.Mutex
 	status  corev1.PodStatus
 	removed bool
+	ended   bool // a status had the first container's end as its state
 }
 
 // group is that of the bench's pod.
@@ -60,6 +61,7 @@ func (b *bench) Set(_ *corev1.Pod, s corev1.PodStatus, remove bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.status, b.removed = s, b.removed || remove
+	b.ended = b.ended || len(s.ContainerStatuses) > 0 && s.ContainerStatuses[0].State.Terminated != nil
 }
 
 func (b *bench) Forget(types.UID) {}

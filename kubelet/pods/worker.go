@@ -461,7 +461,8 @@ func (w *worker) report(remove bool) {
 		Restarts: func(c *corev1.Container, exitCode int32) bool {
 			return restarts(w.pod, c, exitCode) || w.isRenewed(c.Name)
 		},
-		Over: w.state >= terminated, Verdict: w.verdict,
+		Renewed: w.isRenewed,
+		Over:    w.state >= terminated, Verdict: w.verdict,
 		RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(),
 	}
 	for name, c := range w.containers {

@@ -43,6 +43,10 @@ type Input struct {
 	Message func(c *cri.Container, spec *corev1.Container) string
 	// Restarts says whether a container that ended so will run again.
 	Restarts func(c *corev1.Container, exitCode int32) bool
+	// Renewed says that the newest container of a name was ended to be made anew,
+	// whatever its policy; may be nil. Its end is not told as one: the API lets
+	// nothing follow the end of a container that no policy starts again.
+	Renewed func(name string) bool
 	// Over says that no process of the pod will ever run again.
 	Over    bool
 	Verdict *Verdict
@@ -211,7 +215,11 @@ func (in Input) container(c *corev1.Container, init bool, olds []corev1.Containe
 		in.running(&out, c, latest, init)
 	case latest.Exited():
 		ended := in.terminated(latest, c)
-		if waits && !in.Over && in.Restarts(c, latest.ExitCode) {
+		renewed := !in.Over && in.Renewed != nil && in.Renewed(c.Name)
+		if !waits && renewed {
+			waiting.Reason = "ContainerCreating"
+		}
+		if renewed || waits && !in.Over && in.Restarts(c, latest.ExitCode) {
 			out.State.Waiting, out.LastTerminationState = &waiting, corev1.ContainerState{Terminated: ended}
 			break
 		}
