@@ -34,7 +34,8 @@ func (*hostPath) TearDown(context.Context, string) error { return nil }
 func checkHostPath(path string, kind corev1.HostPathType) error {
 	is, err := typeOf(path)
 	absent := errors.Is(err, fs.ErrNotExist)
-	want, name := kind, ""
+	want := kind
+	var name string
 	switch kind {
 	case corev1.HostPathUnset:
 		return nil
