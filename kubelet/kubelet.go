@@ -290,7 +290,7 @@ func (k *Kubelet) assemble(ctx context.Context) (*parts, error) {
 		CRI: p.cri, RuntimeName: name, RuntimeHandler: k.runtimeHandler, RecursiveReadOnly: k.recursiveReadOnly,
 		Cluster: spec.Cluster{DNS: k.cfg.ClusterDNS, Domain: k.cfg.ClusterDomain, ResolvConf: k.cfg.ResolvConf},
 		Volumes: p.volumes, Objects: p.objects, Images: p.images, Cgroups: p.cgroups, Status: p.writer, Services: k.services,
-		Node: p.node.Get, HostIPs: p.node.HostIPs, Recorder: recorder, Clock: k.cfg.Clock, Logger: k.log,
+		Node: p.node.Get, ReadNode: k.readNode, HostIPs: p.node.HostIPs, Recorder: recorder, Clock: k.cfg.Clock, Logger: k.log,
 		PodLogsDir: k.cfg.PodLogsDir, ContainerLogsDir: k.cfg.ContainerLogsDir, SeccompDir: filepath.Join(k.cfg.RootDir, "seccomp"),
 		Unified: p.cgroups.Unified(), AppArmor: appArmor(), Metrics: p.metrics,
 	})
@@ -404,6 +404,12 @@ func (k *Kubelet) followNode(ctx context.Context, p *parts) error {
 	return err
 }
 
+// readNode reads this node from the API server itself.
+func (k *Kubelet) readNode(ctx context.Context) (*corev1.Node, error) {
+	n := &corev1.Node{}
+	return n, k.cluster.Reader().Get(ctx, ctrl.ObjectKey{Name: k.cfg.NodeName}, n)
+}
+
 // services reads the cached Services of a namespace.
 func (k *Kubelet) services(ctx context.Context, namespace string) ([]corev1.Service, error) {
 	var list corev1.ServiceList
@@ -413,8 +419,10 @@ func (k *Kubelet) services(ctx context.Context, namespace string) ([]corev1.Serv
 	return list.Items, nil
 }
 
-// collect removes images that fill the disk, now and then.
+// collect removes images that fill the disk, now and then. Who looks at the node
+// is told when that failed twice in a row.
 func (k *Kubelet) collect(ctx context.Context, p *parts) {
+	recorder, failed := k.cluster.Recorder("kubelet"), false
 	for {
 		t := k.cfg.Clock.NewTimer(5 * time.Minute)
 		select {
@@ -423,9 +431,20 @@ func (k *Kubelet) collect(ctx context.Context, p *parts) {
 			t.Stop()
 			return
 		}
-		if err := p.gc.Collect(ctx, false); err != nil && ctx.Err() == nil {
-			k.log.Warn("images not collected", "err", err)
+		err := p.gc.Collect(ctx, false)
+		if ctx.Err() != nil {
+			return
 		}
+		if err != nil {
+			k.log.Warn("images not collected", "err", err)
+			if full := (*images.FullError)(nil); errors.As(err, &full) {
+				recorder.Event(p.node.Ref(), corev1.EventTypeWarning, "FreeDiskSpaceFailed", full.Error())
+			}
+			if failed {
+				recorder.Event(p.node.Ref(), corev1.EventTypeWarning, "ImageGCFailed", err.Error())
+			}
+		}
+		failed = err != nil
 	}
 }
 

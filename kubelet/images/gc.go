@@ -49,11 +49,12 @@ func (c *Collector) Collect(ctx context.Context, pressed bool) error {
 	if err != nil {
 		return err
 	}
-	need, err := c.excess(ctx, pressed)
+	need, disk, err := c.excess(ctx, pressed)
 	if err != nil {
 		return err
 	}
 	var errs []error
+	asked := need
 	for _, i := range idle {
 		if need <= 0 {
 			break
@@ -67,6 +68,9 @@ func (c *Collector) Collect(ctx context.Context, pressed bool) error {
 		if c.Removed != nil {
 			c.Removed()
 		}
+	}
+	if need > 0 && !pressed {
+		errs = append(errs, &FullError{disk, asked - need})
 	}
 	return errors.Join(errs...)
 }
@@ -120,26 +124,38 @@ func (c *Collector) idle(ctx context.Context) ([]*runtimeapi.Image, error) {
 	return idle, nil
 }
 
-// excess is how many bytes are to be freed.
-func (c *Collector) excess(ctx context.Context, pressed bool) (int64, error) {
+// FullError says that images were not enough to make room.
+type FullError struct {
+	disk  string
+	freed int64
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("Insufficient free disk space on the node's image filesystem (%s). Failed to free sufficient space by deleting unused images (freed %d bytes). "+
+		"Investigate disk usage, as it could be used by active images, logs, volumes, or other data.", e.disk, e.freed)
+}
+
+// excess is how many bytes are to be freed, and how full the disk is.
+func (c *Collector) excess(ctx context.Context, pressed bool) (need int64, disk string, err error) {
 	if pressed {
-		return 1 << 62, nil
+		return 1 << 62, "", nil
 	}
 	info, err := c.Client.Images.ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})
 	if err != nil || len(info.ImageFilesystems) == 0 {
-		return 0, err
+		return 0, "", err
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(info.ImageFilesystems[0].GetFsId().GetMountpoint(), &st); err != nil {
-		return 0, fmt.Errorf("image file system: %w", err)
+		return 0, "", fmt.Errorf("image file system: %w", err)
 	}
 	size := int64(st.Blocks) * st.Bsize
 	if size == 0 {
-		return 0, nil
+		return 0, "", nil
 	}
 	used := size - int64(st.Bavail)*st.Bsize
-	if used*100/size < int64(c.High) {
-		return 0, nil
+	percent := used * 100 / size
+	if percent < int64(c.High) {
+		return 0, "", nil
 	}
-	return used - size*int64(c.Low)/100, nil
+	return used - size*int64(c.Low)/100, fmt.Sprintf("%d%% of %.1f GiB used", percent, float64(size)/(1<<30)), nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,6 +110,7 @@ type store struct {
 	used    []string
 	stuck   string
 	removed []string
+	mount   string
 }
 
 func (s *store) ListImages(context.Context, *runtimeapi.ListImagesRequest, ...grpc.CallOption) (*runtimeapi.ListImagesResponse, error) {
@@ -157,6 +159,24 @@ func TestCollect(t *testing.T) {
 	now = now.Add(2 * time.Minute)
 	s.used = nil
 	collect("idle", "running", "pulled")
+}
+
+func (s *store) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.mount}}}}, nil
+}
+
+// A disk that is full of something else is told of, with what little it helped.
+func TestCollectIsNotEnough(t *testing.T) {
+	s := &store{mount: t.TempDir(), images: []*runtimeapi.Image{{Id: "idle", Size: 7}}}
+	c := &images.Collector{Client: &cri.Client{Runtime: s, Images: s}, Puller: puller(t, &cri.Client{Images: s}, t.TempDir()), Logger: slog.New(slog.DiscardHandler),
+		Now: time.Now, Low: -100} // more than it holds
+	var full *images.FullError
+	if err := c.Collect(t.Context(), false); !errors.As(err, &full) || !strings.Contains(full.Error(), "GiB used). Failed to free sufficient space by deleting unused images (freed 7 bytes).") {
+		t.Error(err)
+	}
+	if !slices.Equal(s.removed, []string{"idle"}) {
+		t.Errorf("removed %v", s.removed)
+	}
 }
 
 // registry is a runtime whose registry lets nobody in without the password.

@@ -118,10 +118,24 @@ func (n *Node) HostIPs() []string {
 // Observed tells of the node's object in the API.
 func (n *Node) Observed(node *corev1.Node) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if node.Name == n.cfg.Name && len(node.Status.Allocatable) > 0 {
+	old := n.current
+	mine := node.Name == n.cfg.Name && len(node.Status.Allocatable) > 0
+	if mine {
 		n.current = node
 	}
+	n.mu.Unlock()
+	if mine && old != nil && old.Spec.Unschedulable != node.Spec.Unschedulable {
+		reason := "NodeSchedulable"
+		if node.Spec.Unschedulable {
+			reason = "NodeNotSchedulable"
+		}
+		n.tell(reason)
+	}
+}
+
+// tell records an event of what the node's status is now.
+func (n *Node) tell(reason string) {
+	n.cfg.Recorder.Event(n.Ref(), corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", n.cfg.Name, reason))
 }
 
 // Poke has the status looked at now.
@@ -350,7 +364,7 @@ func still(s corev1.NodeStatus) corev1.NodeStatus {
 	return out
 }
 
-// announce records events of changed conditions.
+// announce records events of changed conditions, and of a reboot.
 func (n *Node) announce(have, next *corev1.Node) {
 	old := map[corev1.NodeConditionType]corev1.ConditionStatus{}
 	for _, c := range have.Status.Conditions {
@@ -371,7 +385,10 @@ func (n *Node) announce(have, next *corev1.Node) {
 		if c.Status == corev1.ConditionTrue {
 			reason = pair[0]
 		}
-		n.cfg.Recorder.Event(n.Ref(), corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", n.cfg.Name, reason))
+		n.tell(reason)
+	}
+	if was, is := have.Status.NodeInfo.BootID, next.Status.NodeInfo.BootID; was != "" && was != is {
+		n.cfg.Recorder.Event(n.Ref(), corev1.EventTypeWarning, "Rebooted", fmt.Sprintf("Node %s has been rebooted, boot id: %s", n.cfg.Name, is))
 	}
 }
 

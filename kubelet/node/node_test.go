@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -271,6 +272,17 @@ func TestLife(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 
+		// Who cordons it, or starts it anew, is told that it shows.
+		bare = b.get(t)
+		other := bare.DeepCopy()
+		other.Spec.Unschedulable, other.Status.NodeInfo.BootID = true, "before"
+		if err := b.api.Patch(t.Context(), other, ctrl.StrategicMergeFrom(bare)); err != nil {
+			t.Fatal(err)
+		}
+		b.Observed(other)
+		b.Poke()
+		synctest.Wait()
+
 		// A node that someone deletes comes back.
 		if err := b.api.Delete(t.Context(), b.get(t)); err != nil {
 			t.Fatal(err)
@@ -282,10 +294,13 @@ func TestLife(t *testing.T) {
 		for len(b.recorder.Events) > 0 {
 			events = append(events, <-b.recorder.Events)
 		}
-		for _, want := range []string{"NodeHasInsufficientMemory", "NodeNotReady", "NodeReady"} {
+		for _, want := range []string{"NodeHasInsufficientMemory", "NodeNotReady", "NodeReady", "NodeNotSchedulable"} {
 			if all := strings.Join(events, "\n"); !strings.Contains(all, "Normal "+want+" Node n status is now: "+want) {
 				t.Errorf("no event %s in\n%s", want, all)
 			}
+		}
+		if want := "Warning Rebooted Node n has been rebooted, boot id: "; !slices.ContainsFunc(events, func(e string) bool { return strings.HasPrefix(e, want) }) {
+			t.Errorf("no event %s in %q", want, events)
 		}
 	})
 }

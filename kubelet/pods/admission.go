@@ -1,11 +1,13 @@
 package pods
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
@@ -43,7 +45,7 @@ func (m *Manager) admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node
 	if r := admitPressure(pod, node); r != nil {
 		return r
 	}
-	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
+	if !m.wants(pod, node) {
 		return &rejection{"NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
 	}
 	if port := usedPort(pod, others); port {
@@ -53,6 +55,24 @@ func (m *Manager) admit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node
 		return r
 	}
 	return admitTaints(pod, node)
+}
+
+// wants says whether the pod's selector and affinity let it run here. A label may
+// have come a moment ago, and the pod because of it.
+func (m *Manager) wants(pod *corev1.Pod, node *corev1.Node) bool {
+	required := nodeaffinity.GetRequiredNodeAffinity(pod)
+	if ok, err := required.Match(node); ok && err == nil {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, 5*time.Second)
+	defer cancel()
+	newest, err := m.cfg.ReadNode(ctx)
+	if err != nil {
+		m.cfg.Logger.Warn("node not read", "err", err)
+		return false
+	}
+	ok, err := required.Match(newest)
+	return ok && err == nil
 }
 
 // admitFeatures refuses pods that were bound by hand and ask for what this node

@@ -65,6 +65,16 @@ func TestUnknownResourcesAreNotTheNodes(t *testing.T) {
 	})
 }
 
+// A pod may come because of a label that this kubelet has not heard of yet.
+func TestNewLabels(t *testing.T) {
+	run(t, &fakecri.Runtime{}, func(b *bench) {
+		p := pod("c")
+		p.Spec.NodeSelector = map[string]string{"label": "new"}
+		b.manager.Update(p)
+		b.wantLog("sandbox p/0", "start c/0")
+	})
+}
+
 func sleepFirst(c *corev1.Container, seconds int64) {
 	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: seconds}}}
 }
@@ -249,6 +259,14 @@ func TestPodLevelResize(t *testing.T) {
 			t.Errorf("conditions: %+v", s.Conditions)
 		}
 
+		less := sized(3, "300m", "64Mi") // nor does a kubelet that starts anew take it away
+		less.Status = b.last()
+		b.stop()
+		b.start(dir)
+		b.manager.Update(less)
+		want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20},
+			"Normal ResizeStarted Pod resize started"+told("3", ""), "Warning ResizeError Pod resize error"+told("3", `,"error":"`+below+`"`))
+
 		const beyond = "Node didn't have enough resource: cpu, requested: 9000, used: 0, capacity: 2000"
 		more := sized(4, "9", "200Mi")
 		b.manager.Update(more)
@@ -304,6 +322,9 @@ func TestChangedContainersAreMadeAnew(t *testing.T) {
 			b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 143", "start c/1")
 			if s := b.last(); s.Phase != corev1.PodRunning || s.ContainerStatuses[0].RestartCount != 1 {
 				t.Errorf("%s: %s, %+v", policy, s.Phase, s.ContainerStatuses)
+			}
+			if b.ended { // nothing could follow, says the API
+				t.Errorf("%s: the end was told", policy)
 			}
 		})
 	}
@@ -447,5 +468,9 @@ func TestFailedProbesRestart(t *testing.T) {
 		p.Generation, p.Spec.InitContainers[0].Image = 2, "img:2"
 		b.manager.Update(p)
 		killed(100*time.Millisecond, "Init container s definition changed")
+		time.Sleep(time.Second)
+		if w := b.last().ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CrashLoopBackOff" || b.ended {
+			t.Errorf("told its end: %v, then %+v", b.ended, w)
+		}
 	})
 }

@@ -68,7 +68,9 @@ type Config struct {
 	Status            Status
 	Services          func(ctx context.Context, namespace string) ([]corev1.Service, error)
 	// Node is this node with its labels, capacity and allocatable resources.
-	Node             func() *corev1.Node
+	Node func() *corev1.Node
+	// ReadNode asks the API for it: what the scheduler knows of it may be newer.
+	ReadNode         func(ctx context.Context) (*corev1.Node, error)
 	HostIPs          func() []string
 	Recorder         record.EventRecorder
 	Clock            clock.Clock

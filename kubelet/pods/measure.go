@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -57,10 +58,11 @@ func (w *worker) initTime() (took time.Duration) {
 	return took
 }
 
-// ensureGroup makes the pod's control group.
+// ensureGroup makes the pod's control group, of the size that it had if the pod
+// ran before: what is asked for now is a resize, which looks at what is in use.
 func (w *worker) ensureGroup() error {
 	begin := w.now()
-	err := w.setGroup()
+	err := w.setGroup(cmp.Or(w.given, w.pod))
 	w.m.cfg.Metrics.Group(metrics.GroupCreate, w.m.cfg.Clock.Since(begin))
 	return err
 }

@@ -26,7 +26,7 @@ type view struct {
 
 type kill struct {
 	container *cri.Container
-	message   string
+	message   string // for the event; empty says that it is stopped
 	renew     bool
 }
 
@@ -92,7 +92,7 @@ func (v view) withoutSandbox() plan {
 	var p plan
 	for _, c := range v.runtime.Containers {
 		if c.Running() {
-			p.kill = append(p.kill, kill{container: c, message: "Pod sandbox changed, it will be killed and re-created."})
+			p.kill = append(p.kill, kill{container: c})
 		}
 	}
 	again := false

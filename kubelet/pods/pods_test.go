@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,7 @@ type bench struct {
 	mu      sync.Mutex
 	status  corev1.PodStatus
 	removed bool
+	ended   bool // a status had the first container's end as its state
 }
 
 // group is that of the bench's pod.
@@ -59,6 +61,7 @@ func (b *bench) Set(_ *corev1.Pod, s corev1.PodStatus, remove bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.status, b.removed = s, b.removed || remove
+	b.ended = b.ended || len(s.ContainerStatuses) > 0 && s.ContainerStatuses[0].State.Terminated != nil
 }
 
 func (b *bench) Forget(types.UID) {}
@@ -91,6 +94,9 @@ func (b *bench) start(dir string) {
 		Services: func(context.Context, string) ([]corev1.Service, error) { return nil, nil },
 		Node: func() *corev1.Node {
 			return &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "bad", Effect: corev1.TaintEffectNoExecute}, {Key: "new", Effect: corev1.TaintEffectNoSchedule}}}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}}}
+		},
+		ReadNode: func(context.Context) (*corev1.Node, error) {
+			return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"label": "new"}}}, nil
 		},
 		HostIPs: func() []string { return []string{"192.0.2.1"} }, Recorder: b.recorder, Clock: clock.RealClock{},
 		Logger: slog.New(slog.DiscardHandler), PodLogsDir: dir + "/logs",
@@ -430,6 +436,12 @@ func TestLostSandboxIsReplaced(t *testing.T) {
 		b.runtime.KillSandbox("uid-1")
 		time.Sleep(time.Minute)
 		b.wantLog("sandbox p/0", "start c/0", "stop c/0 30s", "exit c/0 143", "sandbox p/1", "start c/1")
+		told := b.events()
+		for _, want := range []string{"Normal Killing Stopping container c", "Normal SandboxChanged Pod sandbox changed, it will be killed and re-created."} {
+			if !slices.Contains(told, want) {
+				t.Errorf("not told %q: %q", want, told)
+			}
+		}
 	})
 }
 

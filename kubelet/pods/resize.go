@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -73,6 +74,7 @@ func sameResources(a, b *corev1.Pod) bool {
 // had.
 func (w *worker) recall(pod *corev1.Pod) {
 	w.pod = allocated(pod)
+	w.given = w.pod
 	for i := range pod.Status.Conditions {
 		if c := &pod.Status.Conditions[i]; c.Type == corev1.PodResizePending {
 			w.pending = c
@@ -241,7 +243,7 @@ func (w *worker) resizeAll(ctx context.Context, changes []*change) error {
 			}
 		}
 	}
-	if err := w.setGroup(); err != nil {
+	if err := w.setGroup(w.pod); err != nil {
 		w.log.Debug("pod's groups not resized before its containers", "err", err) // a share that a container has yet
 	}
 	for _, c := range inPlace {
@@ -249,18 +251,18 @@ func (w *worker) resizeAll(ctx context.Context, changes []*change) error {
 			return err
 		}
 	}
-	if err := w.setGroup(); err != nil {
+	if err := w.setGroup(w.pod); err != nil {
 		return fmt.Errorf("resize pod: %w", err)
 	}
 	return w.refresh(ctx)
 }
 
 // setGroup brings the pod's own group to the size that its spec says.
-func (w *worker) setGroup() error {
-	if err := w.m.cfg.Cgroups.Ensure(w.pod); err != nil {
+func (w *worker) setGroup(pod *corev1.Pod) error {
+	if err := w.m.cfg.Cgroups.Ensure(pod); err != nil {
 		return err
 	}
-	w.size = spec.SizeOf(w.pod)
+	w.size = spec.SizeOf(pod)
 	return nil
 }
 
@@ -345,15 +347,16 @@ func (w *worker) resources(s *corev1.PodStatus) {
 	}
 	fill := func(list []corev1.Container, statuses []corev1.ContainerStatus) {
 		for i := range list {
-			if i >= len(statuses) {
-				return
+			at := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == list[i].Name })
+			if at < 0 {
+				continue
 			}
 			r := list[i].Resources
-			statuses[i].AllocatedResources = r.Requests
-			if pending[list[i].Name] && statuses[i].Resources != nil {
+			statuses[at].AllocatedResources = r.Requests
+			if pending[list[i].Name] && statuses[at].Resources != nil {
 				continue // it has what it had
 			}
-			statuses[i].Resources = &corev1.ResourceRequirements{Limits: r.Limits, Requests: r.Requests, Claims: r.Claims}
+			statuses[at].Resources = &corev1.ResourceRequirements{Limits: r.Limits, Requests: r.Requests, Claims: r.Claims}
 		}
 	}
 	fill(w.pod.Spec.Containers, s.ContainerStatuses)

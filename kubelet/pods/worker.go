@@ -74,6 +74,7 @@ type worker struct {
 	pending    *corev1.PodCondition // a resize that does not fit
 	resizing   *corev1.PodCondition // a resize that goes on, or failed
 	size       spec.Size            // of the pod's group
+	given      *corev1.Pod          // as the kubelet before this one ran it
 	synced     bool                 // once
 	measured   bool                 // its start was, or cannot be
 	pulled     time.Duration        // in which images were pulled
@@ -460,8 +461,9 @@ func (w *worker) report(remove bool) {
 		Restarts: func(c *corev1.Container, exitCode int32) bool {
 			return restarts(w.pod, c, exitCode) || w.isRenewed(c.Name)
 		},
-		Over: w.state >= terminated, Verdict: w.verdict,
-		SandboxReady: usable(w.pod, w.runtime),
+		Renewed: w.isRenewed,
+		Over:    w.state >= terminated, Verdict: w.verdict,
+		RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(),
 	}
 	for name, c := range w.containers {
 		in.Started[name], in.Ready[name] = c.isStarted(), c.isReady()

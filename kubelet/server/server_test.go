@@ -83,8 +83,10 @@ func newServer(t *testing.T) (s *server.Server, reviews *int) {
 	if err := os.WriteFile(log, []byte("2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stdout F two\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "waits"}}},
-		Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "waits", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}}}}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}, {Name: "waits"}, {Name: "went"}, {Name: "never"}}},
+		Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "waits", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}},
+			{Name: "went", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ContainerID: "fake://1"}}},
+			{Name: "never", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}}}}
 	return server.New(server.Config{NodeName: "n1", Pods: &node{pod, log}, Metrics: metrics.New(), Stats: stats.New(t.Context(), stats.Config{}), Client: client, Logger: slog.New(slog.DiscardHandler),
 		Clock: clock.RealClock{}, Healthy: func() error { return nil }}), &count
 }
@@ -166,6 +168,8 @@ func TestContainerLogs(t *testing.T) {
 		"/containerLogs/ns/p/c?tailLines=-1":  `400 invalid tailLines "-1"`,
 		"/containerLogs/ns/p/c?previous=true": `400 previous terminated container "c" in pod "p" not found`,
 		"/containerLogs/ns/p/waits":           `400 container "waits" in pod "p" is waiting to start: trying and failing to pull image`,
+		"/containerLogs/ns/p/went":            "400 unable to retrieve container logs for fake://1",
+		"/containerLogs/ns/p/never":           `400 container "never" in pod "p" is terminated`,
 		"/containerLogs/ns/p/no":              `404 container "no" not found in pod "p"`,
 		"/containerLogs/ns/q/c":               "404 pod does not exist",
 	} {

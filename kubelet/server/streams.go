@@ -107,8 +107,13 @@ func noLog(pod *corev1.Pod, name string, previous bool) string {
 	for _, list := range [][]corev1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses, pod.Status.EphemeralContainerStatuses} {
 		for i := range list {
 			st := &list[i]
-			if st.Name != name || st.State.Waiting == nil {
+			switch t := st.State.Terminated; {
+			case st.Name != name || t == nil && st.State.Waiting == nil:
 				continue
+			case t != nil && t.ContainerID == "":
+				return fmt.Sprintf("container %q in pod %q is terminated", name, pod.Name)
+			case t != nil: // it had to make room
+				return "unable to retrieve container logs for " + t.ContainerID
 			}
 			why := st.State.Waiting.Reason
 			switch why {

@@ -14,6 +14,8 @@ import (
 )
 
 const (
+	// maxMessages bounds those of a pod: each container has its part.
+	maxMessages = 12 << 10
 	maxMessage  = 4096
 	maxLogBytes = 2048
 	maxLogLines = 80
@@ -23,7 +25,7 @@ const (
 // its message file, or from the end of its log when the policy says so.
 func TerminationMessage(k *cri.Container) string {
 	path := k.Annotations[cri.AnnotationMessageFile]
-	text, err := head(path, maxMessage)
+	text, err := end(path, maxMessage)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Sprintf("Error on reading termination log %s: %v", path, err)
 	}
@@ -31,7 +33,7 @@ func TerminationMessage(k *cri.Container) string {
 	if text == "" && failed && k.Annotations[cri.AnnotationMessagePolicy] == string(corev1.TerminationMessageFallbackToLogsOnError) {
 		text, err = logTail(k.LogPath)
 		if err != nil {
-			text = fmt.Sprintf("Error reading termination message from logs: %v", err)
+			text = fmt.Sprintf("Error on reading termination message from logs: %v", err)
 		}
 	}
 	switch {
@@ -43,10 +45,10 @@ func TerminationMessage(k *cri.Container) string {
 	return k.Message + ": " + text
 }
 
-// head reads the start of a file that a container has written: it may be
-// anything, but never a link to elsewhere, since it was made before the
-// container was and is mounted into it as a file.
-func head(path string, most int64) (string, error) {
+// end reads the end of a file that a container has written: it may be anything,
+// but never a link to elsewhere, since it was made before the container was and
+// is mounted into it as a file.
+func end(path string, most int64) (string, error) {
 	if path == "" {
 		return "", nil
 	}
@@ -55,7 +57,11 @@ func head(path string, most int64) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, most))
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-most), most))
 	return string(data), err
 }
 

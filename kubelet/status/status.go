@@ -4,7 +4,7 @@ package status
 
 import (
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,11 +43,15 @@ type Input struct {
 	Message func(c *cri.Container, spec *corev1.Container) string
 	// Restarts says whether a container that ended so will run again.
 	Restarts func(c *corev1.Container, exitCode int32) bool
+	// Renewed says that the newest container of a name was ended to be made anew,
+	// whatever its policy; may be nil. Its end is not told as one: the API lets
+	// nothing follow the end of a container that no policy starts again.
+	Renewed func(name string) bool
 	// Over says that no process of the pod will ever run again.
 	Over    bool
 	Verdict *Verdict
-	// SandboxReady says that the pod's sandbox and network are up.
-	SandboxReady bool
+	// RecursiveReadOnly says that the runtime can mount so.
+	RecursiveReadOnly bool
 }
 
 // Compute makes the status. It has no effects.
@@ -101,7 +105,45 @@ func Compute(in Input) corev1.PodStatus {
 		out.Phase = in.Old.Phase // a final phase is final
 	}
 	out.Conditions = conditions(in, &out)
+	if in.Over {
+		in.settle(&out)
+	}
+	for _, list := range [][]corev1.ContainerStatus{out.ContainerStatuses, out.EphemeralContainerStatuses} {
+		slices.SortFunc(list, func(a, b corev1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
+	}
 	return out
+}
+
+// settle gives an end to containers of a pod that is over of which none is known:
+// it was not a good one. Those whose turn never came still wait.
+func (in Input) settle(out *corev1.PodStatus) {
+	unknown := func(list []corev1.ContainerStatus) {
+		for i := range list {
+			if list[i].State.Terminated == nil {
+				list[i].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137,
+					Message: "The container could not be located when the pod was terminated"}}
+			}
+		}
+	}
+	inits := out.InitContainerStatuses
+	last := len(inits) - 1
+	if last < 0 || anyRan(out.ContainerStatuses) || in.began(&in.Pod.Spec.InitContainers[last], &inits[last]) {
+		unknown(out.ContainerStatuses)
+	}
+	for last > 0 && inits[last].State.Waiting != nil && inits[last].LastTerminationState.Terminated == nil {
+		last--
+	}
+	unknown(inits[:last+1])
+}
+
+// began says whether the last init container let the pod's own begin.
+func (in Input) began(c *corev1.Container, s *corev1.ContainerStatus) bool {
+	if spec.IsSidecar(c) {
+		before := find(in.Pod.Status.InitContainerStatuses, c.Name)
+		return before != nil && before.State.Running != nil && before.Started != nil && *before.Started
+	}
+	well := func(s corev1.ContainerState) bool { return s.Terminated != nil && s.Terminated.ExitCode == 0 }
+	return well(s.State) || well(s.LastTerminationState)
 }
 
 func addresses(out *corev1.PodStatus, in Input) {
@@ -137,13 +179,18 @@ func find(list []corev1.ContainerStatus, name string) *corev1.ContainerStatus {
 func (in Input) container(c *corev1.Container, init bool, olds []corev1.ContainerStatus) corev1.ContainerStatus {
 	old := find(olds, c.Name)
 	no := false
-	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no}
+	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no, VolumeMounts: in.mounts(c)}
 	if old != nil {
 		out.RestartCount, out.LastTerminationState, out.ImageID = old.RestartCount, old.LastTerminationState, old.ImageID
 		out.AllocatedResources, out.Resources = old.AllocatedResources, old.Resources
 	}
 	latest := in.Runtime.Latest(c.Name)
 	if latest == nil {
+		if init && !spec.IsSidecar(c) && in.initialized() && (old == nil || old.State.Terminated == nil) {
+			out.Ready, out.State.Terminated = true, &corev1.ContainerStateTerminated{Reason: "Completed",
+				Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"}
+			return out
+		}
 		in.absent(&out, old)
 		return out
 	}
@@ -158,6 +205,9 @@ func (in Input) container(c *corev1.Container, init bool, olds []corev1.Containe
 	if name := latest.GetImage().GetUserSpecifiedImage(); name != "" {
 		out.Image = name
 	}
+	if u := latest.GetUser().GetLinux(); u != nil {
+		out.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
+	}
 	in.previous(&out, c, latest)
 	waiting, waits := in.Waiting[c.Name]
 	switch {
@@ -165,7 +215,11 @@ func (in Input) container(c *corev1.Container, init bool, olds []corev1.Containe
 		in.running(&out, c, latest, init)
 	case latest.Exited():
 		ended := in.terminated(latest, c)
-		if waits && !in.Over && in.Restarts(c, latest.ExitCode) {
+		renewed := !in.Over && in.Renewed != nil && in.Renewed(c.Name)
+		if !waits && renewed {
+			waiting.Reason = "ContainerCreating"
+		}
+		if renewed || waits && !in.Over && in.Restarts(c, latest.ExitCode) {
 			out.State.Waiting, out.LastTerminationState = &waiting, corev1.ContainerState{Terminated: ended}
 			break
 		}
@@ -219,22 +273,28 @@ func (in Input) running(out *corev1.ContainerStatus, c *corev1.Container, latest
 	if init && !spec.IsSidecar(c) {
 		out.Ready = false
 	}
-	if u := latest.GetUser().GetLinux(); u != nil {
-		out.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
-	}
+}
+
+// initialized says that one of the pod's own containers was made, which happens
+// after its init containers have ended well.
+func (in Input) initialized() bool {
+	return slices.ContainsFunc(in.Pod.Spec.Containers, func(c corev1.Container) bool { return in.Runtime.Latest(c.Name) != nil })
+}
+
+// mounts tells how a container's volumes are mounted, or will be.
+func (in Input) mounts(c *corev1.Container) (out []corev1.VolumeMountStatus) {
 	for _, m := range c.VolumeMounts {
 		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
-			mode := corev1.RecursiveReadOnlyDisabled
-			for _, have := range latest.Mounts {
-				if have.ContainerPath == m.MountPath && have.RecursiveReadOnly {
-					mode = corev1.RecursiveReadOnlyEnabled
-				}
+			mode, want := corev1.RecursiveReadOnlyDisabled, m.RecursiveReadOnly
+			if want != nil && (*want == corev1.RecursiveReadOnlyEnabled || *want == corev1.RecursiveReadOnlyIfPossible && in.RecursiveReadOnly) {
+				mode = corev1.RecursiveReadOnlyEnabled
 			}
 			s.RecursiveReadOnly = &mode
 		}
-		out.VolumeMounts = append(out.VolumeMounts, s)
+		out = append(out, s)
 	}
+	return out
 }
 
 // previous fills in how the container ended the last time, if it runs again.
@@ -248,8 +308,10 @@ func (in Input) previous(out *corev1.ContainerStatus, c *corev1.Container, lates
 }
 
 func (in Input) terminated(k *cri.Container, c *corev1.Container) *corev1.ContainerStateTerminated {
+	text := in.Message(k, c)
+	all := len(in.Pod.Spec.Containers) + len(in.Pod.Spec.InitContainers) + len(in.Pod.Spec.EphemeralContainers)
 	out := &corev1.ContainerStateTerminated{
-		ExitCode: k.ExitCode, Reason: k.Reason, Message: in.Message(k, c),
+		ExitCode: k.ExitCode, Reason: k.Reason, Message: text[:min(len(text), maxMessages/max(all, 1))],
 		// One that never started did so at the beginning of time, as upstream has it.
 		StartedAt: metav1.NewTime(time.Unix(0, max(k.StartedAt, 0)).Truncate(time.Second)), FinishedAt: unix(k.FinishedAt),
 		ContainerID: in.RuntimeName + "://" + k.Id,
@@ -335,7 +397,9 @@ func (in Input) phase(s *corev1.PodStatus) corev1.PodPhase {
 
 func anyRan(list []corev1.ContainerStatus) bool {
 	for i := range list {
-		if list[i].State.Running != nil || list[i].State.Terminated != nil || list[i].LastTerminationState.Terminated != nil {
+		s := &list[i]
+		ended := s.State.Terminated != nil && s.State.Terminated.ContainerID != "" // else it never began
+		if s.State.Running != nil || ended || s.LastTerminationState.Terminated != nil {
 			return true
 		}
 	}
@@ -351,7 +415,10 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		}
 		set[kind] = corev1.PodCondition{Type: kind, Status: status, Reason: reason, Message: message}
 	}
-	put(corev1.PodReadyToStartContainers, in.SandboxReady && !in.Over, "", "")
+	why := in.noSandbox()
+	if put(corev1.PodReadyToStartContainers, why == "", "", ""); why != "" {
+		put(corev1.PodReadyToStartContainers, false, "PodSandboxNotReady", why)
+	}
 	initialized(in, s, put)
 	ready, reason, message := containersReady(in, s)
 	put(corev1.ContainersReady, ready, reason, message)
@@ -388,6 +455,19 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		}
 	}
 	return out
+}
+
+// noSandbox is why containers cannot be started, or empty.
+func (in Input) noSandbox() string {
+	switch {
+	case len(in.Runtime.Sandboxes) == 0:
+		return "no pod sandbox exists"
+	case in.Over || in.Runtime.Sandbox() == nil:
+		return "pod sandbox is not ready"
+	case !in.Pod.Spec.HostNetwork && len(in.Runtime.IPs()) == 0:
+		return "pod sandbox has no IP address"
+	}
+	return ""
 }
 
 func initialized(in Input, s *corev1.PodStatus, put func(corev1.PodConditionType, bool, string, string)) {
@@ -457,7 +537,6 @@ func gates(pod *corev1.Pod) (ok bool, reason, message string) {
 		}
 	}
 	if len(wrong) > 0 {
-		sort.Strings(wrong)
 		return false, "ReadinessGatesNotReady", strings.Join(wrong, ", ")
 	}
 	return true, "", ""

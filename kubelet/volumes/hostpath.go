@@ -2,7 +2,9 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,56 +29,68 @@ func (*hostPath) SetUp(_ context.Context, req Request) (Volume, error) {
 // TearDown leaves the path alone: it is not ours.
 func (*hostPath) TearDown(context.Context, string) error { return nil }
 
+// checkHostPath makes sure that a path is what the pod takes it for, and makes
+// what may be made.
 func checkHostPath(path string, kind corev1.HostPathType) error {
-	info, err := os.Stat(path)
-	if err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	absent := err != nil
-	wrong := func(what string) error { return fmt.Errorf("hostPath type check failed: %s is not %s", path, what) }
+	is, err := typeOf(path)
+	absent := errors.Is(err, fs.ErrNotExist)
+	want := kind
+	var name string
 	switch kind {
 	case corev1.HostPathUnset:
 		return nil
-	case corev1.HostPathDirectoryOrCreate:
-		if absent {
+	case corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory:
+		if absent && kind == corev1.HostPathDirectoryOrCreate {
 			return os.MkdirAll(path, 0o755)
 		}
-		if !info.IsDir() {
-			return wrong("a directory")
-		}
-	case corev1.HostPathFileOrCreate:
-		if absent {
+		want, name = corev1.HostPathDirectory, "directory"
+	case corev1.HostPathFileOrCreate, corev1.HostPathFile:
+		if absent && kind == corev1.HostPathFileOrCreate {
 			f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 			if err != nil {
 				return err
 			}
 			return f.Close()
 		}
-		if info.IsDir() {
-			return wrong("a file")
-		}
-	case corev1.HostPathDirectory:
-		if absent || !info.IsDir() {
-			return wrong("a directory")
-		}
-	case corev1.HostPathFile:
-		if absent || !info.Mode().IsRegular() {
-			return wrong("a file")
-		}
+		want, name = corev1.HostPathFile, "file"
 	case corev1.HostPathSocket:
-		if absent || info.Mode()&os.ModeSocket == 0 {
-			return wrong("a socket file")
-		}
+		name = "socket file"
 	case corev1.HostPathCharDev:
-		if absent || info.Mode()&os.ModeCharDevice == 0 {
-			return wrong("a character device")
-		}
+		name = "character device"
 	case corev1.HostPathBlockDev:
-		if absent || info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
-			return wrong("a block device")
-		}
+		name = "block device"
 	default:
 		return fmt.Errorf("%s is an invalid volume type", kind)
 	}
+	if absent {
+		err = fmt.Errorf("path %q does not exist", path)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("hostPath type check failed, %s is not a %s, unable to determine its type: %w", path, name, err)
+	case is != want:
+		return fmt.Errorf("hostPath type check failed: %s is not a %s, it's a %s", path, name, is)
+	}
 	return nil
+}
+
+// typeOf says what a path leads to.
+func typeOf(path string) (corev1.HostPathType, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return corev1.HostPathDirectory, nil
+	case mode.IsRegular():
+		return corev1.HostPathFile, nil
+	case mode&os.ModeSocket != 0:
+		return corev1.HostPathSocket, nil
+	case mode&os.ModeCharDevice != 0:
+		return corev1.HostPathCharDev, nil
+	case mode&os.ModeDevice != 0:
+		return corev1.HostPathBlockDev, nil
+	}
+	return "", errors.New("only recognise file, directory, socket, block device and character device")
 }

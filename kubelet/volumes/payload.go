@@ -101,7 +101,7 @@ func (p *payloads) addConfigMap(ctx context.Context, files map[string]file, ns, 
 	for k, v := range cm.BinaryData {
 		data[k] = v
 	}
-	return addItems(files, "config", data, items, mode, optional)
+	return addItems(files, "configmap references non-existent config key", data, items, mode, optional)
 }
 
 func (p *payloads) addSecret(ctx context.Context, files map[string]file, ns, name string, items []corev1.KeyToPath, mode int32, optional bool) error {
@@ -116,11 +116,12 @@ func (p *payloads) addSecret(ctx context.Context, files map[string]file, ns, nam
 	if !ok {
 		return fmt.Errorf("secret %q is a %T", name, obj)
 	}
-	return addItems(files, "secret", secret.Data, items, mode, optional)
+	return addItems(files, "references non-existent secret key", secret.Data, items, mode, optional)
 }
 
-// addItems adds every key, or those that items choose.
-func addItems(files map[string]file, what string, data map[string][]byte, items []corev1.KeyToPath, mode int32, optional bool) error {
+// addItems adds every key, or those that items choose. absent is the text about a
+// key that is not there.
+func addItems(files map[string]file, absent string, data map[string][]byte, items []corev1.KeyToPath, mode int32, optional bool) error {
 	if len(items) == 0 {
 		for k, v := range data {
 			files[k] = file{data: v, mode: mode}
@@ -133,7 +134,7 @@ func addItems(files map[string]file, what string, data map[string][]byte, items 
 			if optional {
 				continue
 			}
-			return fmt.Errorf("references non-existent %s key: %s", what, item.Key)
+			return fmt.Errorf("%s: %s", absent, item.Key)
 		}
 		files[item.Path] = file{data: v, mode: modeOr(item.Mode, mode)}
 	}

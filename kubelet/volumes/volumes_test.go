@@ -140,7 +140,7 @@ func TestMissingObjects(t *testing.T) {
 	source.Optional, source.Items = nil, []corev1.KeyToPath{{Key: "no", Path: "x"}}
 	w.configMap(map[string]string{})
 	_, err = w.SetUp(t.Context(), p, spec.Fields{Pod: p})
-	if want := "references non-existent config key: no"; err == nil || !strings.HasSuffix(err.Error(), want) {
+	if want := "configmap references non-existent config key: no"; err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("error %v, want %s", err, want)
 	}
 }
@@ -264,12 +264,15 @@ func TestHostPathTypes(t *testing.T) {
 		want string
 	}{
 		{dir, corev1.HostPathDirectory, ""},
-		{file, corev1.HostPathDirectory, "hostPath type check failed: " + file + " is not a directory"},
+		{file, corev1.HostPathDirectory, "hostPath type check failed: " + file + " is not a directory, it's a File"},
 		{file, corev1.HostPathFile, ""},
-		{dir, corev1.HostPathSocket, "hostPath type check failed: " + dir + " is not a socket file"},
+		{dir, corev1.HostPathSocket, "hostPath type check failed: " + dir + " is not a socket file, it's a Directory"},
 		{dir + "/made/dir", corev1.HostPathDirectoryOrCreate, ""},
 		{"/dev/null", corev1.HostPathCharDev, ""},
-		{"/dev/null", corev1.HostPathBlockDev, "hostPath type check failed: /dev/null is not a block device"},
+		{"/dev/null", corev1.HostPathBlockDev, "hostPath type check failed: /dev/null is not a block device, it's a CharDevice"},
+		{"/dev/null", corev1.HostPathFileOrCreate, "hostPath type check failed: /dev/null is not a file, it's a CharDevice"},
+		{dir + "/new", corev1.HostPathFileOrCreate, ""},
+		{dir + "/gone", corev1.HostPathFile, "hostPath type check failed, " + dir + "/gone is not a file, unable to determine its type: path \"" + dir + "/gone\" does not exist"},
 		{dir + "/none", corev1.HostPathUnset, ""},
 	} {
 		p := pod(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: c.path, Type: &c.kind}}})

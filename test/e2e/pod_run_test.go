@@ -328,6 +328,21 @@ func TestPodDeadlineAndResize(t *testing.T) {
 	if s := pod.Status.ContainerStatuses[0]; s.ContainerID != id || s.RestartCount != 0 {
 		t.Errorf("restarted for a resize: %+v", s)
 	}
+	// The pod as a whole, while its container has limits of its own.
+	e.create(podOf(t, "whole", "restartPolicy: Always\nresources: {requests: {cpu: 100m, memory: 64Mi}, limits: {cpu: 200m, memory: 128Mi}}\n"+
+		"containers: [{command: [sleep, '3600'], resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {cpu: 50m, memory: 32Mi}}}]"))
+	e.ready("whole")
+	e.kubectl("patch", "pod", "whole", "--subresource=resize", "-p", `{"spec":{"resources":{"requests":{"cpu":"150m"},"limits":{"cpu":"300m","memory":"160Mi"}}}}`)
+	pod = e.untilPod("whole", "is resized", func(p *corev1.Pod) bool {
+		r := p.Status.Resources
+		return r != nil && r.Limits.Cpu().String() == "300m" && r.Limits.Memory().String() == "160Mi" && r.Requests.Cpu().String() == "150m"
+	})
+	if s := pod.Status.ContainerStatuses[0]; s.RestartCount != 0 || s.Resources.Limits.Memory().String() != "32Mi" || pod.Status.AllocatedResources.Cpu().String() != "150m" {
+		t.Errorf("%+v, container %+v", pod.Status.AllocatedResources, s)
+	}
+	if got := e.event("whole", "ResizeCompleted"); !strings.HasPrefix(got, `Pod resize completed: {"containers":[{"name":"c0",`) {
+		t.Errorf("event %q", got)
+	}
 	late := e.ended("late")
 	if late.Status.Phase != corev1.PodFailed || late.Status.Reason != "DeadlineExceeded" || late.Status.Message != "Pod was active on the node longer than the specified deadline" {
 		t.Errorf("%s: %s: %s", late.Status.Phase, late.Status.Reason, late.Status.Message)
