@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -31,7 +30,7 @@ func resetCommand() *cobra.Command {
 			"cgroups, network links, rules and logs. Everything in the cluster is lost.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := filepath.Abs(dataDir)
+			dir, err := absolute(dataDir)
 			if err != nil {
 				return err
 			}
@@ -66,10 +65,12 @@ func confirmed(cmd *cobra.Command, dir string) bool {
 // when one of them fails.
 func reset(ctx context.Context, cfg *nodeConfig) error {
 	// Only what Proa made is removed.
-	if other, err := foreign(cfg.dataDir); err != nil {
-		return err
-	} else if other != "" {
-		return fmt.Errorf("%s does not look like a data directory of Proa, with the folder %q: nothing was removed", cfg.dataDir, other)
+	for _, other := range []func(dir string) (string, error){foreign, unused} {
+		if name, err := other(cfg.dataDir); err != nil {
+			return err
+		} else if name != "" {
+			return fmt.Errorf("%s does not look like a data directory of Proa, with %q in it: nothing was removed", cfg.dataDir, name)
+		}
 	}
 	if err := container.Cleanup(ctx, cfg.container()); err != nil {
 		return err // what still runs must not lose its files
