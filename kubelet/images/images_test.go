@@ -157,6 +157,56 @@ func TestCollect(t *testing.T) {
 	collect("idle", "running", "pulled")
 }
 
+// full is a runtime whose images' disk is full.
+type full struct {
+	*fakecri.Runtime
+	disk    string
+	removed []string
+}
+
+func (f *full) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: f.disk}}}}, nil
+}
+
+func (f *full) ListImages(context.Context, *runtimeapi.ListImagesRequest, ...grpc.CallOption) (*runtimeapi.ListImagesResponse, error) {
+	out := &runtimeapi.ListImagesResponse{}
+	for _, name := range f.Images {
+		out.Images = append(out.Images, &runtimeapi.Image{Id: name})
+	}
+	return out, nil
+}
+
+func (f *full) RemoveImage(_ context.Context, req *runtimeapi.RemoveImageRequest, _ ...grpc.CallOption) (*runtimeapi.RemoveImageResponse, error) {
+	f.removed = append(f.removed, req.Image.Image)
+	return &runtimeapi.RemoveImageResponse{}, nil
+}
+
+// No registry gives back what was imported: pods that come back to it would
+// wait for ever.
+func TestImportedImagesStay(t *testing.T) {
+	f := &full{Runtime: &fakecri.Runtime{Images: []string{"imported:1"}}, disk: t.TempDir()}
+	client := &cri.Client{Runtime: f, Images: f}
+	p := puller(t, client, t.TempDir())
+	if _, err := p.Pull(t.Context(), images.Request{Pod: &corev1.Pod{}, Image: "pulled:1", Event: func(string, string, string) {}}); err != nil {
+		t.Fatal(err)
+	}
+	c := &images.Collector{Client: client, Puller: p, Logger: slog.New(slog.DiscardHandler), Now: time.Now} // any use of the disk is too much
+	for _, pressed := range []bool{false, true} {
+		if err := c.Collect(t.Context(), pressed); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"pulled:1"}
+		if pressed {
+			want = []string{"imported:1", "pulled:1"}
+		}
+		slices.Sort(f.removed)
+		if !slices.Equal(f.removed, want) {
+			t.Errorf("pressed %v: removed %v, want %v", pressed, f.removed, want)
+		}
+		f.removed = nil
+	}
+}
+
 // registry is a runtime whose registry lets nobody in without the password.
 type registry struct {
 	*fakecri.Runtime
