@@ -3,7 +3,9 @@ package fault
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/proa-dev/proa/test/cluster"
 )
@@ -153,6 +157,36 @@ func TestResetLeavesOthersFilesAlone(t *testing.T) {
 	}
 	if _, err := os.Stat(letter); err != nil {
 		t.Error(err)
+	}
+}
+
+// What leads to the cluster goes with it, and nothing that leads to another.
+// A data directory that is a file system of its own stays, empty.
+func TestResetRemovesItsKubeconfig(t *testing.T) {
+	dir, configs := t.TempDir(), t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	write := func(file, content string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, left := range map[string]bool{"ours": false, "another": true} {
+		write(filepath.Join(dir, "tls", "ca.crt"), "ours")
+		file := filepath.Join(configs, name)
+		write(file, fmt.Sprintf(`{"clusters":[{"name":"proa","cluster":{"certificate-authority-data":%q}}]}`, base64.StdEncoding.EncodeToString([]byte(name))))
+		if out, err := exec.CommandContext(t.Context(), program(t), "reset", "--yes", "--data-dir", dir, "--write-kubeconfig", file).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if _, err := os.Stat(file); (err == nil) != left {
+			t.Errorf("%s: %v", file, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+			t.Errorf("%v are left in the data directory: %v", entries, err)
+		}
 	}
 }
 
