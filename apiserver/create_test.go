@@ -90,6 +90,17 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
+// A version that is none hinders nobody: clients send back what they read.
+func TestCreateWithoutAVersion(t *testing.T) {
+	f := start(t, nil)
+	for name, version := range map[string]string{"zero": "0", "none": "", "nonsense": "x"} {
+		a := f.expect(201, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":%q,"resourceVersion":%q}}`, name, version))
+		if a.text("metadata.resourceVersion") == version {
+			t.Errorf("%s: %s", name, a.body)
+		}
+	}
+}
+
 // A 422 names each thing that is wrong with its field.
 func TestInvalidNamesEveryCause(t *testing.T) {
 	f := start(t, nil)

@@ -12,12 +12,13 @@ import (
 )
 
 // serveHTTP2 makes srv speak HTTP/2 over connections that keep the head of an
-// answer for its body. The library flushes the head by itself, so that a plain
-// answer would be two TLS records, two system calls here and two at the client.
+// answer for its body, and small credits for whatever follows. The library
+// flushes each by itself, so that a plain answer would be two or three TLS
+// records, and as many system calls here and at the client.
 //
 //nolint:staticcheck // net/http's own HTTP/2 serves no connections but crypto/tls's
 func serveHTTP2(srv *http.Server) error {
-	conf := &http2.Server{}
+	conf := &http2.Server{MaxUploadBufferPerConnection: uploadWindow}
 	if err := http2.ConfigureServer(srv, conf); err != nil {
 		return err
 	}
@@ -62,15 +63,22 @@ const (
 	maxHead = 1 << 10
 	// maxTogether bounds what is copied to go out at once.
 	maxTogether = 16 << 10
+	// uploadWindow is how much a client may send over one connection before it
+	// is told that more was read, and maxCredit how much of that waits to be
+	// told: a client is never left with less than the rest.
+	uploadWindow = 1 << 20
+	maxCredit    = uploadWindow / 16
 )
 
 // wholeAnswers is a connection whose writes are HTTP/2 frames.
 type wholeAnswers struct {
 	*tls.Conn
-	mu    sync.Mutex
-	held  []byte // a head that waits
-	timer *time.Timer
-	err   error // of a head that went out alone
+	mu     sync.Mutex
+	held   []byte // what waits: credits, and at most one head after them
+	credit uint32 // how much the held credits are worth
+	head   bool   // whether a head waits, and the timer runs
+	timer  *time.Timer
+	err    error // of a head that went out alone
 }
 
 // Write implements net.Conn.
@@ -80,10 +88,13 @@ func (c *wholeAnswers) Write(p []byte) (int, error) {
 	if c.err != nil {
 		return 0, c.err
 	}
-	if len(c.held) == 0 {
-		if !endsInHead(p) {
-			return c.Conn.Write(p)
-		}
+	if credit, ok := connectionCredit(p); ok && c.credit+credit <= maxCredit {
+		c.credit += credit
+		c.held = append(c.held, p...)
+		return len(p), nil
+	}
+	if !c.head && endsInHead(p) {
+		c.head = true
 		c.held = append(c.held, p...)
 		if c.timer == nil {
 			c.timer = time.AfterFunc(headWaits, c.alone)
@@ -92,23 +103,30 @@ func (c *wholeAnswers) Write(p []byte) (int, error) {
 		}
 		return len(p), nil
 	}
-	c.timer.Stop()
-	if len(c.held)+len(p) > maxTogether {
-		if err := c.sendLocked(); err != nil {
-			return 0, err
-		}
+	if len(c.held) == 0 {
 		return c.Conn.Write(p)
 	}
-	c.held = append(c.held, p...)
+	together := len(c.held)+len(p) <= maxTogether
+	if together {
+		c.held = append(c.held, p...)
+	}
 	if err := c.sendLocked(); err != nil {
 		return 0, err
 	}
-	return len(p), nil
+	if together {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
 }
 
+// sendLocked sends what waits.
 func (c *wholeAnswers) sendLocked() error {
+	if c.head {
+		c.timer.Stop()
+		c.head = false
+	}
 	_, err := c.Conn.Write(c.held)
-	c.held = c.held[:0]
+	c.held, c.credit = c.held[:0], 0
 	return err
 }
 
@@ -116,7 +134,7 @@ func (c *wholeAnswers) sendLocked() error {
 func (c *wholeAnswers) alone() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.held) > 0 {
+	if c.head {
 		c.err = c.sendLocked()
 	}
 }
@@ -125,7 +143,7 @@ func (c *wholeAnswers) alone() {
 // be to a client that does not read, and ends with the connection.
 func (c *wholeAnswers) Close() error {
 	if c.mu.TryLock() {
-		if len(c.held) > 0 {
+		if c.head {
 			_ = c.SetWriteDeadline(time.Now().Add(closeTimeout))
 			_ = c.sendLocked() // the connection ends in any case
 		}
@@ -134,22 +152,50 @@ func (c *wholeAnswers) Close() error {
 	return c.Conn.Close()
 }
 
+// How frames begin, and those that are told apart here (RFC 9113, 4.1 and 6).
+const (
+	frameHead        = 9
+	typeHeaders      = 1
+	typeWindowUpdate = 8
+	endStream        = 1
+)
+
+// frameSize is the length of the frame that p begins with, or 0 if p is shorter.
+func frameSize(p []byte) int {
+	if len(p) < frameHead {
+		return 0
+	}
+	if size := int(binary.BigEndian.Uint32(p[:4])>>8) + frameHead; size <= len(p) {
+		return size
+	}
+	return 0
+}
+
 // endsInHead says that p is whole frames, the last of them a head that has a
-// body (RFC 9113, 4.1 and 6.2).
+// body.
 func endsInHead(p []byte) bool {
-	const frameHead, typeHeaders, endStream = 9, 1, 1
 	if len(p) > maxHead {
 		return false
 	}
-	for len(p) >= frameHead {
-		size := int(binary.BigEndian.Uint32(p[:4])>>8) + frameHead
+	for size := frameSize(p); size > 0; size = frameSize(p) {
 		if size == len(p) {
 			return p[3] == typeHeaders && p[4]&endStream == 0
-		}
-		if size > len(p) {
-			return false
 		}
 		p = p[size:]
 	}
 	return false
+}
+
+// connectionCredit says that p is nothing but frames that let the client send
+// more over the connection, and how much more.
+func connectionCredit(p []byte) (sum uint32, ok bool) {
+	for len(p) > 0 {
+		size := frameSize(p)
+		if size != frameHead+4 || p[3] != typeWindowUpdate || binary.BigEndian.Uint32(p[5:]) != 0 {
+			return 0, false
+		}
+		sum += binary.BigEndian.Uint32(p[frameHead:])
+		p = p[size:]
+	}
+	return sum, true
 }

@@ -105,8 +105,28 @@ func TestWatchBeginsWithTheState(t *testing.T) {
 	if notes, _ := a.at("metadata.annotations").(map[string]any); notes["k8s.io/initial-events-end"] != "true" || a.text("kind") != "ConfigMap" || a.text("metadata.resourceVersion") == "" {
 		t.Error(a.body)
 	}
+	legacy := f.watch(configMaps + "?watch=1&resourceVersion=0&allowWatchBookmarks=true")
+	if a := legacy.expect("ADDED c00", "ADDED c01", "BOOKMARK"); !strings.Contains(a.body, "initial-events-end") {
+		t.Error(a.body)
+	}
+	bare := f.watch(configMaps + "?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan")
+	bare.expect("ADDED c00", "ADDED c01")
 	f.expect(200, "DELETE", configMaps+"/c00", "")
 	w.expect("DELETED c00")
+	legacy.expect("DELETED c00")
+	bare.expect("DELETED c00") // no bookmark before: it did not ask for them
+}
+
+// Documents in YAML have no bounds in a stream.
+func TestWatchInYAML(t *testing.T) {
+	f := start(t, nil)
+	a := f.expect(406, "GET", configMaps+"?watch=1", "", "Accept: application/yaml")
+	for _, want := range []string{"reason: NotAcceptable", "message: 'only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch'"} {
+		if !strings.Contains(strings.Join(strings.Fields(a.body), " "), want) {
+			t.Error(a.body)
+		}
+	}
+	f.watch(configMaps+"?watch=1", "Accept: application/json;stream=watch, application/yaml")
 }
 
 // An object that begins to match is added for the watcher, one that ceases to

@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -37,11 +38,28 @@ func (k *Kubelet) evictor(p *parts, recorder record.EventRecorder) *evict.Evicto
 		},
 		Storage: func(ctx context.Context, pod *corev1.Pod) (evict.Storage, error) { return k.storage(ctx, p, pod) },
 		Evict:   func(uid uidType, v status.Verdict, grace *int64) error { return p.pods.Evict(uid, v, grace) },
-		Reclaim: func(ctx context.Context) error { return p.gc.Collect(ctx, true) },
+		Reclaim: func(ctx context.Context, short node.Signal) error { return k.reclaim(ctx, p, short) },
 		Changed: func() { p.node.Poke() }, Evicted: func(signal node.Signal) { p.metrics.Evicted(string(signal)) },
 		Node: func() *corev1.ObjectReference { return p.node.Ref() }, Recorder: recorder,
 		Clock: k.cfg.Clock, Logger: k.log,
 	})
+}
+
+// reclaim makes room without ending pods: first what is left of those that have
+// ended goes, then the images that nobody uses, unless they lie on another disk
+// than the one that is short.
+func (k *Kubelet) reclaim(ctx context.Context, p *parts, short node.Signal) error {
+	err := p.pods.Reclaim(ctx)
+	if (short == node.NodeFSAvailable || short == node.NodeFSInodes) && !k.imagesHere(ctx, p) {
+		return err
+	}
+	return errors.Join(err, p.gc.Collect(ctx, true))
+}
+
+// imagesHere says that images and containers lie on the same disk as all else.
+func (k *Kubelet) imagesHere(ctx context.Context, p *parts) bool {
+	dir := p.imageDir(ctx)
+	return dir == "" || deviceOf(dir) == deviceOf(k.cfg.RootDir)
 }
 
 // useTimeout bounds the look at one pod's files.
@@ -103,7 +121,7 @@ func (k *Kubelet) storage(ctx context.Context, p *parts, pod *corev1.Pod) (evict
 		return evict.Storage{}, err
 	}
 	out := evict.Storage{Total: got.Total, Volumes: got.Volumes, Containers: got.Logs}
-	if images := p.imageDir(ctx); images == "" || deviceOf(images) == deviceOf(k.cfg.RootDir) {
+	if k.imagesHere(ctx, p) {
 		for name, n := range got.Layers {
 			out.Containers[name] += n
 		}

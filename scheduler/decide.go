@@ -40,6 +40,7 @@ func (s *Scheduler) decide(it *queue.Item, now time.Time) step {
 func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 	pod := it.Pod
 	nominated := s.snapshot.Nominated(pod.UID())
+	begin := time.Now()
 	volumes := s.snapshot.PlanVolumes(pod, node)
 	var claims *devices.Plan
 	var awaited []types.NamespacedName
@@ -50,6 +51,7 @@ func (s *Scheduler) assign(it *queue.Item, node string, now time.Time) step {
 		}
 		awaited, _ = s.devices.Awaited(pod.Object, claims, now)
 	}
+	s.counts.planned(pod.Profile().Name, volumes != nil || claims != nil, time.Since(begin))
 	s.snapshot.PutPod(pod, node)
 	s.binding[pod.UID()] = it
 	s.joined(pod)

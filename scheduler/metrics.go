@@ -28,10 +28,12 @@ const (
 	resultUnschedulable     = "unschedulable"
 	resultError             = "error"
 	pointPreBind            = "PreBind"
+	pointPreFlight          = "PreBindPreFlight"
 	pointBind               = "Bind"
 	pointPostFilter         = "PostFilter"
 	statusSuccess           = "Success"
 	statusError             = "Error"
+	statusSkip              = "Skip"
 	statusUnschedulable     = "Unschedulable"
 	maxAttemptsLabel    int = 15
 )
@@ -48,6 +50,7 @@ type metrics struct {
 	victims   prometheus.Histogram
 	incoming  *prometheus.CounterVec
 	bind      map[string][2]prometheus.Observer // by profile, and whether it failed
+	preFlight map[string][2]prometheus.Observer // by profile, and whether nothing comes before the bind
 
 	conditional *prometheus.CounterVec   // devices that had to be ready before a bind
 	waits       *prometheus.HistogramVec // for them
@@ -75,7 +78,7 @@ func newMetrics(s *Scheduler, r prometheus.Registerer) (*metrics, error) {
 		"E2e latency for a pod being scheduled, from the time the pod enters the scheduling queue and might involve multiple scheduling attempts.",
 		prometheus.ExponentialBuckets(0.01, 2, 20), "attempts")
 	m := &metrics{
-		results: map[string]map[string]outcome{}, bind: map[string][2]prometheus.Observer{},
+		results: map[string]map[string]outcome{}, bind: map[string][2]prometheus.Observer{}, preFlight: map[string][2]prometheus.Observer{},
 		points: histograms("framework_extension_point_duration_seconds", "Latency for running all plugins of a specific extension point.",
 			prometheus.ExponentialBuckets(0.0001, 2, 12), "extension_point", "status", "profile"),
 		attempts:  histogram("pod_scheduling_attempts", "Number of attempts to successfully schedule a pod.", prometheus.ExponentialBuckets(1, 2, 5)),
@@ -96,6 +99,7 @@ func newMetrics(s *Scheduler, r prometheus.Registerer) (*metrics, error) {
 			m.results[profile][result] = outcome{attempts.WithLabelValues(result, profile), took.WithLabelValues(result, profile)}
 		}
 		m.bind[profile] = [2]prometheus.Observer{m.points.WithLabelValues(pointBind, statusSuccess, profile), m.points.WithLabelValues(pointBind, statusError, profile)}
+		m.preFlight[profile] = [2]prometheus.Observer{m.points.WithLabelValues(pointPreFlight, statusSuccess, profile), m.points.WithLabelValues(pointPreFlight, statusSkip, profile)}
 	}
 	for i := range m.sli {
 		label := strconv.Itoa(i)
@@ -157,6 +161,18 @@ func (m *metrics) bound(profile string, took time.Duration, err error) {
 		failed = 1
 	}
 	if o := m.bind[profile][failed]; o != nil {
+		o.Observe(took.Seconds())
+	}
+}
+
+// planned tells how long it took to find what has to be done before the bind:
+// of most pods, nothing.
+func (m *metrics) planned(profile string, work bool, took time.Duration) {
+	skip := 1
+	if work {
+		skip = 0
+	}
+	if o := m.preFlight[profile][skip]; o != nil {
 		o.Observe(took.Seconds())
 	}
 }

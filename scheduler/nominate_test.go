@@ -9,8 +9,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/storage/volume"
+
+	"github.com/proa-dev/proa/scheduler"
 )
 
 func (c *fakeCluster) nominated(pod string) string {
@@ -30,7 +33,8 @@ func testAnnouncesNodes(t *testing.T) {
 	}
 	claim := lateClaim("data")
 	c.add(newNode("n", "4"), claim, lateClass())
-	start(t, c)
+	registry := prometheus.NewRegistry()
+	start(t, c, func(cfg *scheduler.Config) { cfg.Metrics = registry })
 	c.add(newPod("plain", "1"), newPod("p", "1", func(p *corev1.Pod) {
 		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
 	}))
@@ -52,6 +56,28 @@ func testAnnouncesNodes(t *testing.T) {
 	selected[volume.AnnBindCompleted] = "yes"
 	annotate(selected)
 	c.eventually(t, "bound", func() bool { return c.node("p") == "n" && c.node("plain") == "n" && c.nominated("p") == "" })
+
+	// What has to be done first was asked of each placement: of one pod something, of the other nothing.
+	for status, want := range map[string]bool{"Success": true, "Skip": true, "Error": false} {
+		const name = "scheduler_framework_extension_point_duration_seconds"
+		seen := false
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				labels := map[string]string{}
+				for _, l := range m.GetLabel() {
+					labels[l.GetName()] = l.GetValue()
+				}
+				seen = seen || f.GetName() == name && labels["extension_point"] == "PreBindPreFlight" && labels["status"] == status && m.GetHistogram().GetSampleCount() > 0
+			}
+		}
+		if seen != want {
+			t.Errorf("PreBindPreFlight with status %s: %v", status, seen)
+		}
+	}
 }
 
 // Another component may keep a node for a pod before there is that node.

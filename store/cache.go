@@ -88,6 +88,7 @@ func (r *Resource) loadOnce(round int) error {
 		return err
 	}
 	entries := make([]*Entry, 0, len(items))
+	var unreadable map[string]*Unreadable
 	for i := range items {
 		it := &items[i]
 		c := change{key: string(it.key[len(r.prefix):]), value: it.value, rev: it.rev, leased: it.lease != 0}
@@ -95,17 +96,22 @@ func (r *Resource) loadOnce(round int) error {
 		if e == nil || e.Revision != c.rev {
 			e = r.makeEntry(&c)
 		}
-		if e != nil {
+		switch {
+		case e != nil:
 			entries = append(entries, e)
+		case unreadable == nil:
+			unreadable = map[string]*Unreadable{c.key: c.unreadable}
+		default:
+			unreadable[c.key] = c.unreadable
 		}
 		items[i] = rawChange{}
 	}
-	return r.finishLoad(round, rev, entries)
+	return r.finishLoad(round, rev, entries, unreadable)
 }
 
-// finishLoad makes entries, which are all there were at rev, the content of
-// the cache, logs what differs, and lets early events follow.
-func (r *Resource) finishLoad(round int, rev int64, entries []*Entry) error {
+// finishLoad makes entries and what is unreadable, which are all there was at
+// rev, the content of the cache, logs what differs, and lets early events follow.
+func (r *Resource) finishLoad(round int, rev int64, entries []*Entry, unreadable map[string]*Unreadable) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if round != r.round {
@@ -125,7 +131,7 @@ func (r *Resource) finishLoad(round int, rev int64, entries []*Entry) error {
 	for _, e := range entries {
 		t.ReplaceOrInsert(e)
 	}
-	r.tree, r.snap, r.rev = t, nil, rev
+	r.tree, r.snap, r.rev, r.unreadable = t, nil, rev, unreadable
 	r.changed.Store(rev)
 	r.pending.forget(rev)
 	for i := range r.early {
@@ -205,6 +211,7 @@ func (r *Resource) makeEntry(c *change) *Entry {
 	obj, err := r.decode(c.key, c.value)
 	if err != nil {
 		r.store.log.Error("cannot read a stored object, leaving it out", "key", r.prefix+c.key, "revision", c.rev, "err", err)
+		c.unreadable = &Unreadable{Path: r.prefix + c.key, key: c.key, Revision: c.rev, Err: err}
 		return nil
 	}
 	return newEntry(c.key, obj, c.rev, c.value, c.leased)
@@ -213,6 +220,7 @@ func (r *Resource) makeEntry(c *change) *Entry {
 // applyLocked changes the tree and appends what happened to events. Something
 // that cannot be read any more is gone.
 func (r *Resource) applyLocked(c *change, e *Entry, events []*node) []*node {
+	r.noteLocked(c)
 	gone := c.deleted || e == nil
 	prev := lookup(r.tree, c.key)
 	if gone && prev == nil {

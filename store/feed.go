@@ -17,6 +17,8 @@ type change struct {
 	rev     int64
 	leased  bool
 	deleted bool
+	// unreadable is set by makeEntry.
+	unreadable *Unreadable
 }
 
 // errCompacted ends a watch whose history is gone.

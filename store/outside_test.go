@@ -173,6 +173,32 @@ func TestForeignValues(t *testing.T) {
 	put("late", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"late","namespace":"ns","labels":{"v":"1"}}}`)
 	same(t, events(t, w, 2), "DELETED ns/json=", "ADDED ns/late=1")
 
+	// Who asks for it by name learns that it is there, and may remove it.
+	var unreadable *store.Unreadable
+	if e, err := r.Latest(t.Context(), "ns/json"); e != nil || !errors.As(err, &unreadable) || unreadable.Path != "/registry/configmaps/ns/json" {
+		t.Fatalf("%v, %v", e, err)
+	}
+	if left := r.Unreadable("ns/"); len(left) != 4 || len(r.Unreadable("ns/e")) != 1 || len(r.Unreadable("other/")) != 0 {
+		t.Fatalf("%v", left)
+	}
+	put("json", "other rubbish")
+	if err := r.Remove(t.Context(), unreadable); !errors.Is(err, store.ErrChanged) {
+		t.Fatalf("what came instead was removed: %v", err)
+	}
+	if _, err := r.Latest(t.Context(), "ns/json"); !errors.As(err, &unreadable) {
+		t.Fatal(err)
+	}
+	if err := r.Remove(t.Context(), unreadable); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := r.Latest(t.Context(), "ns/json"); e != nil || err != nil || len(r.Unreadable("")) != 3 {
+		t.Fatalf("%v, %v", e, err)
+	}
+	put("garbage", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"garbage","namespace":"ns"}}`) // mended
+	if e, err := r.Latest(t.Context(), "ns/garbage"); e == nil || err != nil || len(r.Unreadable("")) != 2 {
+		t.Fatalf("%v, %v", e, err)
+	}
+
 	// And what is written here is upstream's: no resourceVersion inside.
 	create(t, r, "mine", "1")
 	resp, err := c.Get(t.Context(), "/registry/configmaps/ns/mine")

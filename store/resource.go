@@ -34,6 +34,8 @@ type Resource struct {
 	tree *tree
 	snap *Snapshot // of tree, nil after a change
 	rev  int64     // the latest change, or where the load stood
+	// unreadable is what the tree lacks, by key; nil while there is nothing.
+	unreadable map[string]*Unreadable
 	fill
 }
 
@@ -186,7 +188,8 @@ func (changedError) Error() string { return "the object has been modified" }
 var ErrChanged error = changedError{}
 
 // Latest returns the newest entry of key, at least as new as every write that
-// was acknowledged before the call. Nil, nil where there is none.
+// was acknowledged before the call. Nil, nil where there is none, and an
+// *Unreadable where there is something else.
 func (r *Resource) Latest(ctx context.Context, key string) (*Entry, error) {
 	for {
 		r = r.now()
@@ -197,7 +200,12 @@ func (r *Resource) Latest(ctx context.Context, key string) (*Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		return r.Cached(key), nil
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		if u := r.unreadable[key]; u != nil {
+			return nil, u
+		}
+		return lookup(r.tree, key), nil
 	}
 }
 

@@ -28,8 +28,9 @@ type WatchOptions struct {
 	// Match, if not nil, selects objects (labels, fields). An object that
 	// begins to match is ADDED, one that ceases to is DELETED.
 	Match func(api.Object) bool
-	// Initial sends the current state first even when Since is set, ended by
-	// a bookmark annotated k8s.io/initial-events-end (sendInitialEvents).
+	// Initial sends the current state first even when Since is set, with
+	// Bookmarks ended by one annotated k8s.io/initial-events-end
+	// (sendInitialEvents).
 	Initial bool
 	// Bookmarks asks for a Bookmark event about once a minute and before a
 	// watch ends.
@@ -251,7 +252,7 @@ func (w *Watcher) begin(ctx context.Context, buf []Event) ([]Event, error) {
 		return buf, nil
 	}
 	w.initial = nil
-	if w.opts.Initial {
+	if w.opts.Initial && w.opts.Bookmarks {
 		buf = append(buf, Event{Type: watch.Bookmark, Revision: snap.Revision, InitialEnd: true})
 	}
 	return buf, nil

@@ -40,6 +40,7 @@ func Default(cfg Config) Chain {
 		NewDefaultIngressClass(lookup),
 		NewPodTopologyLabels(lookup),
 		NewPodResizeValidator(lookup),
+		NewNodeDeclaredFeatureValidator(lookup),
 		NewDeviceClaims(lookup, cfg.Authorizer),
 	}
 }

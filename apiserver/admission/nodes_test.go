@@ -58,3 +58,27 @@ func TestPodResizeValidator(t *testing.T) {
 		}
 	}
 }
+
+func TestNodeDeclaredFeatureValidator(t *testing.T) {
+	node := zonedNode()
+	chain := admission.Chain{admission.NewNodeDeclaredFeatureValidator(admission.Lookup{Source: cluster().Put(res("nodes"), node)})}
+	old := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", Generation: 1}, Spec: corev1.PodSpec{NodeName: "n"}}
+	old.Spec.Containers = []corev1.Container{{Name: "c"}}
+	some := corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1")}}
+	whole, part := old.DeepCopy(), old.DeepCopy()
+	whole.Generation, whole.Spec.Resources = 2, &some
+	part.Generation, part.Spec.Containers[0].Resources = 2, some
+	check := func(pod *corev1.Pod, want string) {
+		t.Helper()
+		a := attributes(admission.Update, res("pods"), pod)
+		a.OldObject, a.Subresource = old, "resize"
+		err := run(chain, a)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Error(err)
+		}
+	}
+	check(part, "")
+	check(whole, `pod update requires features InPlacePodLevelResourcesVerticalScaling which are not available on node "n"`)
+	node.Status.DeclaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling"}
+	check(whole, "")
+}

@@ -102,7 +102,10 @@ func (q queryValues) patchOptions() *metav1.PatchOptions {
 }
 
 func (q queryValues) deleteOptions() (*metav1.DeleteOptions, error) {
-	o := &metav1.DeleteOptions{DryRun: q["dryRun"], OrphanDependents: q.flag("orphanDependents")}
+	o := &metav1.DeleteOptions{
+		DryRun: q["dryRun"], OrphanDependents: q.flag("orphanDependents"),
+		IgnoreStoreReadErrorWithClusterBreakingPotential: q.flag("ignoreStoreReadErrorWithClusterBreakingPotential"),
+	}
 	if p := metav1.DeletionPropagation(q.get("propagationPolicy")); p != "" {
 		o.PropagationPolicy = &p
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -15,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"github.com/proa-dev/proa/apiserver/codec"
@@ -89,8 +87,19 @@ func StatusOf(err error) *metav1.Status {
 }
 
 func notAcceptable() error {
-	return apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", schema.GroupResource{}, "",
-		fmt.Sprintf("only the following media types are accepted: %s, %s, %s", codec.MediaJSON, codec.MediaYAML, codec.MediaProtobuf), 0, true)
+	return accepts(codec.MediaJSON, codec.MediaYAML, codec.MediaProtobuf)
+}
+
+// notStreamed is the 406 of a watch in a format whose documents have no bounds.
+func notStreamed() error {
+	return accepts(codec.MediaJSON+";stream=watch", codec.MediaProtobuf+";stream=watch")
+}
+
+func accepts(media ...string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Message: "only the following media types are accepted: " + strings.Join(media, ", "),
+	}}
 }
 
 func (c *call) fail(err error) { WriteError(c.w, c.r, c.cfg.Codec, err) }

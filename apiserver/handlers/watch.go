@@ -48,7 +48,7 @@ func (c *call) watch(ctx context.Context) error {
 		return notAcceptable()
 	}
 	if c.accept.Format == codec.YAML {
-		c.accept.Format = codec.JSON
+		return notStreamed()
 	}
 	include, err := c.include()
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/ownership"
 	"github.com/proa-dev/proa/apiserver/patch"
 	"github.com/proa-dev/proa/store"
 )
@@ -61,7 +62,7 @@ type Core struct {
 	cfg       Config
 	resources sync.Map // *api.Kind to *resource
 	merger    patch.Merger
-	owners    ownership
+	owners    ownership.Memory
 	turns     turns
 }
 
@@ -326,9 +327,12 @@ func dryRun(values []string) bool { return len(values) > 0 }
 // storeError makes a status error of what the store or the context says.
 func storeError(err error, gr schema.GroupResource, verb string) error {
 	var status apierrors.APIStatus
+	var unreadable *store.Unreadable
 	switch {
 	case errors.As(err, &status):
 		return err
+	case errors.As(err, &unreadable):
+		return apierrors.NewInternalError(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
 	}

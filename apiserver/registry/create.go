@@ -115,8 +115,8 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	if err := matchName(t, obj); err != nil {
 		return nil, err
 	}
-	if obj.GetResourceVersion() != "" {
-		return nil, versionOfNew()
+	if err := versionOfNew(obj); err != nil {
+		return nil, err
 	}
 	c.fillSystemFields(obj)
 	if k.Default != nil {
@@ -171,7 +171,12 @@ func (c *Core) createNew(ctx context.Context, r *resource, t Target, obj api.Obj
 	}
 }
 
-func versionOfNew() error {
+// versionOfNew refuses a new object that says which version it is. What names
+// none, zero or anything but a number, is taken as upstream takes it.
+func versionOfNew(obj api.Object) error {
+	if rev, err := parseVersion(obj.GetResourceVersion()); err != nil || rev == 0 {
+		return nil
+	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
 		Message: "resourceVersion should not be set on objects to be created",
@@ -183,9 +188,10 @@ func admitted(obj api.Object) error {
 	if created := obj.GetCreationTimestamp(); obj.GetUID() == "" || created.IsZero() {
 		return apierrors.NewInternalError(errors.New("system metadata was not initialized"))
 	}
-	if obj.GetResourceVersion() != "" {
-		return versionOfNew()
+	if err := versionOfNew(obj); err != nil {
+		return err
 	}
+	obj.SetResourceVersion("")
 	obj.SetDeletionTimestamp(nil)
 	obj.SetDeletionGracePeriodSeconds(nil)
 	return nil

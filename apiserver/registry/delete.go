@@ -13,6 +13,7 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/api"
@@ -37,6 +38,9 @@ func (c *Core) Delete(ctx context.Context, t Target, opts *metav1.DeleteOptions)
 	}
 	if err := optionsError("DeleteOptions", metavalidation.ValidateDeleteOptions(opts)); err != nil {
 		return nil, false, err
+	}
+	if ptr.Deref(opts.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return c.removeUnreadable(ctx, t, opts)
 	}
 	return c.remove(ctx, t, opts)
 }
@@ -320,6 +324,10 @@ func (c *Core) DeleteCollection(ctx context.Context, t Target, opts *metav1.Dele
 	}
 	if err := optionsError("DeleteOptions", metavalidation.ValidateDeleteOptions(opts)); err != nil {
 		return nil, err
+	}
+	if ptr.Deref(opts.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return nil, optionsError("DeleteOptions", field.ErrorList{field.Invalid(field.NewPath("ignoreStoreReadErrorWithClusterBreakingPotential"), true,
+			"is not allowed with DELETECOLLECTION, try again after removing the option")})
 	}
 	l, err := c.list(ctx, t, list)
 	if err != nil {

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/kinds"
+	"github.com/proa-dev/proa/apiserver/ownership"
 )
 
 // unknownManager owns fields of requests that name no manager.
@@ -92,16 +92,16 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 	if live == nil {
 		live = r.kind.New()
 		live.GetObjectKind().SetGroupVersionKind(r.kind.GVK)
-		was, is = live, shallow(obj) // nothing is equal in them
+		was, is = live, ownership.Shallow(obj) // nothing is equal in them
 	} else {
-		was, is = thin(live, obj)
+		was, is = ownership.Thin(live, obj)
 	}
 	before := live.GetManagedFields()
 	known := c.shapeOf(r.kind, subresource, manager, before, was, is, obj)
-	defer c.owners.release(known)
+	defer c.owners.Release(known)
 	if known != nil {
-		if owners, ok := c.owners.get(known); ok {
-			obj.SetManagedFields(recall(owners, before, c.cfg.Now().UTC().Truncate(time.Second)))
+		if entries, ok := c.owners.Recall(known, before, c.cfg.Now().UTC().Truncate(time.Second)); ok {
+			obj.SetManagedFields(entries)
 			return
 		}
 	}
@@ -122,7 +122,7 @@ func (c *Core) manageUpdate(r *resource, subresource string, live, obj api.Objec
 	}
 	obj.SetManagedFields(o.GetManagedFields())
 	if known != nil {
-		c.owners.put(known, remember(before, o.GetManagedFields(), manager, subresource))
+		c.owners.Remember(known, before, o.GetManagedFields(), manager, subresource)
 	}
 }
 
@@ -132,7 +132,7 @@ const manyManagers = 10
 // shapeOf is the shape of a write if its outcome depends on that alone, else
 // nil. A client that sends entries of its own has a say in it, and so have the
 // values of fields that are owned in another version.
-func (c *Core) shapeOf(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is, obj api.Object) *shape {
+func (c *Core) shapeOf(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is, obj api.Object) *ownership.Shape {
 	if _, custom := obj.(runtime.Unstructured); custom || len(before) >= manyManagers {
 		return nil
 	}
@@ -140,19 +140,10 @@ func (c *Core) shapeOf(k *api.Kind, subresource, manager string, before []metav1
 	if slices.ContainsFunc(before, func(e metav1.ManagedFieldsEntry) bool { return e.APIVersion != version }) {
 		return nil
 	}
-	if sent := obj.GetManagedFields(); subresource == "" && sent != nil && !slices.EqualFunc(sent, before, sameEntry) {
+	if sent := obj.GetManagedFields(); subresource == "" && sent != nil && !slices.EqualFunc(sent, before, ownership.SameEntry) {
 		return nil
 	}
-	return c.owners.shape(k, subresource, manager, before, was, is)
-}
-
-// sameEntry says that two entries differ in their time at most.
-func sameEntry(a, b metav1.ManagedFieldsEntry) bool {
-	if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource ||
-		(a.FieldsV1 == nil) != (b.FieldsV1 == nil) {
-		return false
-	}
-	return a.FieldsV1 == nil || bytes.Equal(a.FieldsV1.Raw, b.FieldsV1.Raw)
+	return c.owners.Shape(k, subresource, manager, before, was, is)
 }
 
 // keepManagedTimes gives the entries of obj that only differ in their time
@@ -160,7 +151,7 @@ func sameEntry(a, b metav1.ManagedFieldsEntry) bool {
 // changes nothing.
 func keepManagedTimes(obj, old api.Object) {
 	had := old.GetManagedFields()
-	if !slices.EqualFunc(obj.GetManagedFields(), had, sameEntry) {
+	if !slices.EqualFunc(obj.GetManagedFields(), had, ownership.SameEntry) {
 		return
 	}
 	obj.SetManagedFields(had)

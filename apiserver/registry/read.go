@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/store"
@@ -83,7 +84,9 @@ func (c *Core) entry(ctx context.Context, t Target, opts *metav1.GetOptions) (*r
 		if serr != nil {
 			return nil, nil, storeError(serr, t.Kind.GR(), "get")
 		}
-		e = snap.Get(t.key())
+		if e = snap.Get(t.key()); e == nil { // is it that it cannot be read?
+			e, err = r.store.Latest(ctx, t.key())
+		}
 	default:
 		e, err = r.store.Latest(ctx, t.key())
 	}
@@ -211,6 +214,11 @@ func (c *Core) find(ctx context.Context, t Target, opts *metav1.ListOptions) (*F
 		}
 		return nil, storeError(err, t.Kind.GR(), "list")
 	}
+	if match == store.MatchLatest {
+		if err := r.whole(prefix, sel.name); err != nil {
+			return nil, err
+		}
+	}
 	f := &Found{Revision: snap.Revision, List: func() (*List, error) { return r.collect(snap, sel, t, prefix, from, limit) }}
 	if limit == 0 && from == "" && t.Name == "" && snap.Len() >= manyEntries {
 		f.Same = sameList{t.Kind, snap.State(), prefix, opts.LabelSelector, opts.FieldSelector}
@@ -301,8 +309,12 @@ func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*
 	w.Match = sel.matcher(r)
 	// The state that the watch begins with is no older than any acknowledged
 	// write, unless the client says which.
+	initial := opts.SendInitialEvents
+	if initial == nil && rev == 0 {
+		initial = ptr.To(true) // what such watches have always meant
+	}
 	var snap *store.Snapshot
-	if opts.SendInitialEvents != nil {
+	if initial != nil {
 		match := store.MatchNotOlder
 		if opts.ResourceVersion == "" {
 			match = store.MatchLatest
@@ -310,13 +322,9 @@ func (c *Core) Watch(ctx context.Context, t Target, opts *metav1.ListOptions) (*
 		if snap, err = r.store.Snapshot(ctx, match, rev); err != nil {
 			return nil, storeError(err, t.Kind.GR(), "watch")
 		}
-		w.Initial = *opts.SendInitialEvents
+		w.Initial = *initial
 		if rev == 0 && !w.Initial {
 			w.Since = snap.Revision
-		}
-	} else if opts.ResourceVersion == "" {
-		if snap, err = r.store.Snapshot(ctx, store.MatchLatest, 0); err != nil {
-			return nil, storeError(err, t.Kind.GR(), "watch")
 		}
 	}
 	if snap != nil && w.Since == 0 && w.Key == "" {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/apiserver/admission"
+	"github.com/proa-dev/proa/apiserver/ownership"
 	"github.com/proa-dev/proa/store"
 )
 
@@ -222,9 +223,14 @@ func (c *Core) writeNew(ctx context.Context, r *resource, t Target, ch change) (
 	return c.createNew(ctx, r, t, obj, createArgs{options: ch.createOptions, dryRun: ch.dryRun, manager: ch.manager, applied: ch.tracked})
 }
 
+// invalidObject is how upstream's storage says that an object is not as it
+// should be for what was asked.
+func invalidObject(r *resource, t Target, why string) error {
+	return fmt.Errorf("StorageError: invalid object, Code: 4, Key: /registry/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: %s", r.stored.StoragePath, t.key(), why)
+}
+
 func preconditionError(r *resource, t Target, want, have types.UID) error {
-	return fmt.Errorf("StorageError: invalid object, Code: 4, Key: /registry/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
-		r.stored.StoragePath, t.key(), want, have)
+	return invalidObject(r, t, fmt.Sprintf("Precondition failed: UID in precondition: %v, UID in object meta: %v", want, have))
 }
 
 // writeOnce is one round; store.ErrChanged asks for another.
@@ -268,7 +274,7 @@ func (c *Core) writeOnce(ctx context.Context, r *resource, t Target, ch change, 
 // writeClaimed validates and writes the changed object in a.
 func (c *Core) writeClaimed(ctx context.Context, r *resource, t Target, ch change, e *store.Entry, a *admission.Attributes) (api.Object, error) {
 	obj, live := a.Object.(api.Object), a.OldObject.(api.Object)
-	share(obj, live)
+	ownership.Share(obj, live)
 	if err := c.check(ctx, t, ch, obj, live); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/history"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/matching"
 	"github.com/proa-dev/proa/controllers/internal/owned"
 	"github.com/proa-dev/proa/controllers/internal/owner"
 	"github.com/proa-dev/proa/controllers/internal/pods"
@@ -55,6 +56,7 @@ type controller struct {
 	env    loop.Env
 	events record.EventRecorder
 	expect *expect.Tracker
+	owners *matching.Index[*appsv1.DaemonSet]
 	pods   pods.Control
 	failed *flowcontrol.Backoff
 	fresh  fresh.Pods
@@ -65,11 +67,12 @@ func New(env loop.Env) (loop.Loop, error) {
 	events := env.Cluster.Recorder(Name)
 	c := &controller{
 		env: env.Named(Name), events: events, expect: expect.NewTracker(env.Clock),
+		owners: matching.New(func(d *appsv1.DaemonSet) labels.Selector { return matching.Adopting(d.Spec.Selector) }),
 		pods:   pods.Control{Client: env.Cluster.Client(), Recorder: events},
 		failed: flowcontrol.NewBackOff(firstDelay, longestDelay),
 	}
 	c.failed.Clock = env.Clock
-	watch := &owned.Pods{Cluster: env.Cluster, Logger: c.env.Logger, Kind: kind, Expect: c.expect, Selectors: c.selectors}
+	watch := &owned.Pods{Cluster: env.Cluster, Logger: c.env.Logger, Kind: kind, Expect: c.expect, Adopters: c.owners.Names}
 	l, err := loop.New(c.env, Name, workers, c.reconcile, c.watchSets(), watch.Watch(), c.watchNodes(), c.watchRevisions())
 	if err != nil {
 		return loop.Loop{}, err
@@ -79,49 +82,34 @@ func New(env loop.Env) (loop.Loop, error) {
 
 func (c *controller) watchSets() source.Source {
 	add := func(_ context.Context, q loop.Queue, d *appsv1.DaemonSet) { q.Add(loop.Key(d.Namespace, d.Name)) }
-	return loop.Watch(c.env.Cluster, &appsv1.DaemonSet{}, loop.On[*appsv1.DaemonSet]{
+	return loop.Watch(c.env.Cluster, &appsv1.DaemonSet{}, c.owners.Fed(loop.On[*appsv1.DaemonSet]{
 		Created: add,
 		Updated: func(ctx context.Context, q loop.Queue, _, d *appsv1.DaemonSet) { add(ctx, q, d) },
 		Deleted: func(_ context.Context, _ loop.Queue, d *appsv1.DaemonSet) {
 			c.expect.Forget(d.UID)
 			c.fresh.Forget(d.UID)
 		},
-	})
+	}))
 }
 
-func (c *controller) list(ctx context.Context, opts ...client.ListOption) ([]appsv1.DaemonSet, error) {
+func (c *controller) list(ctx context.Context) ([]appsv1.DaemonSet, error) {
 	var list appsv1.DaemonSetList
-	err := c.env.Cluster.Client().List(ctx, &list, append(opts, client.UnsafeDisableDeepCopy)...)
+	err := c.env.Cluster.Client().List(ctx, &list, client.UnsafeDisableDeepCopy)
 	return list.Items, err
-}
-
-func (c *controller) selectors(ctx context.Context, namespace string, yield func(string, labels.Selector)) error {
-	sets, err := c.list(ctx, client.InNamespace(namespace))
-	for i := range sets {
-		if s, err := metav1.LabelSelectorAsSelector(sets[i].Spec.Selector); err == nil {
-			yield(sets[i].Name, s)
-		}
-	}
-	return err
 }
 
 // watchRevisions queues the set of a revision that was changed or deleted, or
 // that could adopt an orphan.
 func (c *controller) watchRevisions() source.Source {
-	changed := func(ctx context.Context, q loop.Queue, r *history.Revision) {
+	changed := func(_ context.Context, q loop.Queue, r *history.Revision) {
 		if ref := metav1.GetControllerOfNoCopy(r); ref != nil {
 			if ref.Kind == kind.Kind {
 				q.Add(loop.Key(r.Namespace, ref.Name))
 			}
 			return
 		}
-		err := c.selectors(ctx, r.Namespace, func(name string, s labels.Selector) {
-			if !s.Empty() && s.Matches(labels.Set(r.Labels)) {
-				q.Add(loop.Key(r.Namespace, name))
-			}
-		})
-		if err != nil {
-			c.env.Logger.Error("finding owners of an orphan", "revision", r.Namespace+"/"+r.Name, "err", err)
+		for _, name := range c.owners.Names(r.Namespace, r.Labels) {
+			q.Add(loop.Key(r.Namespace, name))
 		}
 	}
 	return loop.Watch(c.env.Cluster, &history.Revision{}, loop.On[*history.Revision]{

@@ -193,6 +193,9 @@ func (r *rollout) run(ctx context.Context, selector labels.Selector) error {
 	if r.d.Spec.Paused {
 		return r.scaleOnly(ctx)
 	}
+	if revision, asked := rollbackTo(r.d); asked {
+		return r.rollBack(ctx, revision)
+	}
 	resized, err := r.resized(ctx)
 	if err != nil {
 		return err
@@ -216,7 +219,7 @@ func (r *rollout) scaleOnly(ctx context.Context) error {
 	if err := r.scale(ctx, newSet, old); err != nil {
 		return err
 	}
-	if r.d.Spec.Paused {
+	if _, back := rollbackTo(r.d); r.d.Spec.Paused && !back { // what it goes back to must not go
 		if err := r.cleanUp(ctx, old); err != nil {
 			return err
 		}

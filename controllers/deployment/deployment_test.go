@@ -140,6 +140,41 @@ func TestRollsOut(t *testing.T) {
 	}
 }
 
+// The annotation that kubectl and clients of extensions/v1beta1 used to ask for
+// an earlier revision by asks once, and says how it went.
+func TestRollback(t *testing.T) {
+	const to = "deprecated.deployment.rollback.to"
+	first := web(2)
+	first.Annotations["kubernetes.io/change-cause"] = "one"
+	c := start(t, first)
+	rolledOut(t, c, 2)
+	change(t, c, func(d *appsv1.Deployment) {
+		image("v2")(d)
+		d.Annotations["kubernetes.io/change-cause"] = "two"
+		d.Annotations["later"] = "yes"
+	})
+	rolledOut(t, c, 2)
+	for _, step := range []struct{ revision, image, cause, event string }{
+		{"9", "v2", "two", "Warning DeploymentRollbackRevisionNotFound Unable to find the revision to rollback to."},
+		{"2", "v2", "two", `Warning DeploymentRollbackTemplateUnchanged The rollback revision contains the same template as current deployment "web"`},
+		{"0", "v1", "one", `Normal DeploymentRollback Rolled back deployment "web" to revision 1`},
+		{"2", "v2", "two", `Normal DeploymentRollback Rolled back deployment "web" to revision 2`},
+	} {
+		change(t, c, func(d *appsv1.Deployment) { d.Annotations[to] = step.revision })
+		c.Eventually(func() (bool, string) {
+			var d appsv1.Deployment
+			c.Get(&d, "ns", "web")
+			_, asked := d.Annotations[to]
+			return !asked && slices.Contains(c.Events(), step.event), fmt.Sprintf("to %s: annotations %v, events %q", step.revision, d.Annotations, c.Events())
+		})
+		d := rolledOut(t, c, 2)
+		if got := d.Spec.Template.Spec.Containers[0].Image; got != step.image || d.Annotations["kubernetes.io/change-cause"] != step.cause ||
+			d.Annotations["later"] != map[string]string{"two": "yes"}[step.cause] || d.Spec.Template.Labels["pod-template-hash"] != "" {
+			t.Errorf("to %s: image %s, labels %v, annotations %v", step.revision, got, d.Spec.Template.Labels, d.Annotations)
+		}
+	}
+}
+
 func TestBrokenRolloutKeepsAvailability(t *testing.T) {
 	c := start(t, web(10))
 	rolledOut(t, c, 10)

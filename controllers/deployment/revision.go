@@ -27,7 +27,7 @@ const (
 	historyAnnotation  = "deployment.kubernetes.io/revision-history"
 	desiredAnnotation  = "deployment.kubernetes.io/desired-replicas"
 	maxAnnotation      = "deployment.kubernetes.io/max-replicas"
-	rollbackAnnotation = "deprecated.deployment.rollback.to"
+	rollbackAnnotation = appsv1.DeprecatedRollbackTo
 )
 
 // historyLimit bounds the revision-history annotation, in bytes.

@@ -31,6 +31,7 @@ import (
 	"github.com/proa-dev/proa/api"
 	"github.com/proa-dev/proa/controllers/internal/fresh"
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/matching"
 	"github.com/proa-dev/proa/controllers/internal/pods"
 )
 
@@ -53,11 +54,22 @@ type controller struct {
 	events record.EventRecorder
 	kinds  func() []*api.Kind
 	fresh  fresh.Pods
+	// budgets by what they select; an empty selector selects all pods.
+	budgets *matching.Index[*policyv1.PodDisruptionBudget]
 }
 
 // New makes the controller. kinds are all kinds that are served.
 func New(env loop.Env, kinds func() []*api.Kind) (loop.Loop, error) {
-	c := &controller{env: env.Named(Name), events: env.Cluster.Recorder("controllermanager"), kinds: kinds}
+	c := &controller{
+		env: env.Named(Name), events: env.Cluster.Recorder("controllermanager"), kinds: kinds,
+		budgets: matching.New(func(b *policyv1.PodDisruptionBudget) labels.Selector {
+			s, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+			if err != nil {
+				return labels.Nothing()
+			}
+			return s
+		}),
+	}
 	budgets, err := loop.New(c.env, Name, workers, c.reconcile, c.watchBudgets(), c.watchPods())
 	if err != nil {
 		return loop.Loop{}, err
@@ -73,44 +85,35 @@ func (c *controller) watchBudgets() source.Source {
 	add := func(_ context.Context, q loop.Queue, b *policyv1.PodDisruptionBudget) {
 		q.Add(loop.Key(b.Namespace, b.Name))
 	}
-	return loop.Watch(c.env.Cluster, &policyv1.PodDisruptionBudget{}, loop.On[*policyv1.PodDisruptionBudget]{
+	return loop.Watch(c.env.Cluster, &policyv1.PodDisruptionBudget{}, c.budgets.Fed(loop.On[*policyv1.PodDisruptionBudget]{
 		Created: add,
 		Updated: func(ctx context.Context, q loop.Queue, _, b *policyv1.PodDisruptionBudget) { add(ctx, q, b) },
 		Deleted: func(_ context.Context, _ loop.Queue, b *policyv1.PodDisruptionBudget) { c.fresh.Forget(b.UID) },
-	})
+	}))
 }
 
 // watchPods queues the budgets over pods that change in a way that counts.
 func (c *controller) watchPods() source.Source {
 	return loop.Watch(c.env.Cluster, &corev1.Pod{}, loop.On[*corev1.Pod]{
-		Created: func(ctx context.Context, q loop.Queue, p *corev1.Pod) { c.addOver(ctx, q, p) },
-		Deleted: func(ctx context.Context, q loop.Queue, p *corev1.Pod) { c.addOver(ctx, q, p) },
-		Updated: func(ctx context.Context, q loop.Queue, old, p *corev1.Pod) {
+		Created: func(_ context.Context, q loop.Queue, p *corev1.Pod) { c.addOver(q, p) },
+		Deleted: func(_ context.Context, q loop.Queue, p *corev1.Pod) { c.addOver(q, p) },
+		Updated: func(_ context.Context, q loop.Queue, old, p *corev1.Pod) {
 			relabelled := !labels.Equals(old.Labels, p.Labels)
 			if relabelled {
-				c.addOver(ctx, q, old)
+				c.addOver(q, old)
 			}
 			if relabelled || pods.Ready(old) != pods.Ready(p) || (old.DeletionTimestamp == nil) != (p.DeletionTimestamp == nil) ||
 				!apiequality.Semantic.DeepEqual(old.OwnerReferences, p.OwnerReferences) {
-				c.addOver(ctx, q, p)
+				c.addOver(q, p)
 			}
 		},
 	})
 }
 
-func (c *controller) addOver(ctx context.Context, q loop.Queue, pod *corev1.Pod) {
-	var list policyv1.PodDisruptionBudgetList
-	if err := c.env.Cluster.Client().List(ctx, &list, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		c.env.Logger.Error("finding the budget of a pod", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-		return
-	}
-	var names []string
-	for i := range list.Items {
-		b := &list.Items[i]
-		if s, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err == nil && s.Matches(labels.Set(pod.Labels)) {
-			names = append(names, b.Name)
-			q.Add(loop.Key(b.Namespace, b.Name))
-		}
+func (c *controller) addOver(q loop.Queue, pod *corev1.Pod) {
+	names := c.budgets.Names(pod.Namespace, pod.Labels)
+	for _, name := range names {
+		q.Add(loop.Key(pod.Namespace, name))
 	}
 	if len(names) > 1 {
 		c.events.Eventf(pod, corev1.EventTypeWarning, "MultiplePodDisruptionBudgets",

@@ -32,6 +32,7 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/expect"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/matching"
 	"github.com/proa-dev/proa/controllers/internal/owner"
 	"github.com/proa-dev/proa/controllers/internal/pods"
 )
@@ -49,6 +50,7 @@ type Controller struct {
 	events record.EventRecorder
 	pods   pods.Control
 	expect *expect.Tracker
+	owners *matching.Index[*batchv1.Job]
 	rel    *released
 	counts *metrics
 
@@ -76,6 +78,12 @@ func New(env loop.Env) (loop.Loop, error) {
 		env: env, events: events,
 		pods:   pods.Control{Client: env.Cluster.Client(), Recorder: events},
 		expect: expect.NewTracker(env.Clock),
+		owners: matching.New(func(j *batchv1.Job) labels.Selector {
+			if batch.Finished(j) {
+				return labels.Nothing()
+			}
+			return matching.Adopting(j.Spec.Selector)
+		}),
 		rel:    &released{},
 		counts: newMetrics(),
 		jobs:   map[types.NamespacedName]*memory{},

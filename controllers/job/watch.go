@@ -23,7 +23,7 @@ import (
 
 // watchJobs queues jobs that change: at once when their spec does, else paced.
 func (c *Controller) watchJobs() source.Source {
-	return loop.Watch(c.env.Cluster, &batchv1.Job{}, loop.On[*batchv1.Job]{
+	return loop.Watch(c.env.Cluster, &batchv1.Job{}, c.owners.Fed(loop.On[*batchv1.Job]{
 		Created: func(_ context.Context, q loop.Queue, j *batchv1.Job) { q.Add(loop.Key(j.Namespace, j.Name)) },
 		Updated: func(_ context.Context, q loop.Queue, old, j *batchv1.Job) {
 			switch {
@@ -37,7 +37,7 @@ func (c *Controller) watchJobs() source.Source {
 			}
 		},
 		Deleted: func(_ context.Context, q loop.Queue, j *batchv1.Job) { q.Add(loop.Key(j.Namespace, j.Name)) },
-	})
+	}))
 }
 
 // queue asks for a pass, which may have to wait.
@@ -61,7 +61,7 @@ func (c *Controller) watchPods() source.Source {
 				c.expect.Created(ref.UID, 1)
 				c.queue(q, pod.Namespace, ref.Name)
 			case metav1.GetControllerOfNoCopy(pod) == nil:
-				c.queueMatching(ctx, q, pod)
+				c.queueMatching(q, pod)
 			}
 		},
 		Updated: c.podUpdated,
@@ -105,7 +105,7 @@ func (c *Controller) podUpdated(ctx context.Context, q loop.Queue, old, pod *cor
 			c.queue(q, pod.Namespace, ref.Name)
 		}
 	case metav1.GetControllerOfNoCopy(pod) == nil && (moved || !labels.Equals(old.Labels, pod.Labels)):
-		c.queueMatching(ctx, q, pod)
+		c.queueMatching(q, pod)
 	}
 }
 
@@ -133,23 +133,12 @@ func (c *Controller) podGone(q loop.Queue, pod *corev1.Pod, ref *metav1.OwnerRef
 }
 
 // queueMatching queues every job that could adopt an orphan.
-func (c *Controller) queueMatching(ctx context.Context, q loop.Queue, pod *corev1.Pod) {
+func (c *Controller) queueMatching(q loop.Queue, pod *corev1.Pod) {
 	if len(pod.Labels) == 0 {
 		return
 	}
-	var list batchv1.JobList
-	if err := c.env.Cluster.Client().List(ctx, &list, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		c.env.Logger.Error("finding jobs for an orphan", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-		return
-	}
-	for i := range list.Items {
-		j := &list.Items[i]
-		if batch.Finished(j) {
-			continue
-		}
-		if s, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			c.queue(q, j.Namespace, j.Name)
-		}
+	for _, name := range c.owners.Names(pod.Namespace, pod.Labels) {
+		c.queue(q, pod.Namespace, name)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/matching"
 	"github.com/proa-dev/proa/controllers/internal/replica"
 )
 
@@ -26,10 +28,14 @@ const workers = 5
 // New makes the controller.
 func New(env loop.Env) (loop.Loop, error) {
 	env = env.Named(Name)
-	return replica.New(env, Name, &adapter{env}, workers)
+	owners := matching.New(func(rs *appsv1.ReplicaSet) labels.Selector { return matching.Adopting(rs.Spec.Selector) })
+	return replica.New(env, Name, &adapter{env, owners}, workers)
 }
 
-type adapter struct{ env loop.Env }
+type adapter struct {
+	env    loop.Env
+	owners *matching.Index[*appsv1.ReplicaSet]
+}
 
 func (a *adapter) Kind() schema.GroupVersionKind {
 	return appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
@@ -45,8 +51,8 @@ func (a *adapter) Get(ctx context.Context, key types.NamespacedName) (*replica.S
 	return set(rs)
 }
 
-func (a *adapter) InNamespace(ctx context.Context, namespace string) ([]*replica.Set, error) {
-	return a.list(ctx, client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
+func (a *adapter) Adopters(namespace string, l labels.Set) []string {
+	return a.owners.Names(namespace, l)
 }
 
 func (a *adapter) Siblings(ctx context.Context, s *replica.Set) ([]*replica.Set, error) {
@@ -82,11 +88,11 @@ func (a *adapter) WriteStatus(ctx context.Context, s *replica.Set, status appsv1
 
 func (a *adapter) Watch(gone func(types.UID)) source.Source {
 	add := func(_ context.Context, q loop.Queue, rs *appsv1.ReplicaSet) { q.Add(loop.Key(rs.Namespace, rs.Name)) }
-	return loop.Watch(a.env.Cluster, &appsv1.ReplicaSet{}, loop.On[*appsv1.ReplicaSet]{
+	return loop.Watch(a.env.Cluster, &appsv1.ReplicaSet{}, a.owners.Fed(loop.On[*appsv1.ReplicaSet]{
 		Created: add,
 		Updated: func(ctx context.Context, q loop.Queue, _, rs *appsv1.ReplicaSet) { add(ctx, q, rs) },
 		Deleted: func(_ context.Context, _ loop.Queue, rs *appsv1.ReplicaSet) { gone(rs.UID) },
-	})
+	}))
 }
 
 func set(rs *appsv1.ReplicaSet) (*replica.Set, error) {

@@ -4,10 +4,10 @@ package replication
 
 import (
 	"context"
-	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/matching"
 	"github.com/proa-dev/proa/controllers/internal/replica"
 )
 
@@ -26,10 +27,16 @@ const workers = 5
 // New makes the controller.
 func New(env loop.Env) (loop.Loop, error) {
 	env = env.Named(Name)
-	return replica.New(env, Name, &adapter{env}, workers)
+	owners := matching.New(func(rc *corev1.ReplicationController) labels.Selector {
+		return matching.Adopting(&metav1.LabelSelector{MatchLabels: rc.Spec.Selector})
+	})
+	return replica.New(env, Name, &adapter{env, owners}, workers)
 }
 
-type adapter struct{ env loop.Env }
+type adapter struct {
+	env    loop.Env
+	owners *matching.Index[*corev1.ReplicationController]
+}
 
 func (a *adapter) Kind() schema.GroupVersionKind {
 	return corev1.SchemeGroupVersion.WithKind("ReplicationController")
@@ -45,25 +52,13 @@ func (a *adapter) Get(ctx context.Context, key types.NamespacedName) (*replica.S
 	return set(rc), nil
 }
 
-func (a *adapter) InNamespace(ctx context.Context, namespace string) ([]*replica.Set, error) {
-	return a.list(ctx, client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
+func (a *adapter) Adopters(namespace string, l labels.Set) []string {
+	return a.owners.Names(namespace, l)
 }
 
 // Siblings is the set alone: nothing controls ReplicationControllers.
 func (a *adapter) Siblings(_ context.Context, s *replica.Set) ([]*replica.Set, error) {
 	return []*replica.Set{s}, nil
-}
-
-func (a *adapter) list(ctx context.Context, opts ...client.ListOption) ([]*replica.Set, error) {
-	var list corev1.ReplicationControllerList
-	if err := a.env.Cluster.Client().List(ctx, &list, opts...); err != nil {
-		return nil, fmt.Errorf("list ReplicationControllers: %w", err)
-	}
-	sets := make([]*replica.Set, len(list.Items))
-	for i := range list.Items {
-		sets[i] = set(&list.Items[i])
-	}
-	return sets, nil
 }
 
 func (a *adapter) WriteStatus(ctx context.Context, s *replica.Set, status appsv1.ReplicaSetStatus) error {
@@ -85,11 +80,11 @@ func (a *adapter) Watch(gone func(types.UID)) source.Source {
 	add := func(_ context.Context, q loop.Queue, rc *corev1.ReplicationController) {
 		q.Add(loop.Key(rc.Namespace, rc.Name))
 	}
-	return loop.Watch(a.env.Cluster, &corev1.ReplicationController{}, loop.On[*corev1.ReplicationController]{
+	return loop.Watch(a.env.Cluster, &corev1.ReplicationController{}, a.owners.Fed(loop.On[*corev1.ReplicationController]{
 		Created: add,
 		Updated: func(ctx context.Context, q loop.Queue, _, rc *corev1.ReplicationController) { add(ctx, q, rc) },
 		Deleted: func(_ context.Context, _ loop.Queue, rc *corev1.ReplicationController) { gone(rc.UID) },
-	})
+	}))
 }
 
 // set shows a ReplicationController as the core sees it.

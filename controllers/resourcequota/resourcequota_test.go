@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,7 +214,7 @@ func TestKindsThatComeBack(t *testing.T) {
 type charged struct {
 	*clustertest.Cluster
 	quota  *corev1.ResourceQuota // nil before
-	writes int
+	writes atomic.Int64
 }
 
 func (c *charged) Client() client.WithWatch { return chargedClient{c.Cluster.Client(), c} }
@@ -244,7 +245,7 @@ type chargedStatus struct {
 }
 
 func (c chargedStatus) Update(context.Context, client.Object, ...client.SubResourceUpdateOption) error {
-	c.c.writes++
+	c.c.writes.Add(1)
 	return nil
 }
 
@@ -271,12 +272,12 @@ func TestChargeBeforeItsEvent(t *testing.T) {
 		c.Do(c.API.Delete(t.Context(), pod("a", "")))
 		time.Sleep(40 * time.Millisecond)
 		synctest.Wait()
-		if c.writes > 0 {
+		if c.writes.Load() > 0 {
 			t.Error("the charge is taken off at once")
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if c.writes == 0 {
+		if c.writes.Load() == 0 {
 			t.Error("a charge for nothing stays")
 		}
 	})

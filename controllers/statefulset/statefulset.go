@@ -42,6 +42,7 @@ import (
 	"github.com/proa-dev/proa/controllers/internal/fresh"
 	"github.com/proa-dev/proa/controllers/internal/index"
 	"github.com/proa-dev/proa/controllers/internal/loop"
+	"github.com/proa-dev/proa/controllers/internal/matching"
 	"github.com/proa-dev/proa/controllers/internal/owned"
 	"github.com/proa-dev/proa/controllers/internal/owner"
 )
@@ -61,6 +62,7 @@ type controller struct {
 	env    loop.Env
 	events record.EventRecorder
 	expect *expect.Tracker
+	owners *matching.Index[*appsv1.StatefulSet]
 	// defaults fills in a set as the API server does.
 	defaults func(api.Object)
 	fresh    fresh.Pods
@@ -71,10 +73,11 @@ type controller struct {
 func New(env loop.Env) (loop.Loop, error) {
 	c := &controller{
 		env: env.Named(Name), events: env.Cluster.Recorder(Name), expect: expect.NewTracker(env.Clock),
+		owners:   matching.New(func(s *appsv1.StatefulSet) labels.Selector { return matching.Adopting(s.Spec.Selector) }),
 		defaults: apps.StatefulSet().Default, failed: flowcontrol.NewBackOff(firstDelay, longestDelay),
 	}
 	c.failed.Clock = env.Clock
-	watch := &owned.Pods{Cluster: env.Cluster, Logger: c.env.Logger, Kind: kind, Expect: c.expect, Selectors: c.selectors}
+	watch := &owned.Pods{Cluster: env.Cluster, Logger: c.env.Logger, Kind: kind, Expect: c.expect, Adopters: c.owners.Names}
 	l, err := loop.New(c.env, Name, workers, c.reconcile, c.watchSets(), watch.Watch(),
 		loop.Watch(env.Cluster, &corev1.PersistentVolumeClaim{}, loop.On[*corev1.PersistentVolumeClaim]{Deleted: c.claimDeleted}),
 	)
@@ -86,30 +89,20 @@ func New(env loop.Env) (loop.Loop, error) {
 
 func (c *controller) watchSets() source.Source {
 	add := func(_ context.Context, q loop.Queue, s *appsv1.StatefulSet) { q.Add(loop.Key(s.Namespace, s.Name)) }
-	return loop.Watch(c.env.Cluster, &appsv1.StatefulSet{}, loop.On[*appsv1.StatefulSet]{
+	return loop.Watch(c.env.Cluster, &appsv1.StatefulSet{}, c.owners.Fed(loop.On[*appsv1.StatefulSet]{
 		Created: add,
 		Updated: func(ctx context.Context, q loop.Queue, _, s *appsv1.StatefulSet) { add(ctx, q, s) },
 		Deleted: func(_ context.Context, _ loop.Queue, s *appsv1.StatefulSet) {
 			c.expect.Forget(s.UID)
 			c.fresh.Forget(s.UID)
 		},
-	})
+	}))
 }
 
 func (c *controller) inNamespace(ctx context.Context, namespace string) ([]appsv1.StatefulSet, error) {
 	var list appsv1.StatefulSetList
 	err := c.env.Cluster.Client().List(ctx, &list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
 	return list.Items, err
-}
-
-func (c *controller) selectors(ctx context.Context, namespace string, yield func(string, labels.Selector)) error {
-	sets, err := c.inNamespace(ctx, namespace)
-	for i := range sets {
-		if s, err := metav1.LabelSelectorAsSelector(sets[i].Spec.Selector); err == nil {
-			yield(sets[i].Name, s)
-		}
-	}
-	return err
 }
 
 // claimDeleted queues the sets that may wait for a claim to go, since it is in

@@ -23,7 +23,6 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/component-helpers/resource"
 
 	"github.com/proa-dev/proa/kubelet/spec"
 )
@@ -142,46 +141,21 @@ func (m *Manager) Ensure(pod *corev1.Pod) error {
 	if err := m.create(path); err != nil {
 		return err
 	}
-	requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
-	limits := resource.PodLimits(pod, resource.PodResourcesOptions{})
-	cpu := requests.Cpu().MilliValue()
-	if err := m.setShares(path, spec.Shares(cpu)); err != nil {
+	size := spec.SizeOf(pod)
+	if err := m.setShares(path, spec.Shares(size.MilliCPU)); err != nil {
 		return err
 	}
-	// A pod is limited when every container is: else the sum says nothing.
-	var quota, period, memory int64
-	if limited(pod, corev1.ResourceCPU) {
-		quota, period = spec.Quota(limits.Cpu().MilliValue())
-	}
-	if limited(pod, corev1.ResourceMemory) {
-		memory = limits.Memory().Value()
-	}
+	quota, period := spec.Quota(size.MilliCPULimit)
 	if err := m.setQuota(path, quota, period); err != nil {
 		return err
 	}
-	if err := m.setMemory(path, memory); err != nil {
+	if err := m.setMemory(path, size.MemoryLimit); err != nil {
 		return err
 	}
 	if spec.QOS(pod) != corev1.PodQOSBurstable {
 		return nil
 	}
-	return m.burstable(pod.UID, cpu)
-}
-
-func limited(pod *corev1.Pod, name corev1.ResourceName) bool {
-	if r := pod.Spec.Resources; r != nil {
-		if q, ok := r.Limits[name]; ok && !q.IsZero() {
-			return true
-		}
-	}
-	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
-		for i := range list {
-			if q := list[i].Resources.Limits[name]; q.IsZero() {
-				return false
-			}
-		}
-	}
-	return true
+	return m.burstable(pod.UID, size.MilliCPU)
 }
 
 // burstable gives the burstable class the sum of its pods' requests.

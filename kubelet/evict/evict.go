@@ -36,8 +36,9 @@ type Config struct {
 	// Storage says what a pod takes of the node's disk.
 	Storage func(ctx context.Context, pod *corev1.Pod) (Storage, error)
 	Evict   func(uid types.UID, verdict status.Verdict, grace *int64) error
-	// Reclaim frees disk space without ending pods.
-	Reclaim func(ctx context.Context) error
+	// Reclaim frees disk space of which a signal says that it is short, without
+	// ending pods.
+	Reclaim func(ctx context.Context, short node.Signal) error
 	// Changed is told when Pressure says something new.
 	Changed func()
 	// Evicted is told of every pod that a signal ended; may be nil.
@@ -103,7 +104,7 @@ func (e *Evictor) look(ctx context.Context) {
 	}
 	e.cfg.Recorder.Eventf(e.cfg.Node(), corev1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", short[0].Resource())
 	if short[0].Condition() == corev1.NodeDiskPressure {
-		if err := e.cfg.Reclaim(ctx); err != nil {
+		if err := e.cfg.Reclaim(ctx, short[0]); err != nil {
 			e.cfg.Logger.Warn("disk space not reclaimed", "err", err)
 		}
 		if levels, err = e.cfg.Measure(ctx); err != nil {

@@ -30,7 +30,7 @@ import (
 type bench struct {
 	mu        sync.Mutex
 	levels    map[node.Signal]node.Level
-	reclaimed int
+	reclaimed []node.Signal
 	reclaim   func()
 	evicted   []string
 	messages  []string
@@ -69,8 +69,8 @@ func newBench() *bench {
 			b.pods = slices.DeleteFunc(b.pods, func(p *corev1.Pod) bool { return p.UID == uid })
 			return nil
 		},
-		Reclaim: func(context.Context) error {
-			b.reclaimed++
+		Reclaim: func(_ context.Context, short node.Signal) error {
+			b.reclaimed = append(b.reclaimed, short)
 			if b.reclaim != nil {
 				b.reclaim()
 			}
@@ -186,8 +186,8 @@ func TestDisk(t *testing.T) {
 			b.run(t, func(t *testing.T) {
 				time.Sleep(11 * time.Second)
 				synctest.Wait()
-				if _, disk, _ := b.evictor.Pressure(); !disk || b.reclaimed != 1 {
-					t.Errorf("disk pressure %v, reclaimed %d times", disk, b.reclaimed)
+				if _, disk, _ := b.evictor.Pressure(); !disk || !slices.Equal(b.reclaimed, []node.Signal{c.signal}) {
+					t.Errorf("disk pressure %v, reclaimed for %v", disk, b.reclaimed)
 				}
 				if c.helps != (len(b.evicted) == 0) {
 					t.Fatalf("evicted %v", b.evicted)

@@ -97,12 +97,20 @@ func message(signal node.Signal, threshold node.Threshold, level node.Level, vic
 	if of != corev1.ResourceMemory && of != corev1.ResourceEphemeralStorage {
 		return text
 	}
+	exceeds := func(kind, name string, used int64, request resource.Quantity) {
+		text += fmt.Sprintf("%s %s was using %s, request is %s, has larger consumption of %s. ", kind, name,
+			resource.NewQuantity(used, resource.BinarySI).String(), request.String(), of)
+	}
+	if own := victim.pod.Spec.Resources; own != nil && of == corev1.ResourceMemory {
+		if request, ok := own.Requests[of]; ok {
+			exceeds("Pod", victim.pod.Name, victim.use.Total, request)
+		}
+	}
 	for _, c := range slices.Concat(victim.pod.Spec.Containers, victim.pod.Spec.InitContainers) {
 		used, seen := victim.use.Containers[c.Name]
 		request := c.Resources.Requests[of]
 		if seen && request.CmpInt64(used) < 0 {
-			text += fmt.Sprintf("Container %s was using %s, request is %s, has larger consumption of %s. ", c.Name,
-				resource.NewQuantity(used, resource.BinarySI).String(), request.String(), of)
+			exceeds("Container", c.Name, used, request)
 		}
 	}
 	return text

@@ -6,9 +6,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
-	"sort"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -48,7 +49,8 @@ func credentials(image string, secrets []corev1.Secret) ([]credential, error) {
 		if err != nil {
 			return nil, fmt.Errorf("image pull secret %s/%s: %w", secrets[i].Namespace, secrets[i].Name, err)
 		}
-		for key, e := range entries {
+		for _, key := range slices.Sorted(maps.Keys(entries)) {
+			e := entries[key]
 			server, repository, ok := matches(key, named)
 			if !ok {
 				continue
@@ -64,7 +66,9 @@ func credentials(image string, secrets []corev1.Secret) ([]credential, error) {
 			found = append(found, match{server + repository, credential{auth, from}})
 		}
 	}
-	sort.SliceStable(found, func(i, j int) bool { return len(found[i].key) > len(found[j].key) })
+	// Backwards by name: a longer path comes before what it begins with, and a
+	// host before a pattern.
+	slices.SortStableFunc(found, func(a, b match) int { return strings.Compare(b.key, a.key) })
 	var out []credential
 	for _, m := range found {
 		out = append(out, m.credential)

@@ -34,8 +34,12 @@ type Collector struct {
 	Puller *Puller
 
 	mu   sync.Mutex
-	seen map[string]time.Time // when an image was last in use, or first seen
+	seen map[string]sighting // by image
 }
+
+// sighting is when an image was first seen, and when it was last in use, or
+// else first seen.
+type sighting struct{ first, last time.Time }
 
 // Collect looks once. pressed overrides the thresholds: everything goes that is
 // unused and not just pulled.
@@ -96,23 +100,25 @@ func (c *Collector) idle(ctx context.Context, pressed bool) ([]*runtimeapi.Image
 		}
 	}
 	now := c.Now()
-	seen := map[string]time.Time{}
+	seen := map[string]sighting{}
 	var idle []*runtimeapi.Image
 	for _, i := range images.Images {
-		last, known := c.seen[i.Id]
+		at, known := c.seen[i.Id]
 		inUse := slices.ContainsFunc(slices.Concat([]string{i.Id}, i.RepoTags, i.RepoDigests), func(name string) bool { return used[name] })
-		// What was there before the first look may be as old as it likes.
-		if inUse || (!known && c.seen != nil) {
-			last = now
+		if !known && c.seen != nil { // what was there before the first look may be as old as it likes
+			at = sighting{now, now}
 		}
-		seen[i.Id] = last
+		if inUse {
+			at.last = now
+		}
+		seen[i.Id] = at
 		mayGo := pressed || slices.Contains(pulled, i.Id)
-		if !inUse && !i.Pinned && mayGo && now.Sub(last) >= c.MinAge {
+		if !inUse && !i.Pinned && mayGo && now.Sub(at.first) >= c.MinAge {
 			idle = append(idle, i)
 		}
 	}
 	c.seen = seen
-	slices.SortStableFunc(idle, func(a, b *runtimeapi.Image) int { return seen[a.Id].Compare(seen[b.Id]) })
+	slices.SortStableFunc(idle, func(a, b *runtimeapi.Image) int { return seen[a.Id].last.Compare(seen[b.Id].last) })
 	return idle, nil
 }
 

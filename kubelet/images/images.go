@@ -15,6 +15,7 @@ import (
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/kubelet/cri"
@@ -28,6 +29,7 @@ const (
 	ReasonNeverPull        = "ErrImageNeverPull"
 	ReasonInspect          = "ImageInspectError"
 	ReasonRegistryDown     = "RegistryUnavailable"
+	ReasonSignature        = "SignatureValidationFailed"
 	firstBackOff           = 10 * time.Second
 	maxBackOff             = 5 * time.Minute
 	maxBackOffEntries      = 4096
@@ -237,12 +239,9 @@ func (p *Puller) Pull(ctx context.Context, req Request) (*runtimeapi.Image, erro
 		return nil, ctx.Err()
 	}
 	if err != nil {
-		message, reason := cri.PullMessage(err), ReasonErrImagePull
-		req.Event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", req.Image, message))
-		if more, ok := strings.CutPrefix(message, ReasonRegistryDown); ok {
-			reason = ReasonRegistryDown
-			message = fmt.Sprintf("image pull failed for %s because the registry is unavailable%s", req.Image, more)
-		}
+		text := cri.PullMessage(err)
+		req.Event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", req.Image, text))
+		reason, message := explain(req.Image, text)
 		req.Event(corev1.EventTypeWarning, "Failed", "Error: "+reason)
 		return nil, &Error{Reason: reason, Message: message, Retry: p.failed(key, reason+": "+message)}
 	}
@@ -253,6 +252,19 @@ func (p *Puller) Pull(ctx context.Context, req Request) (*runtimeapi.Image, erro
 	req.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 		req.Image, took, took, image.Size))
 	return image, nil
+}
+
+// explain names what the runtime has a word for, with which its text begins.
+func explain(image, text string) (reason, message string) {
+	for _, known := range []struct{ reason, because string }{
+		{ReasonRegistryDown, "the registry is unavailable"},
+		{ReasonSignature, "the signature validation failed"},
+	} {
+		if more, ok := strings.CutPrefix(text, known.reason); ok {
+			return known.reason, fmt.Sprintf("image pull failed for %s because %s%s", image, known.because, more)
+		}
+	}
+	return ReasonErrImagePull, text
 }
 
 func (p *Puller) inBackOff(key backoffKey, req Request) error {
@@ -301,6 +313,8 @@ func (p *Puller) Forget(pod types.UID) {
 	}
 }
 
+// pull asks with one credential after the other, and as nobody only when there
+// is none: who has secrets is told when they do not work.
 func (p *Puller) pull(ctx context.Context, ref string, req Request) (*runtimeapi.Image, error) {
 	ctx, cancel := context.WithTimeout(ctx, defaultMaxPullDuration)
 	defer cancel()
@@ -308,17 +322,20 @@ func (p *Puller) pull(ctx context.Context, ref string, req Request) (*runtimeapi
 	if err != nil {
 		return nil, err
 	}
+	if len(candidates) == 0 {
+		candidates = []credential{{}}
+	}
 	if err := p.records.begin(ref); err != nil {
 		return nil, err
 	}
 	id, by := "", (*source)(nil)
 	defer func() { p.records.end(ref, id, by) }()
 	var errs []error
-	for _, c := range append(candidates, credential{}) {
+	for _, c := range candidates {
 		got, err := p.cfg.Client.Images.PullImage(ctx, &runtimeapi.PullImageRequest{
 			Image: &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: req.Image}, Auth: c.auth, SandboxConfig: req.Sandbox})
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, errors.New(cri.PullMessage(err)))
 			continue
 		}
 		image, err := p.Status(ctx, got.ImageRef)
@@ -333,10 +350,7 @@ func (p *Puller) pull(ctx context.Context, ref string, req Request) (*runtimeapi
 		}
 		return image, nil
 	}
-	if len(errs) == 1 {
-		return nil, errs[0]
-	}
-	return nil, errors.Join(errs...)
+	return nil, utilerrors.NewAggregate(errs)
 }
 
 // Pulled lists the images that this node has pulled and not yet forgotten.

@@ -46,11 +46,13 @@ func TestPullUsesTheMostSpecificSecret(t *testing.T) {
 			"reg.example.com":{"username":"all","password":"1"},
 			"https://reg.example.com/team":{"auth":"dGVhbTpzZWNyZXQ="},
 			"*.example.org":{"username":"star","password":"2"},
+			"z.example.org":{"username":"host","password":"2"},
 			"https://index.docker.io/v1/":{"username":"hub","password":"3"}}}`)}}
 	for image, want := range map[string]string{
 		"reg.example.com/team/app:1":  "team",
 		"reg.example.com/teams/app:1": "all",
 		"x.example.org/a":             "star",
+		"z.example.org/a":             "host",
 		"a.b.example.org/a":           "",
 		"busybox":                     "hub",
 		"other.io/x":                  "",
@@ -253,12 +255,16 @@ func TestPrivateImagesAreNotEverybodys(t *testing.T) {
 		gets(image, "", secret("a", "right"), true, 0)
 		gets(image, "", secret("a", "renewed"), true, 0) // the same secret
 		gets(image, "", secret("b", "right"), true, 0)   // another that holds the same
-		gets(image, "", secret("b", "wrong"), false, 2)
+		gets(image, "", secret("b", "wrong"), false, 1)
 		gets(image, "", nil, false, 1)
 		gets(image, corev1.PullNever, nil, false, 0)
 		gets("example.com/brought:1", "", nil, true, 0)
 		p = puller(t, client, dir)
 	}
+	// Who has secrets is not tried as nobody: each is asked with, and no more.
+	both := append(secret("a", "wrong"), secret("b", "wrong as well")...)
+	gets(image, corev1.PullAlways, both, false, 2)
+	gets(image, corev1.PullAlways, append(both, secret("a", "right")...), true, 3)
 	r.password = ""
 	gets(image, "", nil, true, 1)
 	gets(image, "", nil, true, 0)

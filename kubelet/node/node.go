@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/component-helpers/nodedeclaredfeatures/features/inplacepodresize"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -167,6 +168,8 @@ func (n *Node) fill(s *corev1.NodeStatus) {
 	s.NodeInfo = n.machine.info
 	s.NodeInfo.KubeletVersion = n.cfg.KubeletVersion
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.cfg.Port
+	// Sorted: what a node has to declare that it understands.
+	s.DeclaredFeatures = []string{inplacepodresize.IPPRPodLevelResourcesFeatureGate, inplacepodresize.IPPRInitContainersFeatureGate}
 }
 
 // extended are the resources that somebody else declared on the node: they are

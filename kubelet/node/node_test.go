@@ -155,9 +155,12 @@ func TestRegister(t *testing.T) {
 	}
 	owner := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "n", UID: n.UID}}
 	own := drivers()
-	if !reflect.DeepEqual(own.OwnerReferences, owner) {
+	const migrated = "kubernetes.io/aws-ebs,kubernetes.io/azure-disk,kubernetes.io/azure-file,kubernetes.io/cinder," +
+		"kubernetes.io/gce-pd,kubernetes.io/portworx-volume,kubernetes.io/vsphere-volume"
+	if !reflect.DeepEqual(own.OwnerReferences, owner) || own.Annotations[corev1.MigratedPluginsAnnotationKey] != migrated {
 		t.Errorf("CSINode %+v", own)
 	}
+	own.Annotations = map[string]string{"mine": "1"}
 	own.Spec.Drivers = []storagev1.CSINodeDriver{{Name: "example.com", NodeID: "n"}}
 	if err := b.api.Update(t.Context(), own); err != nil {
 		t.Fatal(err)
@@ -170,7 +173,8 @@ func TestRegister(t *testing.T) {
 		if err := b.Register(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := drivers(); !reflect.DeepEqual(got.OwnerReferences, owner) || (len(got.Spec.Drivers) == 1) != (of == n.UID) {
+		if got := drivers(); !reflect.DeepEqual(got.OwnerReferences, owner) || (len(got.Spec.Drivers) == 1) != (of == n.UID) ||
+			(got.Annotations["mine"] == "1") != (of == n.UID) || got.Annotations[corev1.MigratedPluginsAnnotationKey] != migrated {
 			t.Errorf("CSINode of %s: %+v", of, got)
 		}
 	}

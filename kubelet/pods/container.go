@@ -285,6 +285,10 @@ func (w *worker) observe(ctx context.Context, id, sandbox string) error {
 }
 
 func (w *worker) config(ctx context.Context, c *corev1.Container, image *runtimeapi.Image, attempt uint32) (*runtimeapi.ContainerConfig, error) {
+	target, err := w.target(c.Name)
+	if err != nil {
+		return nil, &startError{"CreateContainerConfigError", err}
+	}
 	env, err := spec.MakeEnv(w.fields(), c, sources{ctx, w.m, w.uid})
 	if err != nil {
 		return nil, &startError{"CreateContainerConfigError", err}
@@ -304,7 +308,7 @@ func (w *worker) config(ctx context.Context, c *corev1.Container, image *runtime
 		mounts = append(mounts, &runtimeapi.Mount{HostPath: messageFile, ContainerPath: c.TerminationMessagePath})
 	}
 	config, err := spec.Container(spec.ContainerInput{
-		Pod: w.pod, Container: c, TargetID: w.target(c.Name), ImageRef: image.Id, Image: image, Env: env,
+		Pod: w.pod, Container: c, TargetID: target, ImageRef: image.Id, Image: image, Env: env,
 		Mounts: mounts, Devices: devices, Groups: groups, Attempt: attempt, MessageFile: messageFile,
 		SeccompDir: w.m.cfg.SeccompDir, Unified: w.m.cfg.Unified, NodeMem: w.m.cfg.Node().Status.Capacity.Memory().Value(),
 	})
@@ -314,18 +318,21 @@ func (w *worker) config(ctx context.Context, c *corev1.Container, image *runtime
 	return config, nil
 }
 
-// target is the container whose processes an ephemeral container may see.
-func (w *worker) target(name string) string {
+// target is the container whose processes an ephemeral container may see. One
+// that wants to see those of another does not run without.
+func (w *worker) target(name string) (id string, err error) {
 	for i := range w.pod.Spec.EphemeralContainers {
 		e := &w.pod.Spec.EphemeralContainers[i]
 		if e.Name != name || e.TargetContainerName == "" {
 			continue
 		}
-		if c := w.runtime.Latest(e.TargetContainerName); c != nil && c.Running() {
-			return c.Id
+		c := w.runtime.Latest(e.TargetContainerName)
+		if c == nil {
+			return "", fmt.Errorf("unable to find target container %v", e.TargetContainerName)
 		}
+		return c.Id, nil
 	}
-	return ""
+	return "", nil
 }
 
 // collect removes all but the newest dead container of a name.

@@ -3,7 +3,9 @@ package pods
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,8 +67,12 @@ func (w *worker) wantImage(ctx context.Context, c *corev1.Container, k *containe
 	if k.imageErr != nil && w.now().Before(k.imageErr.Retry) {
 		return nil, k.imageErr.Retry
 	}
+	var missing []string
 	req := images.Request{Pod: w.pod, Image: image, Policy: policy, Sandbox: w.sandboxConfig(),
-		Event: w.eventer(c.Name), Secrets: sync.OnceValue(func() []corev1.Secret { return w.pullSecrets(ctx) })}
+		Event: w.eventer(c.Name), Secrets: sync.OnceValue(func() (found []corev1.Secret) {
+			found, missing = w.pullSecrets(ctx)
+			return found
+		})}
 	have, err := w.m.cfg.Images.Present(ctx, req) // also after a failure: somebody may have brought it
 	if have != nil {
 		k.imageErr = nil
@@ -76,7 +82,7 @@ func (w *worker) wantImage(ctx context.Context, c *corev1.Container, k *containe
 		return nil, w.imageFailed(k, err)
 	}
 	req.Secrets() // here, since the pull runs beside the worker
-	w.startPull(k, req)
+	w.startPull(k, req, missing)
 	return nil, time.Time{}
 }
 
@@ -90,8 +96,9 @@ func (w *worker) imageFailed(k *container, err error) time.Time {
 	return failed.Retry
 }
 
-// startPull pulls beside the worker, which stays free for news.
-func (w *worker) startPull(k *container, req images.Request) {
+// startPull pulls beside the worker, which stays free for news. missing are the
+// secrets that might have helped.
+func (w *worker) startPull(k *container, req images.Request, missing []string) {
 	ctx, cancel := context.WithCancel(w.m.ctx)
 	k.pull = &pull{cancel: cancel}
 	begin := w.now()
@@ -110,6 +117,10 @@ func (w *worker) startPull(k *container, req images.Request) {
 			}
 			if err != nil {
 				w.imageFailed(k, err)
+				if len(missing) > 0 && k.imageErr.Reason == images.ReasonErrImagePull {
+					w.event("", corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf(
+						"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", ")))
+				}
 				return
 			}
 			k.image, k.imageErr = image, nil
@@ -118,18 +129,19 @@ func (w *worker) startPull(k *container, req images.Request) {
 }
 
 // pullSecrets gets the secrets that exist of those that the pod names.
-func (w *worker) pullSecrets(ctx context.Context) []corev1.Secret {
-	var out []corev1.Secret
+func (w *worker) pullSecrets(ctx context.Context) (found []corev1.Secret, missing []string) {
 	for _, ref := range w.pod.Spec.ImagePullSecrets {
+		if ref.Name == "" { // which the API once let pass
+			continue
+		}
 		obj, err := w.m.cfg.Objects.Get(ctx, objects.Ref{Kind: objects.Secret, Namespace: w.pod.Namespace, Name: ref.Name})
 		if err != nil {
-			w.event("", corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
-				"Unable to retrieve some image pull secrets ("+ref.Name+"); attempting to pull the image may not succeed.")
+			missing = append(missing, ref.Name)
 			continue
 		}
 		if s, ok := obj.(*corev1.Secret); ok {
-			out = append(out, *s)
+			found = append(found, *s)
 		}
 	}
-	return out
+	return found, missing
 }

@@ -27,9 +27,6 @@ type killing struct {
 	turn     func() // what it has to wait for has ended
 }
 
-// killedExit is the exit code of a process that had to be killed.
-const killedExit = 137
-
 // podGrace is how long the pod's containers have to end.
 func (w *worker) podGrace() time.Duration {
 	seconds := int64(30)
@@ -118,11 +115,18 @@ func (w *worker) killInTurn(c *cri.Container, grace time.Duration, message strin
 			w.dirty = true
 			if err != nil && ctx.Err() == nil {
 				w.log.Warn("container not stopped", "container", c.Id, "err", err)
-				w.event(c.Name(), corev1.EventTypeWarning, "FailedKillPod", fmt.Sprintf("error killing pod: %v", cri.Message(err)))
+				w.killFailed("KillContainer", c.Name(), err)
 				w.retry.fail(w.now())
 			}
 		})
 	})
+}
+
+// killFailed tells of a step of a pod's end that failed.
+func (w *worker) killFailed(step, of string, err error) {
+	if w.state != running {
+		w.event("", corev1.EventTypeWarning, "FailedKillPod", fmt.Sprintf("error killing pod: failed to %q for %q with %sError: %q", step, of, step, cri.Message(err)))
+	}
 }
 
 // stop runs the preStop hook, asks the container to end when its turn has come
@@ -135,7 +139,7 @@ func (m *Manager) stop(ctx context.Context, c *cri.Container, sp *corev1.Contain
 	if hook != nil {
 		hookCtx, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- m.hook(hookCtx, sp, c.Id, ip, hook) }()
+		go func() { done <- m.hook(hookCtx, sp, c.Id, ip, hook, event) }()
 		var err error
 		select {
 		case err = <-done:
@@ -212,6 +216,12 @@ func (w *worker) syncEnding(ctx context.Context) (next time.Time, done bool) {
 		return time.Time{}, true
 	}
 	w.report(w.pod.DeletionTimestamp != nil)
+	if w.pod.Status.Reason == ReasonEvicted { // what is left of it is in the way
+		if err := w.reclaim(ctx); err != nil {
+			w.stuck(ctx, "an evicted pod's dead containers not removed", err)
+			return w.retry.fail(w.now()), false
+		}
+	}
 	return time.Time{}, false
 }
 
@@ -260,6 +270,9 @@ func (w *worker) stopAll(ctx context.Context) error {
 	for _, s := range w.runtime.Sandboxes {
 		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
 			if err := w.stopSandbox(ctx, s.Id); err != nil {
+				if ctx.Err() == nil {
+					w.killFailed("KillPodSandbox", string(w.uid), errors.Unwrap(err))
+				}
 				return err
 			}
 			w.dirty = true

@@ -2,17 +2,20 @@ package pods_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/proa-dev/proa/kubelet/images"
 	"github.com/proa-dev/proa/kubelet/internal/fakecri"
 	"github.com/proa-dev/proa/kubelet/pods"
+	"github.com/proa-dev/proa/kubelet/spec"
 )
 
 // A changed manifest is another static pod of the same name, which may want the
@@ -181,7 +184,8 @@ func TestMemoryInUseIsNotTakenAway(t *testing.T) {
 		b.wantLog("sandbox p/0", "start c/0")
 		s := b.last()
 		if !has(s, corev1.PodResizeInProgress, corev1.PodReasonError,
-			`cannot decrease memory limits: attempting to set container "c" memory limit (67108864) below current usage (67108864)`) {
+			`cannot decrease memory limits: [attempting to set pod memory limit (67108864) below current usage (67108864), `+
+				`attempting to set container "c" memory limit (67108864) below current usage (67108864)]`) {
 			t.Errorf("conditions: %+v", s.Conditions)
 		}
 		if got := s.ContainerStatuses[0].Resources.Limits.Memory().String(); got != "128Mi" {
@@ -191,6 +195,71 @@ func TestMemoryInUseIsNotTakenAway(t *testing.T) {
 		b.wantLog("sandbox p/0", "start c/0", "resize c/0 100663296", "resize c/0 100663296")
 		if s := b.last(); s.ContainerStatuses[0].Resources.Limits.Memory().String() != "96Mi" || has(s, corev1.PodResizeInProgress, corev1.PodReasonError, "") {
 			t.Errorf("status: %+v", s)
+		}
+	})
+}
+
+// The resources of a pod as a whole change without a word to its containers, if
+// these have their own, and not below what they use.
+func TestPodLevelResize(t *testing.T) {
+	runtime := &fakecri.Runtime{UsedMemory: 64 << 20}
+	run(t, runtime, func(b *bench) {
+		dir := t.TempDir()
+		list := func(cpu, memory string) corev1.ResourceList {
+			return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+		}
+		p := pod("c")
+		p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: list("10m", "80Mi"), Limits: list("20m", "80Mi")}
+		sized := func(generation int64, cpu, memory string) *corev1.Pod {
+			out := p.DeepCopy()
+			out.Generation, out.Spec.Resources = generation, &corev1.ResourceRequirements{Requests: list(cpu, "100Mi"), Limits: list("1", memory)}
+			return out
+		}
+		want := func(cpu, memory string, size spec.Size, events ...string) {
+			t.Helper()
+			s := b.last()
+			if s.Resources == nil || s.Resources.Requests.Cpu().String() != cpu || s.Resources.Limits.Memory().String() != memory || b.group.size != size {
+				t.Errorf("resources %+v, group %+v", s.Resources, b.group.size)
+			}
+			if got := b.events(); !slices.Equal(got, events) {
+				t.Errorf("events\n%q\nwant\n%q", got, events)
+			}
+			b.wantLog("sandbox p/0", "start c/0")
+		}
+		told := func(generation, more string) string {
+			return `: {"containers":[{"name":"c","resources":{"limits":{"cpu":"20m","memory":"80Mi"},"requests":{"cpu":"10m","memory":"80Mi"}}}],"generation":` + generation + more + `}`
+		}
+		b.manager.Update(sized(1, "100m", "100Mi"))
+		b.last()
+		b.events()
+		want("100m", "100Mi", spec.Size{MilliCPU: 100, MilliCPULimit: 1000, MemoryLimit: 100 << 20})
+		b.manager.Update(sized(2, "300m", "200Mi"))
+		want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20},
+			"Normal ResizeStarted Pod resize started"+told("2", ""), "Normal ResizeCompleted Pod resize completed"+told("2", ""))
+		if got := b.last().AllocatedResources; got.Cpu().String() != "300m" || got.Memory().String() != "100Mi" {
+			t.Errorf("allocated: %v", got)
+		}
+
+		const below = "cannot decrease memory limits: attempting to set pod memory limit (67108864) below current usage (67108864)"
+		b.manager.Update(sized(3, "300m", "64Mi"))
+		want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20},
+			"Normal ResizeStarted Pod resize started"+told("3", ""), "Warning ResizeError Pod resize error"+told("3", `,"error":"`+below+`"`))
+		time.Sleep(time.Minute)
+		if s := b.last(); !has(s, corev1.PodResizeInProgress, corev1.PodReasonError, below) || len(b.events()) > 0 {
+			t.Errorf("conditions: %+v", s.Conditions)
+		}
+
+		const beyond = "Node didn't have enough resource: cpu, requested: 9000, used: 0, capacity: 2000"
+		more := sized(4, "9", "200Mi")
+		b.manager.Update(more)
+		pending := "Warning ResizeInfeasible Pod resize Infeasible" + told("4", `,"error":"`+beyond+`"`)
+		want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20}, pending)
+		for range 2 { // a kubelet that starts anew has nothing to add
+			more.Status = b.last()
+			b.stop()
+			b.start(dir)
+			b.manager.Update(more)
+			want("300m", "200Mi", spec.Size{MilliCPU: 300, MilliCPULimit: 1000, MemoryLimit: 200 << 20})
 		}
 	})
 }
@@ -281,5 +350,102 @@ func TestDeferredResizeGetsWhatAnotherGivesUp(t *testing.T) {
 		if want := []string{"exit giver/0 137", "resize taker/0 3221225472", "start giver/1", "stop giver/0 30s"}; !slices.Equal(got, want) {
 			t.Errorf("the runtime saw %v, want %v", got, want)
 		}
+	})
+}
+
+// When the node needs room, what is left of pods that have ended goes; what the
+// API says of them stays, and pods that run keep all they have.
+func TestReclaim(t *testing.T) {
+	runtime := &fakecri.Runtime{Act: func(name string, attempt uint32) fakecri.Behaviour {
+		return fakecri.Behaviour{Exits: name != "stays" || attempt == 0, For: time.Second, Code: 3}
+	}}
+	run(t, runtime, func(b *bench) {
+		reclaim := func() {
+			t.Helper()
+			if err := b.manager.Reclaim(b.ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := pod("c")
+		p.Spec.RestartPolicy = corev1.RestartPolicyNever
+		b.manager.Update(p)
+		time.Sleep(2 * time.Second)
+		ended := b.last()
+		reclaim()
+		if c, _ := b.manager.Container(p, "c", false); c == nil {
+			t.Fatal("a container went before the API heard of its end")
+		}
+		p = p.DeepCopy()
+		p.ResourceVersion, p.Status = "2", ended
+		b.manager.Update(p)
+		other := pod("stays")
+		other.Name, other.UID = "q", "uid-2"
+		b.manager.Update(other)
+		time.Sleep(2 * time.Second)
+		reclaim()
+		synctest.Wait()
+		if c, _ := b.manager.Container(p, "c", false); c != nil {
+			t.Errorf("what is left: %v", c)
+		}
+		if c, _ := b.manager.Container(other, "stays", true); c == nil {
+			t.Error("a running pod lost its dead container")
+		}
+		if s := b.manager.Get("ns", "p").Status; !equality.Semantic.DeepEqual(s, ended) {
+			t.Errorf("status %+v\nwas %+v", s, ended)
+		}
+		b.delete(other, 1)
+		b.manager.Remove(other)
+		b.delete(p, 1)
+		b.manager.Remove(p)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if !b.runtime.Empty() || len(b.manager.Pods()) != 0 {
+			t.Errorf("left: %v", b.runtime.Log())
+		}
+		reclaim()
+	})
+}
+
+// What fails a probe is made anew, even if it ends well when it is asked to;
+// sidecars too, and also for another image.
+func TestFailedProbesRestart(t *testing.T) {
+	runtime := &fakecri.Runtime{Images: []string{"img:2"}, Command: func(name string, command []string) int32 {
+		if name == command[0] {
+			return 1
+		}
+		return 0
+	}, Act: func(string, uint32) fakecri.Behaviour { return fakecri.Behaviour{EndsWell: true} }}
+	run(t, runtime, func(b *bench) {
+		p := withInit(pod("c", "d"), true, "s")
+		p.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+		probe := func(of string) *corev1.Probe {
+			return &corev1.Probe{InitialDelaySeconds: 1, PeriodSeconds: 60, FailureThreshold: 1, SuccessThreshold: 1,
+				ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{of}}}}
+		}
+		p.Spec.Containers[0].LivenessProbe, p.Spec.InitContainers[0].LivenessProbe = probe("c"), probe("s")
+		b.manager.Update(p)
+		killed := func(after time.Duration, want ...string) {
+			t.Helper()
+			time.Sleep(after)
+			var got []string
+			for _, e := range b.events() {
+				if text, ok := strings.CutPrefix(e, "Normal Killing "); ok {
+					got = append(got, text)
+				}
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("killed: %q, want %q", got, want)
+			}
+		}
+		killed(1500*time.Millisecond, "Container c failed liveness probe, will be restarted", "Init container s failed liveness probe")
+		s := b.last()
+		if s.Phase != corev1.PodRunning || s.ContainerStatuses[0].RestartCount != 1 || s.InitContainerStatuses[0].RestartCount != 1 || s.ContainerStatuses[1].RestartCount != 0 {
+			t.Errorf("%s: %+v %+v", s.Phase, s.InitContainerStatuses, s.ContainerStatuses)
+		}
+		p = p.DeepCopy()
+		p.Generation, p.Spec.InitContainers[0].Image = 2, "img:2"
+		b.manager.Update(p)
+		killed(100*time.Millisecond, "Init container s definition changed")
 	})
 }

@@ -167,11 +167,10 @@ func (m *Manager) Update(pod *corev1.Pod) {
 	_, here := m.found[string(pod.UID)]
 	w.measured = here || pod.Status.StartTime != nil
 	if here {
-		w.pod = allocated(pod)
+		w.recall(pod)
 		w.inbox.pod = pod // it may ask for more now
 	}
-	final := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
-	if !here && !final && pod.DeletionTimestamp == nil {
+	if !here && !final(pod) && pod.DeletionTimestamp == nil {
 		if r := m.admit(pod, m.active(pod.UID), m.cfg.Node()); r != nil {
 			w.verdict = &status.Verdict{Phase: corev1.PodFailed, Reason: r.reason, Message: "Pod was rejected: " + r.message, Rejected: true}
 			m.cfg.Recorder.Event(pod, corev1.EventTypeWarning, r.reason, r.message)
@@ -217,7 +216,7 @@ func (m *Manager) mirror(pod *corev1.Pod) *corev1.Pod {
 }
 
 func (m *Manager) newWorker(uid types.UID, pod *corev1.Pod) *worker {
-	w := &worker{m: m, uid: uid, pod: pod, wake: make(chan struct{}, 1), dirty: true, status: *pod.Status.DeepCopy(),
+	w := &worker{m: m, uid: uid, pod: pod, wake: make(chan struct{}, 1), done: make(chan struct{}), dirty: true, status: *pod.Status.DeepCopy(),
 		log:  m.cfg.Logger.With("pod", pod.Namespace+"/"+pod.Name, "uid", uid),
 		seen: m.cfg.Clock.Now(), containers: map[string]*container{}, kills: map[string]*killing{}, killed: map[string]bool{}, renewed: map[string]bool{}, messages: map[string]string{}}
 	w.published = published{pod: pod, status: pod.Status}

@@ -60,7 +60,7 @@ func (w *worker) initTime() (took time.Duration) {
 // ensureGroup makes the pod's control group.
 func (w *worker) ensureGroup() error {
 	begin := w.now()
-	err := w.m.cfg.Cgroups.Ensure(w.pod)
+	err := w.setGroup()
 	w.m.cfg.Metrics.Group(metrics.GroupCreate, w.m.cfg.Clock.Since(begin))
 	return err
 }

@@ -17,7 +17,7 @@ type view struct {
 	runtime *cri.Pod
 	// started says that a running container has passed its startup probe.
 	started func(name string) bool
-	// failed is why a running container must be killed, or empty.
+	// failed is which probe a running container has failed for good, or empty.
 	failed func(c *cri.Container) string
 	// renewed says that the newest container of a name was ended to be made anew,
 	// which no policy has a say in.
@@ -157,7 +157,7 @@ func (v view) initContainers(p *plan) (initialized, failed bool) {
 			p.start = append(p.start, c)
 			return false, false
 		case cur.Running():
-			p.lost(cur)
+			p.lost(cur, "Init container")
 			return false, false
 		case cur.Exited() && cur.ExitCode == 0:
 		case cur.Exited() && !restarts(v.pod, c, cur.ExitCode):
@@ -175,23 +175,36 @@ func (v view) sidecar(p *plan, c *corev1.Container, cur *cri.Container) {
 		p.start = append(p.start, c)
 		return
 	}
-	if p.lost(cur) {
+	if p.lost(cur, "Init container") {
 		return
 	}
-	if message := v.failed(cur); message != "" {
-		p.kill = append(p.kill, kill{container: cur, message: message + ", will be restarted"})
+	if what := v.wrong(c, cur); what != "" {
+		p.kill = append(p.kill, kill{container: cur, message: fmt.Sprintf("Init container %s %s", c.Name, what)})
 	}
 }
 
 // lost kills a container whose state the runtime does not know, as after a
 // crash between the making of a container and the note of its state: once it
 // has ended for sure, it is one that ended.
-func (p *plan) lost(c *cri.Container) bool {
+func (p *plan) lost(c *cri.Container, kind string) bool {
 	if c.State != runtimeapi.ContainerState_CONTAINER_UNKNOWN {
 		return false
 	}
-	p.kill = append(p.kill, kill{container: c, message: `Container is in "unknown" state, try killing it before restart`})
+	p.kill = append(p.kill, kill{container: c, message: kind + ` is in "unknown" state, try killing it before restart`})
 	return true
+}
+
+// wrong is why a running container must be killed, or empty.
+func (v view) wrong(c *corev1.Container, running *cri.Container) string {
+	if changed(c, running) {
+		return "definition changed"
+	}
+	return v.failed(running)
+}
+
+func changed(c *corev1.Container, running *cri.Container) bool {
+	hash := running.Annotations[cri.AnnotationHash]
+	return hash != "" && hash != spec.Hash(c)
 }
 
 func (v view) containers(p *plan) {
@@ -222,17 +235,21 @@ func (v view) containers(p *plan) {
 }
 
 func (v view) alive(p *plan, c *corev1.Container, running *cri.Container) {
-	if p.lost(running) {
+	if p.lost(running, "Container") {
 		return
 	}
-	k := kill{container: running, message: v.failed(running)}
-	if hash := running.Annotations[cri.AnnotationHash]; hash != "" && hash != spec.Hash(c) {
-		k.message, k.renew = fmt.Sprintf("Container %s definition changed", c.Name), true
-	}
-	if k.message == "" {
+	what := v.wrong(c, running)
+	if what == "" {
 		return
 	}
-	if k.renew || restarts(v.pod, c, killedExit) {
+	// One that failed a probe runs again however it ends now: its rules are about
+	// ends of its own.
+	policy := v.pod.Spec.RestartPolicy
+	if c.RestartPolicy != nil {
+		policy = corev1.RestartPolicy(*c.RestartPolicy)
+	}
+	k := kill{container: running, message: fmt.Sprintf("Container %s %s", c.Name, what), renew: changed(c, running) || policy != corev1.RestartPolicyNever}
+	if k.renew {
 		k.message += ", will be restarted"
 	}
 	p.kill = append(p.kill, k)

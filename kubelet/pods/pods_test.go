@@ -36,18 +36,24 @@ type bench struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	recorder *record.FakeRecorder
+	group    group // of the last pod that was resized
 
 	mu      sync.Mutex
 	status  corev1.PodStatus
 	removed bool
 }
 
-type noCgroups struct{}
+// group is that of the bench's pod.
+type group struct{ size spec.Size }
 
-func (noCgroups) Parent(*corev1.Pod) string { return "/test" }
-func (noCgroups) Ensure(*corev1.Pod) error  { return nil }
-func (noCgroups) Remove(types.UID) error    { return nil }
-func (noCgroups) UIDs() []types.UID         { return nil }
+func (*group) Parent(*corev1.Pod) string { return "/test" }
+func (*group) Remove(types.UID) error    { return nil }
+func (*group) UIDs() []types.UID         { return nil }
+
+func (g *group) Ensure(p *corev1.Pod) error {
+	g.size = spec.SizeOf(p)
+	return nil
+}
 
 func (b *bench) Set(_ *corev1.Pod, s corev1.PodStatus, remove bool) {
 	b.mu.Lock()
@@ -81,7 +87,7 @@ func (b *bench) start(dir string) {
 		CRI: b.runtime.Client(), RuntimeName: "fake", RuntimeHandler: func(context.Context, *corev1.Pod) (string, error) { return "", nil },
 		RecursiveReadOnly: func() bool { return false }, Cluster: spec.Cluster{Domain: "cluster.local"},
 		Volumes: volumes.New(volumes.Config{RootDir: dir + "/kubelet", Objects: store, Now: now}), Objects: store,
-		Images: puller, Cgroups: noCgroups{}, Status: b,
+		Images: puller, Cgroups: &b.group, Status: b,
 		Services: func(context.Context, string) ([]corev1.Service, error) { return nil, nil },
 		Node: func() *corev1.Node {
 			return &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "bad", Effect: corev1.TaintEffectNoExecute}, {Key: "new", Effect: corev1.TaintEffectNoSchedule}}}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}}}
@@ -149,6 +155,15 @@ func (b *bench) wantLog(want ...string) {
 	if got := b.runtime.Log(); !reflect.DeepEqual(got, want) {
 		b.t.Errorf("runtime saw\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
 	}
+}
+
+// events takes what was told since the last time.
+func (b *bench) events() (out []string) {
+	synctest.Wait()
+	for len(b.recorder.Events) > 0 {
+		out = append(out, <-b.recorder.Events)
+	}
+	return out
 }
 
 func TestCrashLoopBacksOff(t *testing.T) {

@@ -102,7 +102,7 @@ func (w *worker) probe(c *corev1.Container, k *container, running *cri.Container
 			w.probeStarted(ctx, lifeCtx, c, set, running, false)
 			return
 		}
-		set.failed, set.grace = fmt.Sprintf("Container %s failed startup probe", c.Name), c.StartupProbe.TerminationGracePeriodSeconds
+		set.failed, set.grace = "failed startup probe", c.StartupProbe.TerminationGracePeriodSeconds
 	})
 }
 
@@ -128,7 +128,7 @@ func (w *worker) probeStarted(ctx, lifeCtx context.Context, c *corev1.Container,
 	if p := c.LivenessProbe; p != nil {
 		w.runProbe(lifeCtx, c, p, "Liveness", running, probeOptions{spread: spread}, func(o probes.Outcome) {
 			if !o.OK {
-				set.failed, set.grace = fmt.Sprintf("Container %s failed liveness probe", c.Name), p.TerminationGracePeriodSeconds
+				set.failed, set.grace = "failed liveness probe", p.TerminationGracePeriodSeconds
 			}
 		})
 	}
@@ -156,13 +156,17 @@ func (w *worker) runProbe(ctx context.Context, c *corev1.Container, p *corev1.Pr
 				counts.Done(metrics.Failed, took)
 			}
 		},
-		Failed: func(err error) {
-			if errors.Is(err, probes.ErrUnknown) {
+		Tell: func(err error) {
+			away := (*probes.Warning)(nil)
+			switch {
+			case errors.Is(err, probes.ErrUnknown):
 				event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %v", kind,
 					strings.TrimPrefix(err.Error(), probes.ErrUnknown.Error()+": ")))
-				return
+			case errors.As(err, &away):
+				event(corev1.EventTypeWarning, "ProbeWarning", fmt.Sprintf("%s probe warning: %v", kind, err))
+			default:
+				event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %v", kind, err))
 			}
-			event(corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %v", kind, err))
 		},
 		Verdict: func(outcome probes.Outcome) {
 			w.call(func() {
@@ -197,7 +201,7 @@ func (w *worker) hook(ctx context.Context, c *corev1.Container, id string, h *co
 	if ips := w.fields().PodIPs; len(ips) > 0 {
 		ip = ips[0]
 	}
-	return w.m.hook(ctx, c, id, ip, h)
+	return w.m.hook(ctx, c, id, ip, h, w.eventer(c.Name))
 }
 
 // hookError is a failed command with what it wrote.
@@ -225,7 +229,7 @@ func (w *worker) hookFailure(c *corev1.Container, h *corev1.LifecycleHandler, er
 	return "lifecycle hook " + of
 }
 
-func (m *Manager) hook(ctx context.Context, c *corev1.Container, id, ip string, h *corev1.LifecycleHandler) error {
+func (m *Manager) hook(ctx context.Context, c *corev1.Container, id, ip string, h *corev1.LifecycleHandler, event func(kind, reason, message string)) error {
 	switch {
 	case h.Exec != nil:
 		out, code, err := m.exec(id)(ctx, h.Exec.Command, 0)
@@ -237,7 +241,10 @@ func (m *Manager) hook(ctx context.Context, c *corev1.Container, id, ip string, 
 		}
 		return nil
 	case h.HTTPGet != nil:
-		return probes.Hook(ctx, h.HTTPGet, 10*time.Minute, probes.Target{PodIP: ip, Container: c})
+		return probes.Hook(ctx, h.HTTPGet, 10*time.Minute, probes.Target{PodIP: ip, Container: c}, func(server string) {
+			event(corev1.EventTypeWarning, "LifecycleHTTPFallback",
+				fmt.Sprintf("request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", server))
+		})
 	case h.Sleep != nil:
 		timer := m.cfg.Clock.NewTimer(time.Duration(h.Sleep.Seconds) * time.Second)
 		defer timer.Stop()
@@ -245,7 +252,7 @@ func (m *Manager) hook(ctx context.Context, c *corev1.Container, id, ip string, 
 		case <-timer.C():
 			return nil
 		case <-ctx.Done():
-			return ctx.Err()
+			return errors.New("container terminated before sleep hook finished")
 		}
 	}
 	return errors.New("invalid handler")

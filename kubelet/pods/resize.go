@@ -2,13 +2,15 @@ package pods
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/kubelet/cri"
@@ -18,15 +20,21 @@ import (
 // allocate is the pod as this node runs it: as it was asked for, or, while a
 // resize does not fit, with the resources that it has.
 func (w *worker) allocate(pod *corev1.Pod) *corev1.Pod {
+	waited := w.pending
 	w.pending = nil
 	if w.pod == nil || w.state != running || sameResources(w.pod, pod) {
 		return pod
 	}
 	reason, message := w.m.fitsResized(pod)
 	if reason == "" {
+		w.resizing = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation}
+		w.tellResize(corev1.EventTypeNormal, "ResizeStarted", "Pod resize started", pod, pod.Generation, "")
 		return pod
 	}
-	w.pending = &corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: reason, Message: message}
+	w.pending = &corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation, Reason: reason, Message: message}
+	if waited == nil || waited.Reason != reason || waited.ObservedGeneration != pod.Generation {
+		w.tellResize(corev1.EventTypeWarning, "Resize"+reason, "Pod resize "+reason, pod, pod.Generation, message)
+	}
 	kept := pod.DeepCopy()
 	for i := range kept.Spec.Containers {
 		if old := spec.FindContainer(w.pod, kept.Spec.Containers[i].Name); old != nil {
@@ -60,8 +68,18 @@ func sameResources(a, b *corev1.Pod) bool {
 	return same(a.Spec.Containers, b.Spec.Containers) && same(a.Spec.InitContainers, b.Spec.InitContainers)
 }
 
-// allocated is a pod that ran before this kubelet did, with the resources that
-// it was given: what its spec asks for may be more than the node had.
+// recall takes up where the kubelet before this one was. The pod has the
+// resources that it was given: what its spec asks for may be more than the node
+// had.
+func (w *worker) recall(pod *corev1.Pod) {
+	w.pod = allocated(pod)
+	for i := range pod.Status.Conditions {
+		if c := &pod.Status.Conditions[i]; c.Type == corev1.PodResizePending {
+			w.pending = c
+		}
+	}
+}
+
 func allocated(pod *corev1.Pod) *corev1.Pod {
 	kept := pod.DeepCopy()
 	each := func(list []corev1.Container, statuses []corev1.ContainerStatus) {
@@ -75,6 +93,19 @@ func allocated(pod *corev1.Pod) *corev1.Pod {
 	}
 	each(kept.Spec.Containers, pod.Status.ContainerStatuses)
 	each(kept.Spec.InitContainers, pod.Status.InitContainerStatuses)
+	if own, given := kept.Spec.Resources, pod.Status.Resources; own != nil && given != nil {
+		take := func(list, given corev1.ResourceList) { // the status has the sums of the containers, too
+			for name := range list {
+				if q, ok := given[name]; ok {
+					list[name] = q
+				} else {
+					delete(list, name)
+				}
+			}
+		}
+		take(own.Requests, given.Requests)
+		take(own.Limits, given.Limits)
+	}
 	if sameResources(kept, pod) {
 		return pod
 	}
@@ -113,11 +144,11 @@ func (c *change) restarts() bool {
 // changes lists the running containers that are to be resized.
 func (w *worker) changes() (out []*change) {
 	memory := w.m.cfg.Node().Status.Capacity.Memory().Value()
-	each := func(list []corev1.Container, init bool) {
+	for _, list := range [][]corev1.Container{w.pod.Spec.InitContainers, w.pod.Spec.Containers} {
 		for i := range list {
 			c := &list[i]
 			running := w.runtime.Latest(c.Name)
-			if running == nil || running.State != runtimeapi.ContainerState_CONTAINER_RUNNING || (init && !spec.IsSidecar(c)) {
+			if running == nil || running.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 				continue
 			}
 			one := &change{spec: c, running: running, have: running.GetResources().GetLinux(), want: spec.Resources(w.pod, c, memory)}
@@ -126,24 +157,66 @@ func (w *worker) changes() (out []*change) {
 			}
 		}
 	}
-	each(w.pod.Spec.InitContainers, true)
-	each(w.pod.Spec.Containers, false)
 	return out
 }
 
-// resize brings running containers to the resources of the spec, and returns
-// when to try again what failed.
+// resize brings the pod's group and its running containers to the resources of
+// the spec, and returns when to try again what failed.
 func (w *worker) resize(ctx context.Context) (next time.Time) {
-	w.resizing = nil
 	changes := w.changes()
-	if len(changes) == 0 {
-		return time.Time{}
+	if len(changes) > 0 || w.size != spec.SizeOf(w.pod) {
+		if err := w.resizeAll(ctx, changes); err != nil {
+			w.resizeFailed(err)
+			return w.now().Add(10 * time.Second)
+		}
+		if len(w.changes()) > 0 {
+			return time.Time{} // one is to be made anew, and has not ended yet
+		}
 	}
-	if err := w.resizeAll(ctx, changes); err != nil {
-		w.resizing = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: corev1.PodReasonError, Message: err.Error()}
-		return w.now().Add(10 * time.Second)
+	if done := w.resizing; done != nil {
+		w.resizing = nil
+		w.tellResize(corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed", w.pod, done.ObservedGeneration, "")
 	}
 	return time.Time{}
+}
+
+func (w *worker) resizeFailed(err error) {
+	failed := &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, ObservedGeneration: w.pod.Generation,
+		Reason: corev1.PodReasonError, Message: err.Error()}
+	before := w.resizing
+	w.resizing = failed
+	if before != nil {
+		failed.ObservedGeneration = before.ObservedGeneration
+		if before.Reason == failed.Reason && before.Message == failed.Message {
+			return
+		}
+	}
+	w.tellResize(corev1.EventTypeWarning, "ResizeError", "Pod resize error", w.pod, failed.ObservedGeneration, failed.Message)
+}
+
+// tellResize records an event with the resources that are asked for, in the form
+// that upstream gives it.
+func (w *worker) tellResize(kind, reason, text string, pod *corev1.Pod, generation int64, why string) {
+	type resources struct {
+		Name      string                      `json:"name"`
+		Resources corev1.ResourceRequirements `json:"resources"`
+	}
+	summary := struct {
+		InitContainers []resources `json:"initContainers,omitempty"`
+		Containers     []resources `json:"containers,omitempty"`
+		Generation     int64       `json:"generation"`
+		Error          string      `json:"error,omitempty"`
+	}{Generation: generation, Error: why}
+	for _, c := range pod.Spec.InitContainers {
+		summary.InitContainers = append(summary.InitContainers, resources{c.Name, c.Resources})
+	}
+	for _, c := range pod.Spec.Containers {
+		summary.Containers = append(summary.Containers, resources{c.Name, c.Resources})
+	}
+	if data, err := json.Marshal(summary); err == nil {
+		text += ": " + string(data)
+	}
+	w.event("", kind, reason, text)
 }
 
 func (w *worker) resizeAll(ctx context.Context, changes []*change) error {
@@ -168,7 +241,7 @@ func (w *worker) resizeAll(ctx context.Context, changes []*change) error {
 			}
 		}
 	}
-	if err := w.m.cfg.Cgroups.Ensure(w.pod); err != nil {
+	if err := w.setGroup(); err != nil {
 		w.log.Debug("pod's groups not resized before its containers", "err", err) // a share that a container has yet
 	}
 	for _, c := range inPlace {
@@ -176,37 +249,72 @@ func (w *worker) resizeAll(ctx context.Context, changes []*change) error {
 			return err
 		}
 	}
-	if err := w.m.cfg.Cgroups.Ensure(w.pod); err != nil {
+	if err := w.setGroup(); err != nil {
 		return fmt.Errorf("resize pod: %w", err)
 	}
 	return w.refresh(ctx)
 }
 
-// fitsUse makes sure that no container uses the memory that it is to lose: the
-// kernel would kill it.
+// setGroup brings the pod's own group to the size that its spec says.
+func (w *worker) setGroup() error {
+	if err := w.m.cfg.Cgroups.Ensure(w.pod); err != nil {
+		return err
+	}
+	w.size = spec.SizeOf(w.pod)
+	return nil
+}
+
+// fitsUse makes sure that neither a container nor the pod uses the memory that it
+// is to lose: the kernel would kill it.
 func (w *worker) fitsUse(ctx context.Context, changes []*change) error {
 	var errs []error
+	limit := spec.SizeOf(w.pod).MemoryLimit
+	if limit > 0 && (w.size.MemoryLimit == 0 || limit < w.size.MemoryLimit) {
+		var used uint64
+		for _, c := range w.runtime.Containers {
+			if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+				continue
+			}
+			n, err := w.memoryUse(ctx, c)
+			if err != nil {
+				return fmt.Errorf("unable to read memory usage for pod %q: %w", spec.PodName(w.pod), err)
+			}
+			used += n
+		}
+		if used >= uint64(limit) {
+			errs = append(errs, fmt.Errorf("attempting to set pod memory limit (%d) below current usage (%d)", limit, used))
+		}
+	}
 	for _, c := range changes {
 		if !c.shrinks() {
 			continue
 		}
-		callCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-		got, err := w.m.cfg.CRI.Runtime.ContainerStats(callCtx, &runtimeapi.ContainerStatsRequest{ContainerId: c.running.Id})
-		cancel()
-		used := got.GetStats().GetMemory().GetUsageBytes()
-		switch limit := uint64(c.want.MemoryLimitInBytes); {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("memory usage of container %q: %w", c.spec.Name, err))
-		case used == nil:
-			errs = append(errs, fmt.Errorf("missing container %q memory usage", c.spec.Name))
-		case used.Value >= limit:
-			errs = append(errs, fmt.Errorf("attempting to set container %q memory limit (%d) below current usage (%d)", c.spec.Name, limit, used.Value))
+		used, err := w.memoryUse(ctx, c.running)
+		if limit := uint64(c.want.MemoryLimitInBytes); err == nil && used >= limit {
+			err = fmt.Errorf("attempting to set container %q memory limit (%d) below current usage (%d)", c.spec.Name, limit, used)
+		}
+		if err != nil {
+			errs = append(errs, err)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := utilerrors.NewAggregate(errs); err != nil {
 		return fmt.Errorf("cannot decrease memory limits: %w", err)
 	}
 	return nil
+}
+
+func (w *worker) memoryUse(ctx context.Context, c *cri.Container) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	got, err := w.m.cfg.CRI.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: c.Id})
+	if err != nil {
+		return 0, fmt.Errorf("memory usage of container %q: %w", c.Name(), err)
+	}
+	used := got.GetStats().GetMemory().GetUsageBytes()
+	if used == nil {
+		return 0, fmt.Errorf("missing container %q memory usage", c.Name())
+	}
+	return used.Value, nil
 }
 
 // update sets a container's memory to what it is to have, and its share of CPUs
@@ -229,7 +337,7 @@ func (w *worker) update(ctx context.Context, c *change, cpu *runtimeapi.LinuxCon
 	return nil
 }
 
-// resources fills in what the containers have got.
+// resources fills in what the pod and its containers have got.
 func (w *worker) resources(s *corev1.PodStatus) {
 	pending := map[string]bool{}
 	for _, c := range w.changes() {
@@ -250,6 +358,7 @@ func (w *worker) resources(s *corev1.PodStatus) {
 	}
 	fill(w.pod.Spec.Containers, s.ContainerStatuses)
 	fill(w.pod.Spec.InitContainers, s.InitContainerStatuses)
+	w.ownResources(s)
 	var kept []corev1.PodCondition
 	for _, c := range s.Conditions {
 		if c.Type != corev1.PodResizePending && c.Type != corev1.PodResizeInProgress {
@@ -257,12 +366,11 @@ func (w *worker) resources(s *corev1.PodStatus) {
 		}
 	}
 	for _, c := range []*corev1.PodCondition{w.pending, w.resizing} {
-		if c == nil {
+		if c == nil || w.state >= terminated {
 			continue
 		}
 		add := *c
 		add.LastTransitionTime = metav1.NewTime(w.now().Truncate(time.Second))
-		add.ObservedGeneration = w.pod.Generation
 		for _, old := range w.status.Conditions {
 			if old.Type == add.Type && old.Reason == add.Reason {
 				add.LastTransitionTime = old.LastTransitionTime
@@ -271,4 +379,46 @@ func (w *worker) resources(s *corev1.PodStatus) {
 		kept = append(kept, add)
 	}
 	s.Conditions = kept
+}
+
+// ownResources fills in those of the pod as a whole, without what it costs to run
+// it: who reads them adds that.
+func (w *worker) ownResources(s *corev1.PodStatus) {
+	opts := resource.PodResourcesOptions{ExcludeOverhead: true}
+	s.AllocatedResources = resource.PodRequests(w.pod, opts)
+	own := &corev1.ResourceRequirements{}
+	if r := w.pod.Spec.Resources; r != nil {
+		own = r.DeepCopy()
+	}
+	s.Resources = own
+	limits := resource.PodLimits(w.pod, opts)
+	if s.Phase != corev1.PodRunning {
+		own.Requests, own.Limits = s.AllocatedResources.DeepCopy(), limits
+		return
+	}
+	want, old := spec.SizeOf(w.pod), w.status.Resources
+	if old == nil {
+		old = &corev1.ResourceRequirements{}
+	}
+	set := func(list *corev1.ResourceList, name corev1.ResourceName, is, was corev1.ResourceList, changed bool) {
+		if changed { // it has what it had
+			is = was
+		}
+		if q, ok := is[name]; ok {
+			if *list == nil {
+				*list = corev1.ResourceList{}
+			}
+			(*list)[name] = q
+		} else {
+			delete(*list, name)
+		}
+	}
+	set(&own.Requests, corev1.ResourceCPU, s.AllocatedResources, old.Requests, w.size.MilliCPU != want.MilliCPU)
+	set(&own.Requests, corev1.ResourceMemory, s.AllocatedResources, old.Requests, false)
+	if want.MilliCPULimit > 0 {
+		set(&own.Limits, corev1.ResourceCPU, limits, old.Limits, w.size.MilliCPULimit != want.MilliCPULimit)
+	}
+	if want.MemoryLimit > 0 {
+		set(&own.Limits, corev1.ResourceMemory, limits, old.Limits, w.size.MemoryLimit != want.MemoryLimit)
+	}
 }

@@ -40,16 +40,12 @@ func (w *worker) makeSandboxConfig(attempt uint32) (*runtimeapi.PodSandboxConfig
 	if err != nil {
 		return nil, err
 	}
-	dns, warning, err := w.m.cfg.Cluster.ResolvConfFor(w.pod)
+	dns, warnings, err := w.m.cfg.Cluster.ResolvConfFor(w.pod)
 	if err != nil {
 		return nil, err
 	}
-	if warning != "" {
-		reason := "DNSConfigForming"
-		if len(w.m.cfg.Cluster.DNS) == 0 {
-			reason = "MissingClusterDNS"
-		}
-		w.event("", corev1.EventTypeWarning, reason, warning)
+	for _, warning := range warnings {
+		w.event("", corev1.EventTypeWarning, warning.Reason, warning.Message)
 	}
 	return spec.Sandbox(spec.SandboxInput{
 		Pod: w.pod, Hostname: host, DNS: dns, LogDir: w.logDir(), Attempt: attempt,

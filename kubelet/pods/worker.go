@@ -37,6 +37,7 @@ type worker struct {
 	uid  types.UID
 	log  *slog.Logger
 	wake chan struct{}
+	done chan struct{}  // closed at the end of the goroutine
 	wg   sync.WaitGroup // kills, pulls and probes
 
 	mu         sync.Mutex
@@ -71,7 +72,8 @@ type worker struct {
 	registered *corev1.Pod
 	messages   map[string]string
 	pending    *corev1.PodCondition // a resize that does not fit
-	resizing   *corev1.PodCondition // a resize that failed
+	resizing   *corev1.PodCondition // a resize that goes on, or failed
+	size       spec.Size            // of the pod's group
 	synced     bool                 // once
 	measured   bool                 // its start was, or cannot be
 	pulled     time.Duration        // in which images were pulled
@@ -130,6 +132,7 @@ func (w *worker) call(f func()) {
 // ctx, which leaves containers running.
 func (w *worker) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
+	defer close(w.done)
 	defer w.wg.Wait()
 	defer cancel()
 	defer w.closeWatchers()
@@ -258,11 +261,10 @@ func (w *worker) refresh(ctx context.Context) error {
 
 // decideEnd moves on to terminating when the pod's time has come.
 func (w *worker) decideEnd() {
-	phase := w.pod.Status.Phase
 	switch {
 	case w.gone || w.pod.DeletionTimestamp != nil:
 	case w.verdict != nil:
-	case phase == corev1.PodFailed || phase == corev1.PodSucceeded:
+	case final(w.pod):
 	default:
 		if left, bounded := w.activeLeft(); bounded && left <= 0 {
 			w.verdict = &status.Verdict{Phase: corev1.PodFailed, Reason: "DeadlineExceeded",
@@ -489,11 +491,10 @@ func (w *worker) report(remove bool) {
 }
 
 // wasOver says that the API has a final status of the pod, and the node nothing
-// that could add to it: it was refused, say, before this kubelet began.
+// that could add to it: it was refused, say, before this kubelet began, or what
+// was left of it had to make room.
 func (w *worker) wasOver() bool {
-	phase := w.pod.Status.Phase
-	return (phase == corev1.PodFailed || phase == corev1.PodSucceeded) && w.verdict == nil &&
-		len(w.runtime.Containers)+len(w.runtime.Sandboxes) == 0
+	return final(w.pod) && len(w.runtime.Containers)+len(w.runtime.Sandboxes) == 0
 }
 
 func (w *worker) publish() {

@@ -3,6 +3,7 @@
 package probes
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,11 +19,14 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/proa-dev/proa/kubelet/spec"
 )
 
 // What probes and hooks call themselves.
@@ -51,10 +55,17 @@ type Target struct {
 	Exec      Exec
 }
 
-// Result is the outcome of one probe: nil is success.
-// Unknown outcomes, which upstream neither counts as success nor as failure,
-// wrap ErrUnknown.
+// Result is the outcome of one probe: nil is success, and a *Warning is one that
+// users hear of. Unknown outcomes, which upstream neither counts as success nor
+// as failure, wrap ErrUnknown.
 type Result = error
+
+// Warning is the answer of a container that leads elsewhere.
+type Warning struct{ Body string }
+
+func (w *Warning) Error() string {
+	return "Probe terminated redirects, Response body: " + w.Body
+}
 
 // ErrUnknown marks an outcome that says nothing about the container.
 var ErrUnknown = errors.New("probe errored")
@@ -76,7 +87,7 @@ func Once(ctx context.Context, p *corev1.Probe, t Target) Result {
 }
 
 func execProbe(ctx context.Context, command []string, timeout time.Duration, t Target) error {
-	out, code, err := t.Exec(ctx, command, timeout)
+	out, code, err := t.Exec(ctx, expand(command, t.Container), timeout)
 	text := string(out[:min(len(out), maxBody)])
 	if err != nil {
 		if status.Code(err) == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded) {
@@ -88,6 +99,24 @@ func execProbe(ctx context.Context, command []string, timeout time.Duration, t T
 		return errors.New(text)
 	}
 	return nil
+}
+
+// expand puts the values that the container's spec gives its variables into a
+// command. What is made elsewhere, in a ConfigMap say, is not known here.
+func expand(command []string, c *corev1.Container) []string {
+	lookup := func(name string) (value string, ok bool) {
+		for i := range c.Env {
+			if c.Env[i].Name == name {
+				value, ok = c.Env[i].Value, true
+			}
+		}
+		return value, ok
+	}
+	var out []string
+	for _, text := range command {
+		out = append(out, spec.Expand(text, lookup))
+	}
+	return out
 }
 
 // Port resolves a port that may be named.
@@ -115,30 +144,43 @@ func Port(port fmt.Stringer, c *corev1.Container) (int, error) {
 // Hook makes the request of a lifecycle hook. Whatever is answered is an answer.
 // A server that does not speak HTTPS is asked again in the clear, without
 // credentials: hooks that say HTTPS were once asked so, and upstream goes on.
-func Hook(ctx context.Context, h *corev1.HTTPGetAction, timeout time.Duration, t Target) error {
-	err := httpGet(ctx, h, hookAgent, timeout, t)
-	if errors.Is(err, http.ErrSchemeMismatch) {
-		plain := *h
-		plain.Scheme = corev1.URISchemeHTTP
-		plain.HTTPHeaders = slices.DeleteFunc(slices.Clone(h.HTTPHeaders), func(h corev1.HTTPHeader) bool { return strings.EqualFold(h.Name, "Authorization") })
-		err = httpGet(ctx, &plain, hookAgent, timeout, t)
+// inClear is told of a server that answered so.
+func Hook(ctx context.Context, h *corev1.HTTPGetAction, timeout time.Duration, t Target, inClear func(server string)) error {
+	ask := func(h *corev1.HTTPGetAction) error {
+		err := httpGet(ctx, h, hookAgent, timeout, t)
+		var refused *StatusError
+		var away *Warning
+		if errors.As(err, &refused) || errors.As(err, &away) {
+			return nil
+		}
+		return err
 	}
-	var refused *StatusError
-	if errors.As(err, &refused) {
-		return nil
+	err := ask(h)
+	if !errors.Is(err, http.ErrSchemeMismatch) {
+		return err
+	}
+	plain := *h
+	plain.Scheme = corev1.URISchemeHTTP
+	plain.HTTPHeaders = slices.DeleteFunc(slices.Clone(h.HTTPHeaders), func(h corev1.HTTPHeader) bool { return strings.EqualFold(h.Name, "Authorization") })
+	if err = ask(&plain); err == nil {
+		if server, err := address(h, t); err == nil {
+			inClear(server)
+		}
 	}
 	return err
 }
 
+// address is where the request goes to.
+func address(h *corev1.HTTPGetAction, t Target) (string, error) {
+	port, err := Port(&h.Port, t.Container)
+	return net.JoinHostPort(cmp.Or(h.Host, t.PodIP), strconv.Itoa(port)), err
+}
+
 // httpGet makes the request of a probe or hook.
 func httpGet(ctx context.Context, h *corev1.HTTPGetAction, agent string, timeout time.Duration, t Target) error {
-	port, err := Port(&h.Port, t.Container)
+	server, err := address(h, t)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	host := h.Host
-	if host == "" {
-		host = t.PodIP
 	}
 	scheme := strings.ToLower(string(h.Scheme))
 	if scheme == "" {
@@ -148,9 +190,7 @@ func httpGet(ctx context.Context, h *corev1.HTTPGetAction, agent string, timeout
 	if err != nil {
 		target = &url.URL{Path: h.Path}
 	}
-	target.Scheme, target.Host = scheme, net.JoinHostPort(host, strconv.Itoa(port))
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	target.Scheme, target.Host = scheme, server
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnknown, err)
@@ -158,10 +198,12 @@ func httpGet(ctx context.Context, h *corev1.HTTPGetAction, agent string, timeout
 	setHeaders(req, h.HTTPHeaders, agent)
 	// One connection a probe: a kept one would hide that nobody accepts any more.
 	client := &http.Client{
+		Timeout: timeout,
 		Transport: &http.Transport{
 			TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // probes ask for life, not identity
 			DisableKeepAlives:  true,
 			DisableCompression: true,
+			ForceAttemptHTTP2:  true, // over TLS, where the server speaks it
 			DialContext:        dialer().DialContext,
 		},
 		CheckRedirect: sameHost,
@@ -171,11 +213,14 @@ func httpGet(ctx context.Context, h *corev1.HTTPGetAction, agent string, timeout
 		return err
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody)); err != nil {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	switch {
+	case err != nil:
 		return err
-	}
-	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
+	case resp.StatusCode >= 200 && resp.StatusCode < 300:
 		return nil
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		return &Warning{string(body)}
 	}
 	return &StatusError{Code: resp.StatusCode}
 }
@@ -256,6 +301,9 @@ func grpcProbe(ctx context.Context, g *corev1.GRPCAction, timeout time.Duration,
 		case codes.Unimplemented:
 			return fmt.Errorf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %s", status.Convert(err).Message())
 		case codes.DeadlineExceeded:
+			if conn.GetState() == connectivity.Ready {
+				return fmt.Errorf("timeout: health rpc did not complete within %v", timeout)
+			}
 			return fmt.Errorf("timeout: failed to connect service %q within %v: context deadline exceeded", address, timeout)
 		}
 		return fmt.Errorf("error: health rpc probe failed: %w", err)

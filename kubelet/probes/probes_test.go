@@ -3,6 +3,7 @@ package probes_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -40,7 +41,7 @@ func TestHTTP(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/ok":
-			if r.Header.Get("X-Test") != "1" || r.Host != "name.example" || !strings.HasPrefix(r.UserAgent(), "kube-probe/") {
+			if (r.ProtoMajor == 2) != (r.TLS != nil) || r.Header.Get("X-Test") != "1" || r.Host != "name.example" || !strings.HasPrefix(r.UserAgent(), "kube-probe/") {
 				w.WriteHeader(http.StatusBadRequest)
 			}
 		case "/away":
@@ -51,7 +52,9 @@ func TestHTTP(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
-	plain, secure := httptest.NewServer(handler), httptest.NewTLSServer(handler)
+	plain, secure := httptest.NewServer(handler), httptest.NewUnstartedServer(handler)
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
 	defer plain.Close()
 	defer secure.Close()
 	headers := []corev1.HTTPHeader{{Name: "X-Test", Value: "1"}, {Name: "Host", Value: "name.example"}}
@@ -64,8 +67,10 @@ func TestHTTP(t *testing.T) {
 		{"good", plain, corev1.HTTPGetAction{Path: "/ok", Port: intstr.FromString("web"), HTTPHeaders: headers}, ""},
 		{"TLS", secure, corev1.HTTPGetAction{Path: "/ok", Port: intstr.FromString("web"), Scheme: corev1.URISchemeHTTPS, HTTPHeaders: headers}, ""},
 		{"bad", plain, corev1.HTTPGetAction{Path: "/no", Port: intstr.FromString("web")}, "HTTP probe failed with statuscode: 503"},
-		{"redirect to elsewhere", plain, corev1.HTTPGetAction{Path: "/away", Port: intstr.FromString("web")}, ""},
-		{"slow", plain, corev1.HTTPGetAction{Path: "/slow", Port: intstr.FromString("web")}, "context deadline exceeded"},
+		{"redirect to elsewhere", plain, corev1.HTTPGetAction{Path: "/away", Port: intstr.FromString("web")},
+			"Probe terminated redirects, Response body: <a href=\"http://192.0.2.1/\">Found</a>.\n\n"},
+		{"slow", plain, corev1.HTTPGetAction{Path: "/slow", Port: intstr.FromString("web")},
+			"context deadline exceeded (Client.Timeout exceeded while awaiting headers)"},
 		{"no such port", plain, corev1.HTTPGetAction{Path: "/", Port: intstr.FromString("none")}, "couldn't find port: none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -79,7 +84,7 @@ func TestHTTP(t *testing.T) {
 }
 
 func TestHooks(t *testing.T) {
-	var asked []string
+	var asked, told []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = append(asked, r.UserAgent()+" "+r.Header.Get("Authorization"))
 		w.WriteHeader(http.StatusTeapot)
@@ -89,15 +94,18 @@ func TestHooks(t *testing.T) {
 	get := &corev1.HTTPGetAction{Path: "/", Port: intstr.FromString("web"), HTTPHeaders: []corev1.HTTPHeader{{Name: "authorization", Value: "secret"}}}
 	for _, scheme := range []corev1.URIScheme{corev1.URISchemeHTTP, corev1.URISchemeHTTPS} {
 		get.Scheme = scheme
-		if err := probes.Hook(t.Context(), get, time.Minute, to); err != nil {
+		if err := probes.Hook(t.Context(), get, time.Minute, to, func(server string) { told = append(told, server) }); err != nil {
 			t.Errorf("%s: %v", scheme, err)
 		}
 	}
 	if want := []string{"kube-lifecycle/1.37 secret", "kube-lifecycle/1.37 "}; !slices.Equal(asked, want) {
 		t.Errorf("asked %q, want %q", asked, want)
 	}
+	if want := []string{server.Listener.Addr().String()}; !slices.Equal(told, want) {
+		t.Errorf("told of %q, want %q", told, want)
+	}
 	server.Close()
-	if err := probes.Hook(t.Context(), get, time.Minute, to); err == nil {
+	if err := probes.Hook(t.Context(), get, time.Minute, to, nil); err == nil {
 		t.Error("nobody was asked, and all is well")
 	}
 }
@@ -118,6 +126,16 @@ func TestTCPAndGRPC(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	_, mute := target(t, silent.Addr().String())
+	want := fmt.Sprintf("timeout: failed to connect service %q within 1s: context deadline exceeded", silent.Addr())
+	if err := probes.Once(t.Context(), &corev1.Probe{TimeoutSeconds: 1, ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(mute)}}}, to); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
 	state.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	if err := probes.Once(t.Context(), rpc, to); err == nil || err.Error() != `service unhealthy (responded with "NOT_SERVING")` {
 		t.Errorf("not serving: %v", err)
@@ -130,6 +148,34 @@ func TestTCPAndGRPC(t *testing.T) {
 	}
 }
 
+// A command is given what the container's spec says of its variables, and an
+// outcome that says nothing is asked for again at once.
+func TestExec(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked [][]string
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var told []string
+		w := &probes.Worker{
+			Probe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"check", "$(WHAT)/$(ELSE)"}}}},
+			Target: probes.Target{Container: &corev1.Container{Env: []corev1.EnvVar{{Name: "WHAT", Value: "it"}}},
+				Exec: func(_ context.Context, command []string, _ time.Duration) ([]byte, int32, error) {
+					asked = append(asked, command)
+					if len(asked) < 6 {
+						return nil, 0, errors.New("no runtime")
+					}
+					return nil, 0, nil
+				}},
+			Clock: clock.RealClock{}, Since: time.Now(), Tell: func(err error) { told = append(told, err.Error()) },
+			Verdict: func(probes.Outcome) { cancel() },
+		}
+		w.Run(ctx)
+		if len(asked) != 6 || !slices.Equal(asked[0], []string{"check", "it/$(ELSE)"}) || !slices.Equal(told, []string{"probe errored: no runtime"}) {
+			t.Errorf("asked %q, told %q", asked, told)
+		}
+	})
+}
+
 func TestThresholds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		codes := []int32{0, 1, 0, 1, 1, 0, 0, 1} // what the command says, second by second
@@ -140,7 +186,7 @@ func TestThresholds(t *testing.T) {
 		w := &probes.Worker{
 			Probe: &corev1.Probe{PeriodSeconds: 1, InitialDelaySeconds: 5, FailureThreshold: 2, SuccessThreshold: 2,
 				ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{}}},
-			Target: probes.Target{Exec: func(context.Context, []string, time.Duration) ([]byte, int32, error) {
+			Target: probes.Target{Container: &corev1.Container{}, Exec: func(context.Context, []string, time.Duration) ([]byte, int32, error) {
 				if len(codes) == 0 {
 					cancel()
 					return nil, 0, errors.New("over")
@@ -149,7 +195,7 @@ func TestThresholds(t *testing.T) {
 				codes = codes[1:]
 				return nil, code, nil
 			}},
-			Clock: clock.RealClock{}, Since: began, Failed: func(error) {},
+			Clock: clock.RealClock{}, Since: began, Tell: func(error) {},
 			Verdict: func(o probes.Outcome) { verdicts, at = append(verdicts, o.OK), append(at, time.Since(began)) },
 		}
 		w.Run(ctx)

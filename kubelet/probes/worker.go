@@ -25,8 +25,9 @@ type Worker struct {
 	Since time.Time
 	// Done is told of every attempt and how long it took; may be nil.
 	Done func(err error, took time.Duration)
-	// Failed is told of every failed attempt, for an event.
-	Failed func(err error)
+	// Tell is told of every attempt that failed or came with a warning, for an
+	// event.
+	Tell func(err error)
 	// Verdict is told of every change of the verdict, and of the first.
 	Verdict func(Outcome)
 	// Spread delays the first probe by a random part of the period: after a
@@ -51,18 +52,21 @@ func (w *Worker) Run(ctx context.Context) {
 		}
 		wait = period
 		begin := w.Clock.Now()
-		err := Once(ctx, w.Probe, w.Target)
+		err := w.ask(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if err != nil {
+			w.Tell(err)
+		}
+		if away := (*Warning)(nil); errors.As(err, &away) {
+			err = nil
 		}
 		if w.Done != nil {
 			w.Done(err, w.Clock.Since(begin))
 		}
-		if err != nil {
-			w.Failed(err)
-			if errors.Is(err, ErrUnknown) {
-				continue
-			}
+		if errors.Is(err, ErrUnknown) {
+			continue
 		}
 		ok := err == nil
 		if ok == last {
@@ -87,6 +91,17 @@ func (w *Worker) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// ask probes, and again at once when that says nothing.
+func (w *Worker) ask(ctx context.Context) (err error) {
+	const tries = 3
+	for range tries {
+		if err = Once(ctx, w.Probe, w.Target); ctx.Err() != nil || !errors.Is(err, ErrUnknown) {
+			break
+		}
+	}
+	return err
 }
 
 func (w *Worker) sleep(ctx context.Context, d time.Duration) bool {

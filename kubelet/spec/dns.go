@@ -20,6 +20,9 @@ const (
 	maxSearchChars = 2048
 )
 
+// Warning is an event to tell of a pod.
+type Warning struct{ Reason, Message string }
+
 // Cluster is what a pod's names and name resolution depend on.
 type Cluster struct {
 	DNS        []string // addresses of the cluster's name service
@@ -27,9 +30,9 @@ type Cluster struct {
 	ResolvConf string   // the node's own resolv.conf
 }
 
-// ResolvConfFor makes the pod's resolv.conf. warning is a text for an event when the
-// limits cut something off.
-func (c Cluster) ResolvConfFor(pod *corev1.Pod) (dns *runtimeapi.DNSConfig, warning string, err error) {
+// ResolvConfFor makes the pod's resolv.conf. warnings are texts for events, of what
+// the limits cut off.
+func (c Cluster) ResolvConfFor(pod *corev1.Pod) (dns *runtimeapi.DNSConfig, warnings []Warning, err error) {
 	policy := pod.Spec.DNSPolicy
 	if policy == corev1.DNSClusterFirst && pod.Spec.HostNetwork {
 		policy = corev1.DNSDefault
@@ -42,16 +45,19 @@ func (c Cluster) ResolvConfFor(pod *corev1.Pod) (dns *runtimeapi.DNSConfig, warn
 	case corev1.DNSNone:
 	case corev1.DNSDefault:
 		if dns, err = ParseResolvConf(c.ResolvConf); err != nil {
-			return nil, "", err
+			return nil, nil, err
 		}
 	default:
 		host, err := ParseResolvConf(c.ResolvConf)
 		if err != nil {
-			return nil, "", err
+			return nil, nil, err
 		}
 		if len(c.DNS) == 0 {
-			return host, fmt.Sprintf("kubelet does not have ClusterDNS IP configured and cannot create Pod using %q policy. Falling back to %q policy. pod: %q",
-				pod.Spec.DNSPolicy, corev1.DNSDefault, PodName(pod)), nil
+			dns = host
+			warnings = append(warnings, Warning{"MissingClusterDNS", fmt.Sprintf(
+				"pod: %q. kubelet does not have ClusterDNS IP configured and cannot create Pod using %q policy. Falling back to %q policy.",
+				PodName(pod), corev1.DNSClusterFirst, corev1.DNSDefault)})
+			break
 		}
 		dns.Servers = append(dns.Servers, c.DNS...)
 		if c.Domain != "" {
@@ -65,7 +71,7 @@ func (c Cluster) ResolvConfFor(pod *corev1.Pod) (dns *runtimeapi.DNSConfig, warn
 		dns.Searches = unique(append(dns.Searches, d.Searches...))
 		dns.Options = mergeOptions(dns.Options, d.Options)
 	}
-	return dns, limit(dns, PodName(pod)), nil
+	return dns, append(warnings, limit(dns)...), nil
 }
 
 func unique(in []string) []string {
@@ -101,11 +107,12 @@ func mergeOptions(have []string, more []corev1.PodDNSConfigOption) []string {
 	return out
 }
 
-func limit(dns *runtimeapi.DNSConfig, pod string) string {
-	var warning string
+func limit(dns *runtimeapi.DNSConfig) (warnings []Warning) {
+	const reason = "DNSConfigForming"
 	if len(dns.Servers) > maxNameservers {
 		dns.Servers = dns.Servers[:maxNameservers]
-		warning = "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: " + strings.Join(dns.Servers, " ")
+		warnings = append(warnings, Warning{reason,
+			"Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: " + strings.Join(dns.Servers, " ")})
 	}
 	searches, chars := dns.Searches, 0
 	for i, s := range dns.Searches {
@@ -120,9 +127,10 @@ func limit(dns *runtimeapi.DNSConfig, pod string) string {
 	}
 	if len(searches) < len(dns.Searches) {
 		dns.Searches = searches
-		warning = "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: " + strings.Join(searches, " ")
+		warnings = append(warnings, Warning{reason,
+			"Search Line limits were exceeded, some search paths have been omitted, the applied search line is: " + strings.Join(searches, " ")})
 	}
-	return warning
+	return warnings
 }
 
 // ParseResolvConf reads the node's resolv.conf; an absent path is an empty file.

@@ -67,6 +67,40 @@ func Quota(milli int64) (quota, per int64) {
 	return max(milli*period/1000, minQuota), period
 }
 
+// Size is what the kernel is told of a pod as a whole. A limit of 0 is none.
+type Size struct{ MilliCPU, MilliCPULimit, MemoryLimit int64 }
+
+// SizeOf reads it from a pod's spec. A pod without limits of its own has some
+// when every container has: else their sum says nothing.
+func SizeOf(pod *corev1.Pod) Size {
+	requests := helpers.PodRequests(pod, helpers.PodResourcesOptions{})
+	limits := helpers.PodLimits(pod, helpers.PodResourcesOptions{})
+	s := Size{MilliCPU: requests.Cpu().MilliValue()}
+	if limited(pod, corev1.ResourceCPU) {
+		s.MilliCPULimit = limits.Cpu().MilliValue()
+	}
+	if limited(pod, corev1.ResourceMemory) {
+		s.MemoryLimit = limits.Memory().Value()
+	}
+	return s
+}
+
+func limited(pod *corev1.Pod, name corev1.ResourceName) bool {
+	if r := pod.Spec.Resources; r != nil {
+		if q, ok := r.Limits[name]; ok && !q.IsZero() {
+			return true
+		}
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if q := list[i].Resources.Limits[name]; q.IsZero() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // Resources are a container's limits as the kernel knows them.
 func Resources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) *runtimeapi.LinuxContainerResources {
 	cpuRequest, hasRequest := c.Resources.Requests[corev1.ResourceCPU]

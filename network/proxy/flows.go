@@ -54,7 +54,7 @@ func (s *staleFlows) add(f *front, b backends, current bool) {
 	if s.addresses == nil {
 		s.addresses, s.nodePorts = map[endpoint]backends{}, map[uint16]backends{}
 	}
-	for _, ip := range append(slices.Clip(f.externalIPs), f.clusterIP) {
+	for _, ip := range slices.Concat(f.externalIPs, f.balancerIPs, []netip.Addr{f.clusterIP}) {
 		at := endpoint{ip, f.port}
 		if _, known := s.addresses[at]; ip.IsValid() && (current || !known) {
 			s.addresses[at] = b

@@ -35,10 +35,12 @@ type front struct {
 	nodePort uint16
 	// clusterIP is invalid for a Service without one.
 	clusterIP netip.Addr
-	// externalIPs are spec.externalIPs and the load balancer's addresses that
-	// are meant to be answered by nodes (ipMode VIP).
+	// externalIPs are those of spec.externalIPs that are no load balancer's.
 	externalIPs []netip.Addr
-	// sourceRanges limit who may come in by a load balancer address; nil is everyone.
+	// balancerIPs are the load balancer's addresses that are meant to be answered
+	// by nodes (ipMode VIP).
+	balancerIPs []netip.Addr
+	// sourceRanges limit who may come in by balancerIPs; nil is everyone.
 	sourceRanges []netip.Prefix
 	// internal serves the cluster IP, external what comes from outside. Both
 	// are sorted.
@@ -71,12 +73,12 @@ func fronts(svc *corev1.Service, parts []*discoveryv1.EndpointSlice, node string
 	for i := range svc.Spec.Ports {
 		p := &svc.Spec.Ports[i]
 		f := front{
-			name:        types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}.String() + "/" + cmp.Or(p.Name, strconv.Itoa(int(p.Port))),
-			protocol:    p.Protocol,
-			port:        uint16(p.Port),
-			nodePort:    uint16(p.NodePort),
-			externalIPs: externalIPs(svc, family),
+			name:     types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}.String() + "/" + cmp.Or(p.Name, strconv.Itoa(int(p.Port))),
+			protocol: p.Protocol,
+			port:     uint16(p.Port),
+			nodePort: uint16(p.NodePort),
 		}
+		f.externalIPs, f.balancerIPs = outerIPs(svc, family)
 		for _, ip := range svc.Spec.ClusterIPs {
 			if a, ok := addrOf(ip, family); ok {
 				f.clusterIP = a
@@ -217,25 +219,29 @@ func portOf(s *discoveryv1.EndpointSlice, name string, protocol corev1.Protocol)
 	return 0, false
 }
 
-func externalIPs(svc *corev1.Service, family corev1.IPFamily) []netip.Addr {
-	var list []netip.Addr
-	for _, ip := range svc.Spec.ExternalIPs {
-		if a, ok := addrOf(ip, family); ok {
-			list = append(list, a)
-		}
-	}
+// outerIPs are the addresses of a Service that are not the cluster's. One that
+// is named as both is the load balancer's, which may be guarded.
+func outerIPs(svc *corev1.Service, family corev1.IPFamily) (external, balancer []netip.Addr) {
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		for _, in := range svc.Status.LoadBalancer.Ingress {
 			if in.IPMode != nil && *in.IPMode != corev1.LoadBalancerIPModeVIP {
 				continue
 			}
 			if a, ok := addrOf(in.IP, family); ok {
-				list = append(list, a)
+				balancer = append(balancer, a)
 			}
 		}
 	}
-	slices.SortFunc(list, netip.Addr.Compare)
-	return slices.Compact(list)
+	for _, ip := range svc.Spec.ExternalIPs {
+		if a, ok := addrOf(ip, family); ok && !slices.Contains(balancer, a) {
+			external = append(external, a)
+		}
+	}
+	unique := func(list []netip.Addr) []netip.Addr {
+		slices.SortFunc(list, netip.Addr.Compare)
+		return slices.Compact(list)
+	}
+	return unique(external), unique(balancer)
 }
 
 func addrOf(text string, family corev1.IPFamily) (netip.Addr, bool) {
@@ -250,6 +256,6 @@ func addrOf(text string, family corev1.IPFamily) (netip.Addr, bool) {
 func (f *front) equal(o *front) bool {
 	return f.name == o.name && f.protocol == o.protocol && f.port == o.port && f.nodePort == o.nodePort &&
 		f.clusterIP == o.clusterIP && f.externalLocal == o.externalLocal && f.known == o.known && f.affinity == o.affinity &&
-		slices.Equal(f.externalIPs, o.externalIPs) && slices.Equal(f.sourceRanges, o.sourceRanges) &&
+		slices.Equal(f.externalIPs, o.externalIPs) && slices.Equal(f.balancerIPs, o.balancerIPs) && slices.Equal(f.sourceRanges, o.sourceRanges) &&
 		slices.Equal(f.internal, o.internal) && slices.Equal(f.external, o.external) && slices.Equal(f.cluster, o.cluster)
 }

@@ -582,7 +582,8 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 			return err
 		}
 		addr, _ := netlink.ParseAddr("10.99.0.1/24")
-		return errors.Join(netlink.AddrAdd(v, addr), netlink.LinkSetUp(v))
+		second, _ := netlink.ParseAddr("10.99.0.9/24")
+		return errors.Join(netlink.AddrAdd(v, addr), netlink.AddrAdd(v, second), netlink.LinkSetUp(v))
 	}))
 	b.must(inside(outside, func() error {
 		eth, err := netlink.LinkByName("eth0")
@@ -601,6 +602,7 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 		return service(func(s *corev1.Service) {
 			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 30099
 			s.Spec.LoadBalancerSourceRanges = ranges
+			s.Spec.ExternalIPs = []string{"10.99.0.9", "10.99.0.1"}
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "10.99.0.1"}}
 		})
 	}
@@ -609,6 +611,9 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 	eventually(t, "the load balancer's address answers", func() bool { return answers(outside, "10.99.0.1:80", 1)["1"] == 1 })
 	b.services.Update(open, closed)
 	eventually(t, "it does not answer who is not named", func() bool { return answers(outside, "10.99.0.1:80", 1)["1"] == 0 })
+	if got := answers(outside, "10.99.0.9:80", 1); got["1"] != 1 { // the ranges are the load balancer's alone
+		t.Errorf("the external address answers %v", got)
+	}
 
 	// A load balancer is told to look elsewhere while those that terminate still serve.
 	health := func() (code int, weight string) {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -63,7 +64,7 @@ func (t *table) compile(f *front) program {
 		}
 		p.shared = append(p.shared, element{set: t.clusterIPs, key: string(f.clusterIP.AsSlice())})
 	}
-	if len(f.externalIPs) > 0 || f.nodePort != 0 {
+	if len(f.externalIPs) > 0 || len(f.balancerIPs) > 0 || f.nodePort != 0 {
 		t.compileExternal(&p, f, ext, lb)
 	}
 	for _, e := range f.cluster {
@@ -74,23 +75,27 @@ func (t *table) compile(f *front) program {
 }
 
 func (t *table) compileExternal(p *program, f *front, ext, lb string) {
-	ips, ports, toIP, toPort := t.refusedIPs, t.refusedPorts, chainReject, chainReject
+	ips, ports, to := t.refusedIPs, t.refusedPorts, chainReject
 	if f.known {
-		ips, ports, toIP, toPort = t.serviceIPs, t.servicePorts, ext, ext
+		ips, ports, to = t.serviceIPs, t.servicePorts, ext
 		c := t.externalChain(ext, f)
 		c.affinity = f.affinity
 		p.chains = append(p.chains, c)
-		if len(f.sourceRanges) > 0 {
-			toIP = lb
-			p.chains = append(p.chains, t.firewallChain(lb, ext, f))
+	}
+	lead := func(addresses []netip.Addr, to string) {
+		for _, ip := range addresses {
+			p.elements = append(p.elements, element{ips, string(frontKey(ip, f.protocol, f.port)), to})
 		}
 	}
-	for _, ip := range f.externalIPs {
-		p.elements = append(p.elements, element{ips, string(frontKey(ip, f.protocol, f.port)), toIP})
-	}
+	lead(f.externalIPs, to)
 	if f.nodePort != 0 {
-		p.elements = append(p.elements, element{ports, string(portKey(f.protocol, f.nodePort)), toPort})
+		p.elements = append(p.elements, element{ports, string(portKey(f.protocol, f.nodePort)), to})
 	}
+	if f.known && len(f.balancerIPs) > 0 && len(f.sourceRanges) > 0 {
+		p.chains = append(p.chains, t.firewallChain(lb, ext, f))
+		to = lb
+	}
+	lead(f.balancerIPs, to)
 }
 
 // internalChain serves a cluster IP. Who is no pod gets this node's address

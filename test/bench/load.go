@@ -16,7 +16,10 @@ import (
 
 const (
 	clients  = 32
-	duration = 4 * time.Second
+	duration = turns * turn
+	// A figure and its yardstick are measured in turns.
+	turns = 5
+	turn  = time.Second
 )
 
 // load is 32 clients with an HTTP/2 connection each, on this machine's cores.
@@ -86,14 +89,19 @@ func (l *load) send(ctx context.Context, client int, r request, to io.Writer) er
 // rate is how many requests a second all clients together get answered. next
 // gives the n-th request of a client.
 func (l *load) rate(ctx context.Context, next func(client, n int) request) (float64, error) {
+	return all(ctx, func(client, n int) error { return l.do(ctx, client, next(client, n)) })
+}
+
+// all is how often a second all clients together do one thing, for one turn.
+func all(ctx context.Context, do func(client, n int) error) (float64, error) {
 	var wg sync.WaitGroup
 	var done atomic.Int64
 	errs := make(chan error, clients)
 	begin := time.Now()
 	for c := range clients {
 		wg.Go(func() {
-			for n := 0; time.Since(begin) < duration; n++ {
-				if err := l.do(ctx, c, next(c, n)); err != nil {
+			for n := 0; time.Since(begin) < turn && ctx.Err() == nil; n++ {
+				if err := do(c, n); err != nil {
 					errs <- err
 					return
 				}
@@ -106,8 +114,25 @@ func (l *load) rate(ctx context.Context, next func(client, n int) request) (floa
 	case err := <-errs:
 		return 0, err
 	default:
-		return float64(done.Load()) / time.Since(begin).Seconds(), nil
+		return float64(done.Load()) / time.Since(begin).Seconds(), ctx.Err()
 	}
+}
+
+// inTurns measures several things one after the other and all of them again,
+// since the speed of a machine that is shared changes within seconds: a ratio
+// is of what ran side by side. It returns the mean rate of each.
+func inTurns(things ...func(turn int) (float64, error)) ([]float64, error) {
+	rates := make([]float64, len(things))
+	for n := range turns {
+		for i, thing := range things {
+			rate, err := thing(n)
+			if err != nil {
+				return nil, err
+			}
+			rates[i] += rate / turns
+		}
+	}
+	return rates, nil
 }
 
 // fill creates n objects as fast as the clients can.

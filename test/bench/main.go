@@ -46,12 +46,14 @@ var benches = []bench{
 }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "yardstick-http" {
-		if err := serveYardstick(); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
+	if len(os.Args) == 3 {
+		if serve, ok := yardsticks[os.Args[1]]; ok {
+			if err := serve(os.Args[2]); err != nil {
+				fmt.Fprintln(os.Stderr, "bench:", err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	isolate.Enter()
 	only := flag.String("run", "", "run the groups whose names match this `regexp`: start, pods, api, watch, schedule")

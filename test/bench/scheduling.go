@@ -132,12 +132,15 @@ func benchScheduling(w workload) func(ctx context.Context, e *cluster.Cluster) (
 		}
 		rate, each := float64(total)/time.Since(begin).Seconds(), (cpuTime(e.PID())-used)/time.Duration(total)
 		used = cpuTime(e.PID())
-		creates, err := l.rate(ctx, func(c, n int) request {
-			return request{method: http.MethodPost, path: podsPath, contentType: jsonType, accept: jsonType, body: apiPod(fmt.Sprintf("made-%d-%d", c, n))}
+		rates, err := inTurns(func(turn int) (float64, error) {
+			return l.rate(ctx, func(c, n int) request {
+				return request{method: http.MethodPost, path: podsPath, contentType: jsonType, accept: jsonType, body: apiPod(fmt.Sprintf("made-%d-%d-%d", turn, c, n))}
+			})
 		})
 		if err != nil {
 			return nil, err
 		}
+		creates := rates[0]
 		return []figure{{
 			w.name, fmt.Sprintf("%.0f/s (%d µs of CPU each)", rate, each.Microseconds()),
 			fmt.Sprintf("plain creates %.0f/s (%.0f µs)", creates, (cpuTime(e.PID())-used).Seconds()*1e6/(creates*duration.Seconds())),

@@ -26,9 +26,9 @@ type Pods struct {
 	Kind schema.GroupVersionKind
 	// Expect is ticked off for each pod that appears or goes.
 	Expect *expect.Tracker
-	// Selectors calls yield with the name and selector of each owner of a
-	// namespace, so that orphans find theirs.
-	Selectors func(ctx context.Context, namespace string, yield func(name string, s labels.Selector)) error
+	// Adopters names the owners of a namespace that could adopt an orphan with
+	// these labels.
+	Adopters func(namespace string, l labels.Set) []string
 }
 
 // Watch queues the owners of pods that change in a way that counts.
@@ -65,7 +65,7 @@ func (p *Pods) created(ctx context.Context, q loop.Queue, pod *corev1.Pod) {
 		return
 	}
 	if metav1.GetControllerOfNoCopy(pod) == nil {
-		p.addMatching(ctx, q, pod)
+		p.addMatching(q, pod)
 	}
 }
 
@@ -96,7 +96,7 @@ func (p *Pods) updated(ctx context.Context, q loop.Queue, old, pod *corev1.Pod) 
 		return
 	}
 	if metav1.GetControllerOfNoCopy(old) != nil || !labels.Equals(old.Labels, pod.Labels) {
-		p.addMatching(ctx, q, pod)
+		p.addMatching(q, pod)
 	}
 }
 
@@ -124,17 +124,11 @@ func (p *Pods) deleted(_ context.Context, q loop.Queue, pod *corev1.Pod) {
 }
 
 // addMatching queues every owner that could adopt an orphan.
-func (p *Pods) addMatching(ctx context.Context, q loop.Queue, pod *corev1.Pod) {
+func (p *Pods) addMatching(q loop.Queue, pod *corev1.Pod) {
 	if len(pod.Labels) == 0 {
 		return
 	}
-	err := p.Selectors(ctx, pod.Namespace, func(name string, s labels.Selector) {
-		// An empty selector would adopt everything there is.
-		if !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			q.Add(loop.Key(pod.Namespace, name))
-		}
-	})
-	if err != nil {
-		p.Logger.Error("finding owners of an orphan", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	for _, name := range p.Adopters(pod.Namespace, pod.Labels) {
+		q.Add(loop.Key(pod.Namespace, name))
 	}
 }

@@ -47,8 +47,9 @@ type Adapter interface {
 	New() client.Object
 	// Get returns the set of a name from the cache.
 	Get(ctx context.Context, key types.NamespacedName) (*Set, error)
-	// InNamespace returns all sets of a namespace from the cache.
-	InNamespace(ctx context.Context, namespace string) ([]*Set, error)
+	// Adopters names the sets of a namespace that could adopt a pod with these
+	// labels, of those that Watch has told of.
+	Adopters(namespace string, l labels.Set) []string
 	// Siblings returns the sets of the same controller, s included.
 	Siblings(ctx context.Context, s *Set) ([]*Set, error)
 	// WriteStatus writes a new status of s.
@@ -83,7 +84,7 @@ func New(env loop.Env, component string, adapter Adapter, workers int) (loop.Loo
 	}
 	watch := &owned.Pods{
 		Cluster: env.Cluster, Logger: env.Logger, Kind: adapter.Kind(), Expect: c.expect,
-		Selectors: c.selectors,
+		Adopters: adapter.Adopters,
 	}
 	return loop.New(env, component, workers, c.reconcile, adapter.Watch(c.forget), watch.Watch())
 }
@@ -91,15 +92,6 @@ func New(env loop.Env, component string, adapter Adapter, workers int) (loop.Loo
 func (c *Controller) forget(uid types.UID) {
 	c.expect.Forget(uid)
 	c.proven.Delete(uid)
-}
-
-// selectors gives the sets of a namespace.
-func (c *Controller) selectors(ctx context.Context, namespace string, yield func(string, labels.Selector)) error {
-	sets, err := c.adapter.InNamespace(ctx, namespace)
-	for _, s := range sets {
-		yield(s.Object.GetName(), s.Selector)
-	}
-	return err
 }
 
 // reconcile brings one set's pods to their number, then tells its status.

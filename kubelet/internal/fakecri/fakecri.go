@@ -26,6 +26,8 @@ type Behaviour struct {
 	Code  int32
 	// IgnoresTerm ends only when it is killed.
 	IgnoresTerm bool
+	// EndsWell exits with 0 when it is asked to end.
+	EndsWell bool
 	// FailStart is the error of StartContainer.
 	FailStart error
 }
@@ -289,10 +291,13 @@ func (r *Runtime) StopContainer(ctx context.Context, req *runtimeapi.StopContain
 		return nil, err
 	}
 	r.note("stop %s %ds", c, req.Timeout)
-	ignores := c.act.IgnoresTerm
+	ignores, code := c.act.IgnoresTerm, int32(143)
+	if c.act.EndsWell {
+		code = 0
+	}
 	r.mu.Unlock()
 	if !ignores {
-		r.exit(c, 143)
+		r.exit(c, code)
 		return &runtimeapi.StopContainerResponse{}, nil
 	}
 	timer := time.NewTimer(time.Duration(req.Timeout) * time.Second)

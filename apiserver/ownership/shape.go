@@ -1,4 +1,4 @@
-package registry
+package ownership
 
 import (
 	"encoding/binary"
@@ -13,30 +13,24 @@ import (
 	"github.com/proa-dev/proa/api"
 )
 
-// shape is all that decides on the owners of fields after a write, as bytes:
+// Shape is all that decides on the owners of fields after a write, as bytes:
 // two writes whose shapes are equal come out alike.
-type shape struct {
+type Shape struct {
 	key    []byte
 	failed bool
 	types  *layouts
 }
 
-// shaper makes shapes.
-type shaper struct {
-	types layouts
-	pool  sync.Pool
-}
-
-// shape returns the shape of a write that leads from one object to another,
-// which are thin; nil means that it has none. It goes back by release.
-func (p *shaper) shape(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is api.Object) *shape {
+// Shape returns the shape of a write that leads from one object to another,
+// which are thin; nil means that it has none. It goes back by Release.
+func (m *Memory) Shape(k *api.Kind, subresource, manager string, before []metav1.ManagedFieldsEntry, was, is api.Object) *Shape {
 	a, b := reflect.ValueOf(was), reflect.ValueOf(is)
 	if a.Type() != b.Type() || a.Kind() != reflect.Pointer || a.Elem().Kind() != reflect.Struct {
 		return nil
 	}
-	s, _ := p.pool.Get().(*shape)
+	s, _ := m.pool.Get().(*Shape)
 	if s == nil {
-		s = &shape{types: &p.types}
+		s = &Shape{types: &m.types}
 	}
 	s.key, s.failed = s.key[:0], false
 	s.text(k.GVK.Group)
@@ -58,33 +52,34 @@ func (p *shaper) shape(k *api.Kind, subresource, manager string, before []metav1
 	}
 	s.structs(a.Elem(), b.Elem())
 	if s.failed || len(s.key) > maxShape {
-		p.release(s)
+		m.Release(s)
 		return nil
 	}
 	return s
 }
 
-func (p *shaper) release(s *shape) {
+// Release takes back a shape, which may be nil.
+func (m *Memory) Release(s *Shape) {
 	if s != nil && cap(s.key) <= maxShape {
-		p.pool.Put(s)
+		m.pool.Put(s)
 	}
 }
 
 // What is written tells its own length, so that no two sequences look alike.
 
-func (s *shape) number(n uint64) { s.key = binary.AppendUvarint(s.key, n) }
+func (s *Shape) number(n uint64) { s.key = binary.AppendUvarint(s.key, n) }
 
-func (s *shape) text(t string) {
+func (s *Shape) text(t string) {
 	s.number(uint64(len(t)))
 	s.key = append(s.key, t...)
 }
 
-func (s *shape) bytes(b []byte) {
+func (s *Shape) bytes(b []byte) {
 	s.number(uint64(len(b)))
 	s.key = append(s.key, b...)
 }
 
-func (s *shape) flag(b bool) {
+func (s *Shape) flag(b bool) {
 	if b {
 		s.key = append(s.key, 1)
 	} else {
@@ -93,7 +88,7 @@ func (s *shape) flag(b bool) {
 }
 
 // structs writes the fields that are set in one of two structs.
-func (s *shape) structs(a, b reflect.Value) {
+func (s *Shape) structs(a, b reflect.Value) {
 	layout := s.types.layout(a.Type())
 	for i := range layout {
 		f := &layout[i]
@@ -110,7 +105,7 @@ func (s *shape) structs(a, b reflect.Value) {
 	s.number(0)
 }
 
-func (s *shape) values(f form, a, b reflect.Value) {
+func (s *Shape) values(f form, a, b reflect.Value) {
 	switch f {
 	case formScalar:
 		s.presence(!a.IsZero(), !b.IsZero())
@@ -139,13 +134,13 @@ func elemOrZero(v reflect.Value) reflect.Value {
 	return v.Elem()
 }
 
-func (s *shape) presence(a, b bool) {
+func (s *Shape) presence(a, b bool) {
 	s.flag(a)
 	s.flag(b)
 }
 
 // maps of scalars count by their keys and which of the values differ.
-func (s *shape) maps(a, b reflect.Value) {
+func (s *Shape) maps(a, b reflect.Value) {
 	s.presence(!a.IsNil(), !b.IsNil())
 	lines := make([]string, 0, a.Len()+b.Len())
 	for it := a.MapRange(); it.Next(); {
@@ -172,7 +167,7 @@ func (s *shape) maps(a, b reflect.Value) {
 }
 
 // whole counts the values themselves, empty and absent ones apart.
-func (s *shape) whole(v reflect.Value) {
+func (s *Shape) whole(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
 		s.text(v.String())
@@ -202,7 +197,7 @@ func (s *shape) whole(v reflect.Value) {
 	}
 }
 
-func (s *shape) wholeStruct(v reflect.Value) {
+func (s *Shape) wholeStruct(v reflect.Value) {
 	if s.types.form(v.Type()) != formStruct {
 		s.encoded(v)
 		return
@@ -218,7 +213,7 @@ func (s *shape) wholeStruct(v reflect.Value) {
 
 // encoded counts a value by its JSON: it has insides of its own, or an order
 // that is not its own.
-func (s *shape) encoded(v reflect.Value) {
+func (s *Shape) encoded(v reflect.Value) {
 	data, err := json.Marshal(v.Interface())
 	if err != nil {
 		s.failed = true

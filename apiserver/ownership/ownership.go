@@ -1,6 +1,15 @@
-package registry
+// Package ownership remembers how the owners of fields (managedFields) came out
+// of writes.
+//
+// Who owns what after a write follows from three things alone: who owned what
+// before, who writes, and which fields differ: not from their values, but where
+// these are keys of a list. The pods of a ReplicaSet, heartbeats, counters that
+// go up: nearly all writes are of a shape that was seen before, and then the
+// answer is a lookup instead of a comparison by schema.
+package ownership
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"sync"
@@ -9,15 +18,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// ownership remembers how the owners of fields came out of writes.
-//
-// Who owns what after a write follows from three things alone: who owned what
-// before, who writes, and which fields differ: not from their values, but where
-// these are keys of a list. The pods of a ReplicaSet, heartbeats, counters that
-// go up: nearly all writes are of a shape that was seen before, and then the
-// answer is a lookup instead of a comparison by schema.
-type ownership struct {
-	shaper
+// Memory is what was seen so far; the zero value has seen nothing.
+type Memory struct {
+	types layouts
+	pool  sync.Pool // of shapes
 
 	mu    sync.RWMutex
 	known map[string][]ownedBy // by shape
@@ -38,21 +42,29 @@ type ownedBy struct {
 	from  int
 }
 
-func (o *ownership) get(s *shape) ([]ownedBy, bool) {
-	o.mu.RLock()
-	defer o.mu.RUnlock()
-	out, ok := o.known[string(s.key)]
-	return out, ok
+// Recall returns the entries of a write of a known shape, made now. What they
+// list is shared among the objects of that shape.
+func (m *Memory) Recall(s *Shape, before []metav1.ManagedFieldsEntry, now time.Time) ([]metav1.ManagedFieldsEntry, bool) {
+	m.mu.RLock()
+	owners, ok := m.known[string(s.key)]
+	m.mu.RUnlock()
+	if !ok {
+		return nil, false
+	}
+	return recall(owners, before, now), true
 }
 
-func (o *ownership) put(s *shape, owners []ownedBy) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.known == nil || o.size+len(s.key) > maxShapes {
-		o.known, o.size = map[string][]ownedBy{}, 0
+// Remember notes that a write of a shape, by manager, led from the entries
+// before to those after.
+func (m *Memory) Remember(s *Shape, before, after []metav1.ManagedFieldsEntry, manager, subresource string) {
+	owners := remember(before, after, manager, subresource)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known == nil || m.size+len(s.key) > maxShapes {
+		m.known, m.size = map[string][]ownedBy{}, 0
 	}
-	o.known[string(s.key)] = owners
-	o.size += len(s.key)
+	m.known[string(s.key)] = owners
+	m.size += len(s.key)
 }
 
 // remember derives from the outcome of one write that of others of its shape.
@@ -63,7 +75,7 @@ func remember(before, after []metav1.ManagedFieldsEntry, manager, subresource st
 		out[i].entry.Time = nil
 		if e.Manager == manager && e.Operation == metav1.ManagedFieldsOperationUpdate && e.Subresource == subresource {
 			// Its time is that of the write, unless the write changed nothing.
-			if j := slices.IndexFunc(before, func(b metav1.ManagedFieldsEntry) bool { return sameEntry(b, e) }); j < 0 || !e.Time.Equal(before[j].Time) {
+			if j := slices.IndexFunc(before, func(b metav1.ManagedFieldsEntry) bool { return SameEntry(b, e) }); j < 0 || !e.Time.Equal(before[j].Time) {
 				continue
 			}
 		}
@@ -74,8 +86,6 @@ func remember(before, after []metav1.ManagedFieldsEntry, manager, subresource st
 	return out
 }
 
-// recall makes the entries of a write of a known shape. What they list is
-// shared among the objects of that shape.
 func recall(owners []ownedBy, before []metav1.ManagedFieldsEntry, now time.Time) []metav1.ManagedFieldsEntry {
 	if len(owners) == 0 {
 		return nil
@@ -101,4 +111,13 @@ func seconds(t *metav1.Time) int64 {
 		return 0
 	}
 	return t.Unix()
+}
+
+// SameEntry says that two entries differ in their time at most.
+func SameEntry(a, b metav1.ManagedFieldsEntry) bool {
+	if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource ||
+		(a.FieldsV1 == nil) != (b.FieldsV1 == nil) {
+		return false
+	}
+	return a.FieldsV1 == nil || bytes.Equal(a.FieldsV1.Raw, b.FieldsV1.Raw)
 }

@@ -1,4 +1,4 @@
-package registry
+package ownership
 
 import (
 	"bytes"
@@ -10,11 +10,11 @@ import (
 	"github.com/proa-dev/proa/api"
 )
 
-// thin returns copies of two objects of one Go type without the fields in
+// Thin returns copies of two objects of one Go type without the fields in
 // which they are equal. What differs between the copies is what differs between
 // the objects, at a fraction of the cost of comparing all of them: most updates
 // touch a handful of fields. Names, kinds and managed fields stay.
-func thin(a, b api.Object) (api.Object, api.Object) {
+func Thin(a, b api.Object) (api.Object, api.Object) {
 	if u, ok := a.(*unstructured.Unstructured); ok {
 		return ownMeta(u), b
 	}
@@ -44,10 +44,10 @@ func ownMeta(u *unstructured.Unstructured) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: content}
 }
 
-// share makes what is equal in two versions of an object one and the same, so
+// Share makes what is equal in two versions of an object one and the same, so
 // that it is kept, and walked by the garbage collector, once: of a pod whose
 // labels or status change, the spec. obj must not be changed from here on.
-func share(obj, old api.Object) {
+func Share(obj, old api.Object) {
 	a, b := reflect.ValueOf(obj), reflect.ValueOf(old)
 	if a.Type() != b.Type() || a.Kind() != reflect.Pointer || a.Elem().Kind() != reflect.Struct {
 		return
@@ -66,8 +66,8 @@ func share(obj, old api.Object) {
 	}
 }
 
-// shallow returns a copy that shares its insides.
-func shallow(obj api.Object) api.Object {
+// Shallow returns a copy that shares its insides.
+func Shallow(obj api.Object) api.Object {
 	v := reflect.ValueOf(obj)
 	if _, ok := obj.(*unstructured.Unstructured); ok || v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
 		return obj
