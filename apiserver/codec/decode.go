@@ -3,6 +3,7 @@ package codec
 import (
 	"bytes"
 	"cmp"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"mime"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"sigs.k8s.io/yaml"
 
@@ -64,10 +66,10 @@ func (c *Codec) Decode(f Format, data []byte, obj runtime.Object, want schema.Gr
 	switch f {
 	case Protobuf:
 		if _, custom := obj.(runtime.Unstructured); custom {
-			return nil, unreadable(want, data, fmt.Errorf("custom resources have no protobuf form"))
+			return nil, unreadable(f, want, data, fmt.Errorf("custom resources have no protobuf form"))
 		}
 		if err := c.decodeProto(data, obj, want); err != nil {
-			return nil, unreadable(want, data, err)
+			return nil, unreadable(f, want, data, err)
 		}
 	case YAML:
 		var faults []error
@@ -76,15 +78,15 @@ func (c *Codec) Decode(f Format, data []byte, obj runtime.Object, want schema.Gr
 		}
 		asJSON, err := yaml.YAMLToJSON(data)
 		if err != nil {
-			return nil, unreadable(want, data, err)
+			return nil, unreadable(f, want, data, err)
 		}
 		if strict, err = DecodeJSON(asJSON, obj); err != nil {
-			return nil, unreadable(want, data, err)
+			return nil, unreadable(f, want, data, err)
 		}
 		strict = append(faults, strict...)
 	default:
 		if strict, err = DecodeJSON(data, obj); err != nil {
-			return nil, unreadable(want, data, err)
+			return nil, unreadable(f, want, data, err)
 		}
 	}
 	kind := obj.GetObjectKind()
@@ -143,21 +145,37 @@ func (c *Codec) decodeProto(data []byte, obj runtime.Object, want schema.GroupVe
 	return nil
 }
 
-// unreadable is the 400 for a body that is no such object. A body that names
-// no kind is taken for the wanted one.
-func unreadable(want schema.GroupVersionKind, data []byte, err error) error {
-	var t struct {
-		APIVersion string `json:"apiVersion"`
-		Kind       string `json:"kind"`
+// unreadable is the 400 for a body that is no such object. One that names no
+// kind is taken for the wanted one.
+func unreadable(f Format, want schema.GroupVersionKind, data []byte, err error) error {
+	body := data
+	if f == YAML {
+		if asJSON, broken := yaml.YAMLToJSON(data); broken == nil {
+			f, body = JSON, asJSON
+		}
 	}
-	if yaml.Unmarshal(data, &t) == nil {
-		gv, _ := schema.ParseGroupVersion(t.APIVersion)
-		t.Kind, gv.Version = cmp.Or(t.Kind, want.Kind), cmp.Or(gv.Version, want.Version)
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", t.Kind, gv.Version, want.Kind, err))
+	if f == JSON {
+		have, unclear := json.DefaultMetaFactory.Interpret(body)
+		if unclear == nil {
+			return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v",
+				cmp.Or(have.Kind, want.Kind), cmp.Or(have.Version, want.Version), want.Kind, err))
+		}
+		err = unclear
 	}
-	summary := data
-	if len(summary) > 30 {
-		summary = append(append([]byte{}, summary[:30]...), " ..."...)
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, summary(data)))
+}
+
+// summary is the beginning of a body, in hexadecimal where it is no JSON object.
+func summary(data []byte) string {
+	if len(data) == 0 {
+		return "<empty>"
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, bytes.ToValidUTF8(summary, nil)))
+	head, more := data, ""
+	if len(data) > 30 {
+		head, more = data[:30], " ..."
+	}
+	if data[0] == '{' {
+		return string(bytes.ToValidUTF8(head, nil)) + more
+	}
+	return hex.EncodeToString(head) + more
 }

@@ -53,7 +53,7 @@ func agentCommand() *cobra.Command {
 	o.flags(f)
 	f.StringSliceVar(&o.servers, "server", nil, "URL of the cluster's API server, such as https://192.0.2.1:6443; may be\n"+
 		"given for several. Servers that join later are learnt of, and stand in for one that is gone")
-	f.StringVar(&o.token, "token", "", "token from `proa token create` (default: the environment's PROA_TOKEN)")
+	f.StringVar(&o.token, "token", "", "token from 'proa token create' (default: the environment's PROA_TOKEN)")
 	f.StringVar(&o.tokenFile, "token-file", "", "file that holds the token")
 	return cmd
 }

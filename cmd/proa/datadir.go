@@ -14,6 +14,15 @@ func dataFolders() []string {
 	return []string{"agent", "bin", "cni", "containerd", "etcd", "images", "kubelet", "manifests", "registries", "run", "storage", "tls"}
 }
 
+// absolute is the path that --data-dir names. Without a name it would be the
+// folder that one happens to stand in.
+func absolute(dataDir string) (string, error) {
+	if dataDir == "" {
+		return "", errors.New("--data-dir: it is empty")
+	}
+	return filepath.Abs(dataDir)
+}
+
 // checkDataDir makes the data directory, and refuses one that another program
 // has filled: `proa reset` removes it whole. Files alone may be there, such as
 // a log, and folders that an administrator may prepare.
@@ -38,17 +47,34 @@ func foreign(dir string) (string, error) {
 			return "", nil
 		}
 	}
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
+	entries, err := entriesOf(dir)
 	for _, e := range entries {
 		if e.IsDir() && e.Name() != "lost+found" && !slices.Contains(dataFolders(), e.Name()) {
 			return e.Name(), nil
 		}
 	}
-	return "", nil
+	return "", err
+}
+
+// unused names something in dir if no Proa ever ran from it: files alone, and
+// folders that were prepared, are somebody's.
+func unused(dir string) (string, error) {
+	entries, err := entriesOf(dir)
+	if err != nil || len(entries) == 0 {
+		return "", err
+	}
+	for _, e := range entries {
+		if e.IsDir() && slices.Contains([]string{"agent", "cni", "containerd", "etcd", "kubelet", "run", "tls"}, e.Name()) {
+			return "", nil
+		}
+	}
+	return entries[0].Name(), nil
+}
+
+func entriesOf(dir string) ([]fs.DirEntry, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return entries, err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -16,10 +15,10 @@ import (
 
 func imageCommand() *cobra.Command {
 	var dataDir string
-	cmd := &cobra.Command{Use: "image", Short: "Import and list this node's images"}
+	cmd := group("image", "Import and list this node's images")
 	cmd.PersistentFlags().StringVar(&dataDir, "data-dir", defaultDataDir, "data directory of the running Proa")
 	socket := func() (string, error) {
-		dir, err := filepath.Abs(dataDir)
+		dir, err := absolute(dataDir)
 		return container.Socket(runDir(dir)), err
 	}
 	cmd.AddCommand(&cobra.Command{

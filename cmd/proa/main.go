@@ -34,3 +34,12 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(serverCommand(), agentCommand(), tokenCommand(), imageCommand(), resetCommand(), versionCommand())
 	return root
 }
+
+// group is a verb that only holds others: alone it shows them, and one that is
+// not among them is an error, as it is at the root.
+func group(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+}

@@ -84,7 +84,7 @@ func (cfg *nodeConfig) complete(ctx context.Context) error {
 	fill(err)
 	cfg.hostAddr, err = nodeAddress(ctx, cfg.nodeIP, cfg.pods.Addr())
 	fill(err)
-	cfg.dataDir, err = filepath.Abs(cfg.dataDir)
+	cfg.dataDir, err = absolute(cfg.dataDir)
 	fill(err)
 	if cfg.nodeName == "" {
 		cfg.nodeName, err = os.Hostname()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,9 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/proa-dev/proa/container"
 	"github.com/proa-dev/proa/kubelet"
@@ -22,16 +25,16 @@ import (
 )
 
 func resetCommand() *cobra.Command {
-	var dataDir, clusterCIDR string
+	var dataDir, clusterCIDR, kubeconfig string
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "reset",
 		Short: "Stop every pod of a stopped Proa and remove all it left on this machine",
 		Long: "Stop every pod of a Proa that no longer runs, and remove its data directory, mounts,\n" +
-			"cgroups, network links, rules and logs. Everything in the cluster is lost.",
+			"cgroups, network links, rules, logs and kubeconfig. Everything in the cluster is lost.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := filepath.Abs(dataDir)
+			dir, err := absolute(dataDir)
 			if err != nil {
 				return err
 			}
@@ -47,11 +50,12 @@ func resetCommand() *cobra.Command {
 			return reset(ctx, &nodeConfig{
 				dataDir: dir, runDir: runDir(dir), pods: pods,
 				logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
-			})
+			}, kubeconfig)
 		},
 	}
 	cmd.Flags().StringVar(&dataDir, "data-dir", defaultDataDir, "folder that holds all state")
 	cmd.Flags().StringVar(&clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
+	cmd.Flags().StringVar(&kubeconfig, "write-kubeconfig", defaultKubeconfig, "where the administrator's kubeconfig was written; another cluster's is left alone")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
 }
@@ -64,12 +68,14 @@ func confirmed(cmd *cobra.Command, dir string) bool {
 
 // reset removes things in the opposite order of their making, and goes on
 // when one of them fails.
-func reset(ctx context.Context, cfg *nodeConfig) error {
+func reset(ctx context.Context, cfg *nodeConfig, kubeconfig string) error {
 	// Only what Proa made is removed.
-	if other, err := foreign(cfg.dataDir); err != nil {
-		return err
-	} else if other != "" {
-		return fmt.Errorf("%s does not look like a data directory of Proa, with the folder %q: nothing was removed", cfg.dataDir, other)
+	for _, other := range []func(dir string) (string, error){foreign, unused} {
+		if name, err := other(cfg.dataDir); err != nil {
+			return err
+		} else if name != "" {
+			return fmt.Errorf("%s does not look like a data directory of Proa, with %q in it: nothing was removed", cfg.dataDir, name)
+		}
 	}
 	if err := container.Cleanup(ctx, cfg.container()); err != nil {
 		return err // what still runs must not lose its files
@@ -81,6 +87,41 @@ func reset(ctx context.Context, cfg *nodeConfig) error {
 		dns.Cleanup(dnsLink),
 		proxy.Cleanup(proxyTable),
 		podnet.Cleanup(ctx, cfg.podnet()),
+		removeKubeconfig(kubeconfig, cfg.dataDir),
 	)
-	return errors.Join(err, os.RemoveAll(cfg.runDir), os.RemoveAll(cfg.dataDir))
+	return errors.Join(err, removeDir(cfg.runDir), removeDir(cfg.dataDir))
+}
+
+// removeKubeconfig removes what leads to the cluster of a data directory. A file
+// that does not trust that cluster's authority is somebody else's.
+func removeKubeconfig(file, dataDir string) error {
+	ca, err := os.ReadFile(filepath.Join(dataDir, "tls", "ca.crt"))
+	if err != nil {
+		return nil //nolint:nilerr // an agent's: it writes none
+	}
+	kubeconfig, err := clientcmd.LoadFromFile(file)
+	if err != nil || len(kubeconfig.Clusters) == 0 {
+		return nil //nolint:nilerr // there is none, or it is not ours
+	}
+	for _, cluster := range kubeconfig.Clusters {
+		if !bytes.Equal(cluster.CertificateAuthorityData, ca) {
+			return nil
+		}
+	}
+	if err := os.Remove(file); err != nil {
+		return err
+	}
+	if file == defaultKubeconfig {
+		_ = os.Remove(filepath.Dir(file)) // with what else is in it, it stays
+	}
+	return nil
+}
+
+// removeDir empties a directory and removes it, unless it is a mount point.
+func removeDir(dir string) error {
+	err := os.RemoveAll(dir)
+	if left, e := os.ReadDir(dir); e == nil && len(left) == 0 && errors.Is(err, syscall.EBUSY) {
+		return nil
+	}
+	return err
 }

@@ -48,7 +48,9 @@ down() {
 		kill -9 "$pid" 2>/dev/null || true
 	fi
 	[[ -d $dir ]] || { echo "nothing to remove"; return; }
-	bin/proa reset --data-dir "$dir" --yes
+	if [[ -d $dir/tls ]]; then # else it ended before it made anything
+		bin/proa reset --data-dir "$dir" --yes
+	fi
 	rm -rf "$dir"
 	echo "removed $dir and all that ran from it"
 }

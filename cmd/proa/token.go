@@ -26,10 +26,7 @@ type tokenAccess struct{ kubeconfig string }
 
 func tokenCommand() *cobra.Command {
 	a := &tokenAccess{}
-	cmd := &cobra.Command{
-		Use:   "token",
-		Short: "Make, list and delete the tokens by which nodes join",
-	}
+	cmd := group("token", "Make, list and delete the tokens by which nodes join")
 	cmd.PersistentFlags().StringVar(&a.kubeconfig, "kubeconfig", "", "an administrator's kubeconfig (default: the environment's KUBECONFIG, else "+defaultKubeconfig+")")
 	cmd.AddCommand(tokenCreateCommand(a), tokenListCommand(a), tokenDeleteCommand(a))
 	return cmd

@@ -16,7 +16,8 @@ import (
 )
 
 // Collector removes unused images, the longest unused first, when their file
-// system is fuller than High percent, until it is below Low.
+// system is fuller than High percent, until it is below Low. What was imported,
+// and could not be pulled again, goes only if the node is under pressure.
 type Collector struct {
 	Client    *cri.Client
 	Logger    *slog.Logger
@@ -45,7 +46,7 @@ type sighting struct{ first, last time.Time }
 func (c *Collector) Collect(ctx context.Context, pressed bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	idle, err := c.idle(ctx)
+	idle, err := c.idle(ctx, pressed)
 	if err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func (c *Collector) Collect(ctx context.Context, pressed bool) error {
 }
 
 // idle lists the images that may go, the longest unused first.
-func (c *Collector) idle(ctx context.Context) ([]*runtimeapi.Image, error) {
+func (c *Collector) idle(ctx context.Context, pressed bool) ([]*runtimeapi.Image, error) {
 	pulled := c.Puller.Pulled() // before the list: what comes meanwhile is on neither
 	images, err := c.Client.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
@@ -115,7 +116,8 @@ func (c *Collector) idle(ctx context.Context) ([]*runtimeapi.Image, error) {
 			at.last = now
 		}
 		seen[i.Id] = at
-		if !inUse && !i.Pinned && now.Sub(at.first) >= c.MinAge {
+		mayGo := pressed || slices.Contains(pulled, i.Id)
+		if !inUse && !i.Pinned && mayGo && now.Sub(at.first) >= c.MinAge {
 			idle = append(idle, i)
 		}
 	}

@@ -110,7 +110,6 @@ type store struct {
 	used    []string
 	stuck   string
 	removed []string
-	mount   string
 }
 
 func (s *store) ListImages(context.Context, *runtimeapi.ListImagesRequest, ...grpc.CallOption) (*runtimeapi.ListImagesResponse, error) {
@@ -161,21 +160,56 @@ func TestCollect(t *testing.T) {
 	collect("idle", "running", "pulled")
 }
 
-func (s *store) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.mount}}}}, nil
+// full is a runtime whose images' disk is full.
+type full struct {
+	*fakecri.Runtime
+	disk    string
+	removed []string
 }
 
-// A disk that is full of something else is told of, with what little it helped.
-func TestCollectIsNotEnough(t *testing.T) {
-	s := &store{mount: t.TempDir(), images: []*runtimeapi.Image{{Id: "idle", Size: 7}}}
-	c := &images.Collector{Client: &cri.Client{Runtime: s, Images: s}, Puller: puller(t, &cri.Client{Images: s}, t.TempDir()), Logger: slog.New(slog.DiscardHandler),
-		Now: time.Now, Low: -100} // more than it holds
-	var full *images.FullError
-	if err := c.Collect(t.Context(), false); !errors.As(err, &full) || !strings.Contains(full.Error(), "GiB used). Failed to free sufficient space by deleting unused images (freed 7 bytes).") {
+func (f *full) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: f.disk}}}}, nil
+}
+
+func (f *full) ListImages(context.Context, *runtimeapi.ListImagesRequest, ...grpc.CallOption) (*runtimeapi.ListImagesResponse, error) {
+	out := &runtimeapi.ListImagesResponse{}
+	for _, name := range f.Images {
+		out.Images = append(out.Images, &runtimeapi.Image{Id: name, Size: 7})
+	}
+	return out, nil
+}
+
+func (f *full) RemoveImage(_ context.Context, req *runtimeapi.RemoveImageRequest, _ ...grpc.CallOption) (*runtimeapi.RemoveImageResponse, error) {
+	f.removed = append(f.removed, req.Image.Image)
+	return &runtimeapi.RemoveImageResponse{}, nil
+}
+
+// No registry gives back what was imported: pods that come back to it would
+// wait for ever. That the rest was not enough is told.
+func TestImportedImagesStay(t *testing.T) {
+	f := &full{Runtime: &fakecri.Runtime{Images: []string{"imported:1"}}, disk: t.TempDir()}
+	client := &cri.Client{Runtime: f, Images: f}
+	p := puller(t, client, t.TempDir())
+	if _, err := p.Pull(t.Context(), images.Request{Pod: &corev1.Pod{}, Image: "pulled:1", Event: func(string, string, string) {}}); err != nil {
+		t.Fatal(err)
+	}
+	c := &images.Collector{Client: client, Puller: p, Logger: slog.New(slog.DiscardHandler), Now: time.Now, Low: -100} // more than the disk holds
+	collect := func(pressed bool, want ...string) error {
+		t.Helper()
+		f.removed = nil
+		err := c.Collect(t.Context(), pressed)
+		slices.Sort(f.removed)
+		if !slices.Equal(f.removed, want) {
+			t.Errorf("removed %v, want %v", f.removed, want)
+		}
+		return err
+	}
+	var lacking *images.FullError
+	if err := collect(false, "pulled:1"); !errors.As(err, &lacking) || !strings.Contains(lacking.Error(), "GiB used). Failed to free sufficient space by deleting unused images (freed 7 bytes).") {
 		t.Error(err)
 	}
-	if !slices.Equal(s.removed, []string{"idle"}) {
-		t.Errorf("removed %v", s.removed)
+	if err := collect(true, "imported:1", "pulled:1"); err != nil {
+		t.Error(err)
 	}
 }
 

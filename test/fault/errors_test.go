@@ -3,7 +3,9 @@ package fault
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/proa-dev/proa/test/cluster"
 )
@@ -94,15 +98,11 @@ func wantRefused(t *testing.T, dir string, as *syscall.Credential, flags, want [
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	program, err := filepath.Abs(filepath.Join(bin, "proa"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(ctx, program, append([]string{"server", "--data-dir", dir, "--write-kubeconfig", filepath.Join(dir, "kubeconfig")}, flags...)...)
+	cmd := exec.CommandContext(ctx, program(t), append([]string{"server", "--data-dir", dir, "--write-kubeconfig", filepath.Join(dir, "kubeconfig")}, flags...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGKILL}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err = cmd.Run()
+	err := cmd.Run()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("%v, want exit code 1", err)
@@ -134,4 +134,78 @@ func TestOneServerADirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantRefused(t, c.Dir, nil, []string{"--disable-agent", "--https-listen-port=7443"}, []string{"DIR", "in use by another process"})
+}
+
+// reset removes a directory whole, so it does so only where Proa has run.
+func TestResetLeavesOthersFilesAlone(t *testing.T) {
+	dir := t.TempDir()
+	letter := filepath.Join(dir, "letter.txt")
+	for _, name := range []string{letter, filepath.Join(dir, "images", "beach.tar")} {
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"--data-dir", dir}, {"--data-dir="}} {
+		cmd := exec.CommandContext(t.Context(), program(t), append([]string{"reset", "--yes"}, args...)...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err == nil {
+			t.Errorf("%q was reset: %s", args, out)
+		}
+	}
+	if _, err := os.Stat(letter); err != nil {
+		t.Error(err)
+	}
+}
+
+// What leads to the cluster goes with it, and nothing that leads to another.
+// A data directory that is a file system of its own stays, empty.
+func TestResetRemovesItsKubeconfig(t *testing.T) {
+	dir, configs := t.TempDir(), t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	write := func(file, content string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, left := range map[string]bool{"ours": false, "another": true} {
+		write(filepath.Join(dir, "tls", "ca.crt"), "ours")
+		file := filepath.Join(configs, name)
+		write(file, fmt.Sprintf(`{"clusters":[{"name":"proa","cluster":{"certificate-authority-data":%q}}]}`, base64.StdEncoding.EncodeToString([]byte(name))))
+		if out, err := exec.CommandContext(t.Context(), program(t), "reset", "--yes", "--data-dir", dir, "--write-kubeconfig", file).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if _, err := os.Stat(file); (err == nil) != left {
+			t.Errorf("%s: %v", file, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+			t.Errorf("%v are left in the data directory: %v", entries, err)
+		}
+	}
+}
+
+// A verb that does not exist is an error at every level, not a page of help.
+func TestUnknownVerbs(t *testing.T) {
+	for _, args := range [][]string{{"serve"}, {"token", "creat"}, {"image", "push"}} {
+		out, err := exec.CommandContext(t.Context(), program(t), args...).CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || !strings.Contains(string(out), "unknown command") {
+			t.Errorf("proa %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+func program(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join(bin, "proa"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
