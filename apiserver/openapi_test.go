@@ -116,7 +116,9 @@ func TestOpenAPIDescribesEveryPath(t *testing.T) {
 	if err := json.Unmarshal([]byte(f.expect(200, "GET", "/openapi/v3", "").body), &index); err != nil {
 		t.Fatal(err)
 	}
+	f.expect(200, "GET", "/openapi/v2", "", "Accept: application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
 	for name, at := range index.Paths {
+		f.expect(200, "GET", at.ServerRelativeURL, "", "Accept: application/com.github.proto-openapi.spec.v3@v1.0+protobuf")
 		for path, o := range f.operations(at.ServerRelativeURL) {
 			if o.OperationID != whole[path].OperationID {
 				t.Errorf("%s: %s is %s, and %q in version 2", name, path, o.OperationID, whole[path].OperationID)

@@ -150,7 +150,10 @@ func (d *definitions) operation(o operation) object {
 	}
 	out["responses"] = responses
 	if !d.v3 {
-		out["schemes"], out["produces"], out["consumes"] = []string{"https"}, o.produces, o.consumes
+		out["schemes"], out["produces"] = []string{"https"}, o.produces
+		if len(o.consumes) > 0 {
+			out["consumes"] = o.consumes
+		}
 	}
 	switch {
 	case o.body == nil:
