@@ -15,11 +15,13 @@ type described struct {
 	OperationID string                       `json:"operationId"`
 	Action      string                       `json:"x-kubernetes-action"`
 	Kind        struct{ Group, Kind string } `json:"x-kubernetes-group-version-kind"`
-	Parameters  []struct {
-		Ref  string `json:"$ref"`
-		Name string
-	}
-	Responses map[string]json.RawMessage
+	Parameters  []parameter
+	Responses   map[string]json.RawMessage
+}
+
+type parameter struct {
+	Ref  string `json:"$ref"`
+	Name string
 }
 
 // operations reads a document: by path and method. It fails the test for names
@@ -107,6 +109,15 @@ func TestOpenAPIDescribesEveryPath(t *testing.T) {
 	}
 	if o := whole["post /api/v1/namespaces/{namespace}/pods"]; o.Responses["201"] == nil || o.Responses["202"] == nil {
 		t.Errorf("%+v", o)
+	}
+
+	// kubectl looks for this one by its name, and follows no references.
+	const patched = "patch " + inPod
+	validates := func(o described) bool {
+		return slices.ContainsFunc(o.Parameters, func(p parameter) bool { return p.Name == "fieldValidation" })
+	}
+	if !validates(whole[patched]) || !validates(f.operations("/openapi/v3/api/v1")[patched]) {
+		t.Error("kubectl does not find that the server validates fields")
 	}
 
 	// The documents of version 3 are parts of it, and leave nothing out.

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -46,15 +45,13 @@ func (r *Resource) Unreadable(prefix string) []*Unreadable {
 	r = r.now()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if len(r.unreadable) == 0 {
-		return nil
-	}
 	var out []*Unreadable
-	for _, key := range slices.Sorted(maps.Keys(r.unreadable)) {
+	for key, u := range r.unreadable {
 		if strings.HasPrefix(key, prefix) {
-			out = append(out, r.unreadable[key])
+			out = append(out, u)
 		}
 	}
+	slices.SortFunc(out, func(a, b *Unreadable) int { return strings.Compare(a.key, b.key) })
 	return out
 }
 

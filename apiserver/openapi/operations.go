@@ -64,8 +64,10 @@ func firstSentence(s string) string {
 	return s
 }
 
-// parameters writes parameters in the way of the document's version. Those of
-// many operations stand there once.
+// parameters writes parameters in the way of the document's version. In version
+// 2 those of many operations stand there once, but for two by whose names kubectl
+// learns what a server can do; it follows no references, and in version 3 nobody
+// expects any.
 func (d *definitions) parameters(ps []parameter) []any {
 	ps = slices.SortedFunc(slices.Values(ps), func(a, b parameter) int {
 		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.in, b.in))
@@ -78,10 +80,12 @@ func (d *definitions) parameters(ps []parameter) []any {
 		}
 		if d.v3 {
 			o["schema"] = object{"type": p.kind, "uniqueItems": true}
-		} else {
-			o["type"], o["uniqueItems"] = p.kind, true
+			out = append(out, o)
+			continue
 		}
-		if p.name == "name" {
+		o["type"], o["uniqueItems"] = p.kind, true
+		switch p.name {
+		case "name", "dryRun", "fieldValidation":
 			out = append(out, o)
 			continue
 		}
@@ -89,11 +93,7 @@ func (d *definitions) parameters(ps []parameter) []any {
 		_, _ = fmt.Fprint(hash, p) // never fails
 		key := fmt.Sprintf("%s-%08x", p.name, hash.Sum32())
 		d.shared[key] = o
-		if d.v3 {
-			out = append(out, object{"$ref": "#/components/parameters/" + key})
-		} else {
-			out = append(out, object{"$ref": "#/parameters/" + key})
-		}
+		out = append(out, object{"$ref": "#/parameters/" + key})
 	}
 	return out
 }

@@ -47,11 +47,11 @@ func (b *builder) openapi(gv schema.GroupVersion) object {
 
 // document makes a version 3 document of what fill adds.
 func (b *builder) document(fill func(d *definitions, paths object)) object {
-	d := &definitions{builder: b, v3: true, made: map[string]object{}, shared: map[string]object{}}
+	d := &definitions{builder: b, v3: true, made: map[string]object{}}
 	paths := object{}
 	fill(d, paths)
 	return object{"openapi": "3.0.0", "info": info(), "paths": paths, "components": object{
-		"schemas": d.made, "parameters": d.shared, "securitySchemes": object{"BearerToken": bearer()},
+		"schemas": d.made, "securitySchemes": object{"BearerToken": bearer()},
 	}}
 }
 

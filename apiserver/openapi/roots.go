@@ -56,9 +56,13 @@ func (b *builder) roots() []root {
 }
 
 func (d *definitions) addRoot(r root, paths object) {
+	path := "/" + r.path + "/"
+	if paths[path] != nil {
+		return // another kind of the group and version has added it
+	}
 	answer := object{"type": "string"}
 	if r.answer != nil {
 		answer = d.ref(r.answer)
 	}
-	d.addPath(paths, "/"+r.path+"/", nil, []operation{{verb: "get", id: r.id, tag: r.tag, text: r.text, answer: answer, consumes: r.reads, produces: r.answers}})
+	d.addPath(paths, path, nil, []operation{{verb: "get", id: r.id, tag: r.tag, text: r.text, answer: answer, consumes: r.reads, produces: r.answers}})
 }

@@ -66,7 +66,7 @@ type definitions struct {
 	*builder
 	v3   bool
 	made map[string]object
-	// shared are parameters that paths refer to.
+	// shared are parameters that paths of version 2 refer to.
 	shared map[string]object
 }
 
