@@ -90,10 +90,15 @@ func reset(ctx context.Context, cfg *nodeConfig, kubeconfig string) error {
 		}
 		return errors.Join(removeKubeconfig(kubeconfig, cfg.dataDir), removeDir(cfg.runDir), removeDir(cfg.dataDir))
 	}
+	host, err := claimHost(ctx)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
 	if err := container.Cleanup(ctx, cfg.container()); err != nil {
 		return err
 	}
-	err := errors.Join(
+	err = errors.Join(
 		kubelet.Cleanup(ctx, kubelet.Config{
 			RootDir: cfg.kubeletDir(), PodLogsDir: podLogs, ContainerLogsDir: containerLogs, CgroupRoot: cfg.cgroupRoot(),
 		}),
