@@ -86,9 +86,11 @@ func (o *agentOptions) check(ctx context.Context) error {
 // While the server does not answer, pods, Services and names go on as they are.
 func runAgent(ctx context.Context, o *agentOptions) error {
 	cfg := &o.nodeConfig
-	if err := checkDataDir(cfg.dataDir); err != nil {
+	held, err := openDataDir(cfg.dataDir)
+	if err != nil {
 		return err
 	}
+	defer held.Close()
 	if _, err := os.Stat(filepath.Join(cfg.dataDir, "etcd")); err == nil {
 		return fmt.Errorf("%s is a server's data directory: choose another one by --data-dir, or remove it by `proa reset`", cfg.dataDir)
 	}

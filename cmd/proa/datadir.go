@@ -3,10 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // dataFolders are what Proa keeps in its data directory.
@@ -23,21 +26,42 @@ func absolute(dataDir string) (string, error) {
 	return filepath.Abs(dataDir)
 }
 
-// checkDataDir makes the data directory, and refuses one that another program
+// openDataDir makes the data directory, and refuses one that another program
 // has filled: `proa reset` removes it whole. Files alone may be there, such as
-// a log, and folders that an administrator may prepare.
-func checkDataDir(dir string) error {
+// a log, and folders that an administrator may prepare. It is this process's
+// until what is returned is closed.
+func openDataDir(dir string) (io.Closer, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
+		return nil, fmt.Errorf("--data-dir: %w", err)
 	}
 	other, err := foreign(dir)
 	if err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
+		return nil, fmt.Errorf("--data-dir: %w", err)
 	}
 	if other != "" {
-		return fmt.Errorf("%s holds the folder %q, which is not Proa's: choose a new or empty folder by --data-dir", dir, other)
+		return nil, fmt.Errorf("%s holds the folder %q, which is not Proa's: choose a new or empty folder by --data-dir", dir, other)
 	}
-	return nil
+	held, err := hold(dir)
+	if err != nil {
+		return nil, fmt.Errorf("--data-dir: %w", err)
+	}
+	return held, nil
+}
+
+// hold locks a directory. The lock ends with the process, however that ends.
+func hold(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is in use by another process", dir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
 }
 
 // foreign names a folder in dir that is not Proa's, if dir was never Proa's.

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+
+	"golang.org/x/sys/unix"
 )
 
 // hostIPs are this machine's addresses that others may use.
@@ -53,4 +57,26 @@ func nodeAddress(ctx context.Context, given string, like netip.Addr) (netip.Addr
 		}
 	}
 	return fallback, nil
+}
+
+// claimHost makes this process the only Proa with a node on the machine's
+// network, whose rules and links have one name each, until what is returned is
+// closed or the process ends.
+func claimHost(ctx context.Context) (io.Closer, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", "@proa-node") // abstract: it is the network namespace's, and no file
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, errors.New("another Proa runs a node on this machine: stop it first")
+	}
+	return l, err
+}
+
+// runHost holds the machine for the node.
+func runHost(ctx context.Context, ready func()) error {
+	held, err := claimHost(ctx)
+	if err != nil {
+		return err
+	}
+	ready()
+	<-ctx.Done()
+	return held.Close()
 }

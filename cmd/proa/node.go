@@ -97,7 +97,7 @@ func newNode(cfg *nodeConfig, self, services client.Cluster, serving *tls.Config
 
 // components are the node's parts in start order.
 func (n *node) components() []lifecycle.Component {
-	list := []lifecycle.Component{{Name: "node caches", Run: n.runCaches}}
+	list := []lifecycle.Component{{Name: "host", Run: runHost}, {Name: "node caches", Run: n.runCaches}}
 	if n.network != nil {
 		list = append(list, lifecycle.Component{Name: "pod network", Run: n.runNetwork})
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -77,10 +78,27 @@ func reset(ctx context.Context, cfg *nodeConfig, kubeconfig string) error {
 			return fmt.Errorf("%s does not look like a data directory of Proa, with %q in it: nothing was removed", cfg.dataDir, name)
 		}
 	}
-	if err := container.Cleanup(ctx, cfg.container()); err != nil {
-		return err // what still runs must not lose its files
+	// What still runs must not lose its files.
+	if held, err := hold(cfg.dataDir); err == nil {
+		defer held.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: stop it first", err)
 	}
-	err := errors.Join(
+	if os.Geteuid() != 0 { // a control plane alone is anybody's
+		if _, err := os.Stat(cfg.kubeletDir()); !errors.Is(err, fs.ErrNotExist) {
+			return errors.New("what a node leaves on a machine is root's: reset it as root")
+		}
+		return errors.Join(removeKubeconfig(kubeconfig, cfg.dataDir), removeDir(cfg.runDir), removeDir(cfg.dataDir))
+	}
+	host, err := claimHost(ctx)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	if err := container.Cleanup(ctx, cfg.container()); err != nil {
+		return err
+	}
+	err = errors.Join(
 		kubelet.Cleanup(ctx, kubelet.Config{
 			RootDir: cfg.kubeletDir(), PodLogsDir: podLogs, ContainerLogsDir: containerLogs, CgroupRoot: cfg.cgroupRoot(),
 		}),

@@ -36,9 +36,11 @@ func runServer(ctx context.Context, cfg *serverConfig) error {
 	busy, calm := context.WithCancel(ctx)
 	defer calm()
 	go watchGC(busy)
-	if err := checkDataDir(cfg.dataDir); err != nil {
+	held, err := openDataDir(cfg.dataDir)
+	if err != nil {
 		return err
 	}
+	defer held.Close()
 	if err := os.MkdirAll(cfg.runDir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}

@@ -119,7 +119,7 @@ func wantRefused(t *testing.T, dir string, as *syscall.Credential, flags, want [
 	}
 }
 
-// Two servers do not share a data directory.
+// Two servers do not share a data directory, and none loses it while it runs.
 func TestOneServerADirectory(t *testing.T) {
 	c, err := cluster.New(bin)
 	if err != nil {
@@ -134,6 +134,12 @@ func TestOneServerADirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantRefused(t, c.Dir, nil, []string{"--disable-agent", "--https-listen-port=7443"}, []string{"DIR", "in use by another process"})
+	if out, err := c.Proa(t.Context(), nil, "reset", "--yes"); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+		t.Errorf("a server that runs without a node was reset: %s, %v", out, err)
+	}
+	if _, err := c.Kubectl(t.Context(), nil, "create", "namespace", "still-there"); err != nil {
+		t.Error(err)
+	}
 }
 
 // reset removes a directory whole, so it does so only where Proa has run.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -161,6 +163,14 @@ func TestResetLeavesNothing(t *testing.T) {
 			}
 			if out, err := n.Proa(t.Context(), nil, "reset", "--yes"); err == nil {
 				t.Errorf("a running node was reset: %s", out)
+			}
+			// They have rules and links of the same names.
+			other := t.TempDir()
+			if err := os.Mkdir(filepath.Join(other, "tls"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.CommandContext(t.Context(), program(t), "reset", "--yes", "--data-dir", other).CombinedOutput(); err == nil || !strings.Contains(string(out), "another Proa runs a node on this machine") {
+				t.Errorf("another one was reset beside it: %v: %s", err, out)
 			}
 			during := look(t, n.Dir, uids)
 			if len(during["cgroups"]) == 0 || len(during["logs"]) == 0 || len(during["processes"]) == 0 {
