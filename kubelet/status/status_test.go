@@ -122,7 +122,7 @@ func TestContainers(t *testing.T) {
 func TestOver(t *testing.T) {
 	in := status.Input{
 		Pod: &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}}, Runtime: &cri.Pod{}, Over: true,
-		Message: func(*cri.Container, *corev1.Container) string { return strings.Repeat("x", 5000) }, Restarts: func(*corev1.Container, int32) bool { return false },
+		Message: func(*cri.Container, *corev1.Container) string { return strings.Repeat("€", 2000) }, Restarts: func(*corev1.Container, int32) bool { return false },
 	}
 	unknown := func(s corev1.ContainerStatus) bool {
 		return s.State.Terminated != nil && s.State.Terminated.Reason == "ContainerStatusUnknown" && s.State.Terminated.ExitCode == 137
@@ -145,8 +145,8 @@ func TestOver(t *testing.T) {
 	}
 	in.Runtime.Containers = []*cri.Container{{ContainerStatus: &runtimeapi.ContainerStatus{Id: "1", Metadata: &runtimeapi.ContainerMetadata{Name: "c"},
 		State: runtimeapi.ContainerState_CONTAINER_EXITED}}}
-	if s := status.Compute(in).ContainerStatuses[0].State.Terminated; s == nil || len(s.Message) != 4096 {
-		t.Errorf("a third of what a pod may say: %+v", s)
+	if s := status.Compute(in).ContainerStatuses[0].State.Terminated; s == nil || s.Message != strings.Repeat("€", 4096/3)+"\ufffd" {
+		t.Errorf("not a third of what a pod may say, in whole letters: %+v", s)
 	}
 }
 
