@@ -10,7 +10,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/proa-dev/proa/apiserver"
 	"github.com/proa-dev/proa/apiserver/apiservertest"
@@ -27,7 +29,17 @@ type fixture struct {
 func start(t *testing.T, change func(*apiserver.Config)) *fixture {
 	t.Helper()
 	s := apiservertest.Start(t, change)
-	f := &fixture{T: t, Server: s, Clientset: kubernetes.NewForConfigOrDie(s.Config("admin"))}
+	cfg := s.Config("admin")
+	client, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { utilnet.CloseIdleConnectionsFor(client.Transport) }) // a server that ends waits for whoever stays
+	clients, err := kubernetes.NewForConfigAndClient(cfg, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{T: t, Server: s, Clientset: clients}
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true, DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
 	f.http = &http.Client{Transport: tr}
