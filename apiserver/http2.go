@@ -74,7 +74,7 @@ const (
 type wholeAnswers struct {
 	*tls.Conn
 	mu     sync.Mutex
-	held   []byte // what waits: credits, and at most one head after them
+	held   []byte // what waits: credits, and at most one head among them
 	credit uint32 // how much the held credits are worth
 	head   bool   // whether a head waits, and the timer runs
 	timer  *time.Timer

@@ -6,8 +6,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/component-helpers/nodedeclaredfeatures"
+
+	"github.com/proa-dev/proa/internal/target"
 )
 
 // NodeDeclaredFeatureValidator refuses to change a pod in a way that its node
@@ -36,7 +37,7 @@ func (p *NodeDeclaredFeatureValidator) Validate(ctx context.Context, a *Attribut
 	}
 	all := nodedeclaredfeatures.DefaultFramework
 	want, err := all.InferForPodUpdate(&nodedeclaredfeatures.PodInfo{Spec: &old.Spec, Status: &old.Status},
-		&nodedeclaredfeatures.PodInfo{Spec: &pod.Spec, Status: &pod.Status}, version.MajorMinor(1, 37))
+		&nodedeclaredfeatures.PodInfo{Spec: &pod.Spec, Status: &pod.Status}, target.Version())
 	if err != nil {
 		return Forbidden(a, fmt.Errorf("failed to infer pod capability requirements: %w", err))
 	}

@@ -5,6 +5,7 @@ package kinds
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/component-base/version"
 
 	"github.com/proa-dev/proa/api"
+	"github.com/proa-dev/proa/internal/target"
 )
 
 // Table is the current Set. Safe for concurrent use.
@@ -207,7 +209,7 @@ func (s *Set) ByGroupResource(gr schema.GroupResource) *api.Kind {
 func Version() apimachineryversion.Info {
 	v := version.Get()
 	if strings.Contains(v.GitVersion, "$") { // git's placeholder, never filled in
-		v.Major, v.Minor, v.GitVersion = "1", "37", "v1.37.2"
+		v.Major, v.Minor, v.GitVersion = strconv.Itoa(target.Major), strconv.Itoa(target.Minor), target.GitVersion
 		v.GitCommit, v.GitTreeState, v.BuildDate = "", "", ""
 	}
 	return v

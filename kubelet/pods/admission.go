@@ -11,13 +11,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/component-helpers/nodedeclaredfeatures"
 	"k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
+	"github.com/proa-dev/proa/internal/target"
 	"github.com/proa-dev/proa/kubelet/spec"
 )
 
@@ -79,7 +79,7 @@ func (m *Manager) wants(pod *corev1.Pod, node *corev1.Node) bool {
 // does not do: what it does not know it would pass over.
 func admitFeatures(pod *corev1.Pod, node *corev1.Node) *rejection {
 	all := nodedeclaredfeatures.DefaultFramework
-	want, err := all.InferForPodScheduling(&nodedeclaredfeatures.PodInfo{Spec: &pod.Spec, Status: &pod.Status}, version.MajorMinor(1, 37))
+	want, err := all.InferForPodScheduling(&nodedeclaredfeatures.PodInfo{Spec: &pod.Spec, Status: &pod.Status}, target.Version())
 	if err != nil {
 		return &rejection{"PodFeatureUnsupported", fmt.Sprintf("Failed to infer pod's feature requirements: %v", err)}
 	}

@@ -5,9 +5,10 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/component-helpers/nodedeclaredfeatures"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/proa-dev/proa/internal/target"
 )
 
 // Filter names the rule that keeps a pod off a node.
@@ -88,7 +89,7 @@ func newPlacement(p *Pod) *placement {
 // featuresOf are those that a kubelet must have to run the pod.
 func featuresOf(obj *corev1.Pod) nodedeclaredfeatures.FeatureSet {
 	set, err := nodedeclaredfeatures.DefaultFramework.InferForPodScheduling(
-		&nodedeclaredfeatures.PodInfo{Spec: &obj.Spec}, version.MajorMinor(1, 37))
+		&nodedeclaredfeatures.PodInfo{Spec: &obj.Spec}, target.Version())
 	if err != nil { // only without a version
 		return nodedeclaredfeatures.DefaultFramework.NewFeatureSet()
 	}
